@@ -1,0 +1,2 @@
+//! `lab`: parse, dispatch, exit code.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A userspace UDP multicast relay for Linux.

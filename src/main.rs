@@ -1,0 +1,2 @@
+//! `multicast_relay`: parse, dispatch, exit code.
+fn main() {}
