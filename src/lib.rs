@@ -1,1 +1,34 @@
 //! A userspace UDP multicast relay for Linux.
+//!
+//! It captures datagrams with packet sockets, below the IP stack, where reverse-path filtering cannot drop them, and
+//! republishes them through ordinary UDP sockets, so that the kernel does routing, neighbour discovery and tunnels.
+//!
+//! ```text
+//!              packet socket            worker                        UDP sockets
+//!   ingress ──► filter ──► receiver ──► forward ──► egress batch ──► io_uring ──► egress
+//!                          (a batch     (parse,     (slices of the   (one enter
+//!                           of frames)   rule)       batch)           for all)
+//! ```
+//!
+//! Modules depend on those to their left only:
+//! [`sys`], [`wire`], [`stats`] → [`rules`] → [`control`] → [`worker`] → [`supervisor`] → `main`.
+//!
+//! - [`cli`], [`config`]: what the user says, checked once.
+//! - [`sys`]: the kernel's side, and the only `unsafe`.
+//! - [`wire`]: from bytes to a datagram, or a named reason.
+//! - [`stats`]: counters and the identity they obey.
+//! - [`rules`]: what goes where.
+//! - [`control`]: what other programs are told.
+//! - [`worker`]: the data path.
+//! - [`supervisor`]: everything around it.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod rules;
+pub mod stats;
+pub mod supervisor;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,15 @@
+//! The kernel's side: sockets, interfaces, `io_uring`, CPU affinity. `unsafe` lives here and nowhere above.
+//!
+//! Each file wraps one facility so that its callers need no `unsafe`: they hold descriptors, indices and slices whose
+//! validity the types keep.
+
+pub mod affinity;
+pub mod buffer_pool;
+pub mod filter;
+pub mod interface;
+pub mod packet_socket;
+pub mod poll;
+pub mod rlimit;
+mod sockopt;
+pub mod udp_socket;
+pub mod uring;

@@ -1,0 +1,104 @@
+//! Packet sockets (packet(7)): frames of one interface, tapped below the IP stack.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+
+use super::sockopt;
+
+/// Bytes of the header that `PACKET_VNET_HDR` puts before each frame: `struct virtio_net_hdr`
+/// (`linux/virtio_net.h`).
+pub const VNET_HEADER_LEN: usize = 10;
+
+/// A packet socket. It gets no frame before [`PacketSocket::bind`].
+#[derive(Debug)]
+pub struct PacketSocket(Socket);
+
+/// What the kernel counted since the last question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketStatistics {
+    /// Frames that passed the filter, dropped ones included.
+    pub captured: u32,
+    /// Frames dropped because the receive buffer was full.
+    pub dropped: u32,
+}
+
+impl PacketSocket {
+    /// Opens a socket that gets nothing yet. Needs `CAP_NET_RAW`.
+    pub fn open() -> io::Result<Self> {
+        // Protocol 0: a socket with a protocol would get frames of every interface until it is bound.
+        Socket::new(Domain::PACKET, Type::RAW, None).map(Self)
+    }
+
+    /// Frames that this host sends are not captured (Linux 4.20).
+    pub fn ignore_outgoing(&self) -> io::Result<()> {
+        const PACKET_IGNORE_OUTGOING: i32 = 23; // linux/if_packet.h
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    }
+
+    /// Puts a `virtio_net_hdr` before each frame, which tells trains of coalesced datagrams from single ones.
+    pub fn prefix_vnet_header(&self) -> io::Result<()> {
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+    }
+
+    /// Asks for a receive buffer of `bytes` and returns how many were obtained: `CAP_NET_ADMIN` overrides the limit
+    /// `net.core.rmem_max`, which otherwise clamps the request.
+    pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
+        let wanted = libc::c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if sockopt::set(self.0.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+            self.0.set_recv_buffer_size(bytes)?;
+        }
+        // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
+        Ok(self.0.recv_buffer_size()? / 2)
+    }
+
+    /// Installs the program that decides which frames are queued.
+    pub fn attach_filter(&self, program: &[SockFilter]) -> io::Result<()> {
+        self.0.attach_filter(program)
+    }
+
+    /// Begins capture of every protocol on the interface with this index.
+    pub fn bind(&self, interface: u32) -> io::Result<()> {
+        let mut storage = SockAddrStorage::zeroed();
+        // SAFETY: `sockaddr_ll` is a socket address, so it fits the storage, which is zeroed; zero is a valid value.
+        let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_ifindex = interface as libc::c_int;
+        // SAFETY: the length is that of the `sockaddr_ll` just written.
+        let address = unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
+        self.0.bind(&address)
+    }
+
+    /// Counts since the last call; the kernel forgets them when they are read.
+    pub fn take_statistics(&self) -> io::Result<PacketStatistics> {
+        let stats: libc::tpacket_stats =
+            sockopt::get(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+        Ok(PacketStatistics { captured: stats.tp_packets, dropped: stats.tp_drops })
+    }
+
+    /// Another descriptor of the same socket.
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+/// Ends capture on a packet socket that is only known by a descriptor: what is queued stays, nothing is added.
+pub fn end_capture(socket: BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&socket).attach_filter(&super::filter::nothing())
+}
+
+/// Whether a `virtio_net_hdr` says that the transport checksum needs no check: the device has verified it, or the frame
+/// comes from this host, which leaves the sum to a device.
+pub fn is_checksum_verified(vnet_header: &[u8]) -> bool {
+    const NEEDS_CSUM_OR_DATA_VALID: u8 = 1 | 2; // linux/virtio_net.h; the flags are the first byte
+    vnet_header.first().is_some_and(|flags| flags & NEEDS_CSUM_OR_DATA_VALID != 0)
+}
+
+/// Whether a `virtio_net_hdr` says that the frame behind it is a train of several segments.
+pub fn is_coalesced(vnet_header: &[u8]) -> bool {
+    const VIRTIO_NET_HDR_GSO_NONE: u8 = 0; // linux/virtio_net.h; the type is the second byte
+    vnet_header.get(1).is_some_and(|gso_type| *gso_type != VIRTIO_NET_HDR_GSO_NONE)
+}

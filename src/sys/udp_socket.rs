@@ -1,0 +1,106 @@
+//! UDP sockets for egress, and for group membership.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+
+use super::sockopt;
+
+/// Where and how an egress socket sends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EgressAddress {
+    /// Destination address and port.
+    pub destination: SocketAddr,
+    /// Name of the interface that datagrams leave through.
+    pub interface: String,
+    /// Index of that interface.
+    pub interface_index: u32,
+    /// Time to live or hop limit, 1 to 255.
+    pub ttl: u8,
+}
+
+/// Opens a UDP socket that is connected to `address`, and says how large a send buffer it obtained: `CAP_NET_ADMIN`
+/// overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7.
+pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(OwnedFd, usize)> {
+    let destination = address.destination;
+    let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(address.interface.as_bytes()))?;
+    let ttl = u32::from(address.ttl);
+    if destination.is_ipv4() {
+        set_multicast_interface_v4(&socket, address.interface_index)?;
+        socket.set_multicast_loop_v4(false)?;
+        socket.set_multicast_ttl_v4(ttl)?;
+        socket.set_ttl_v4(ttl)?;
+        socket.set_broadcast(true)?;
+        // Without it the kernel hides from the sender that a device's queue was full (udp_send_skb, net/ipv4/udp.c).
+        sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_RECVERR, 1)?;
+    } else {
+        socket.set_multicast_if_v6(address.interface_index)?;
+        socket.set_multicast_loop_v6(false)?;
+        socket.set_multicast_hops_v6(ttl)?;
+        socket.set_unicast_hops_v6(ttl)?;
+        sockopt::set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
+    }
+    let wanted = libc::c_int::try_from(send_buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
+        socket.set_send_buffer_size(send_buffer)?;
+    }
+    socket.connect(&scoped(destination, address.interface_index).into())?;
+    // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
+    let obtained = socket.send_buffer_size()? / 2;
+    Ok((socket.into(), obtained))
+}
+
+fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {
+    let any = libc::in_addr { s_addr: libc::INADDR_ANY };
+    let request =
+        libc::ip_mreqn { imr_multiaddr: any, imr_address: any, imr_ifindex: interface as libc::c_int };
+    sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_MULTICAST_IF, request)
+}
+
+/// A link-local destination means nothing without its interface.
+fn scoped(destination: SocketAddr, interface: u32) -> SocketAddr {
+    match destination {
+        SocketAddr::V6(mut address) => {
+            address.set_scope_id(interface);
+            address.into()
+        }
+        SocketAddr::V4(_) => destination,
+    }
+}
+
+/// Binds a UDP socket to `address` that receives nothing. While it is there, the host does not answer datagrams to that
+/// address with "port unreachable", which would make their sender stop.
+pub fn occupy(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.attach_filter(&super::filter::nothing())?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A socket that holds group memberships and receives nothing.
+#[derive(Debug)]
+pub struct MembershipSocket(Socket);
+
+impl MembershipSocket {
+    /// Opens a socket for groups of the family of `group`.
+    pub fn open(group: IpAddr) -> io::Result<Self> {
+        let domain = if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map(Self)
+    }
+
+    /// Joins `group` on an interface; IGMP or MLD tells switches and the device's own filter. A socket can hold
+    /// `net.ipv4.igmp_max_memberships` IPv4 groups (20 by default): `ENOBUFS` or `ENOMEM` means that it is full.
+    pub fn join(&self, group: IpAddr, interface: u32) -> io::Result<()> {
+        match group {
+            IpAddr::V4(group) => self.join_v4(group, interface),
+            IpAddr::V6(group) => self.0.join_multicast_v6(&group, interface),
+        }
+    }
+
+    fn join_v4(&self, group: Ipv4Addr, interface: u32) -> io::Result<()> {
+        self.0.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+    }
+}

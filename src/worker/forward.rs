@@ -1,0 +1,122 @@
+//! From a frame to the rule that takes it, or the cause why none does. No I/O.
+
+use super::receiver::Frame;
+use crate::rules::{RuleIndex, RuleTable};
+use crate::stats::Cause;
+use crate::wire::{self, Datagram};
+
+/// The part of a VLAN tag that names the VLAN; 0 carries a priority only and counts as untagged (IEEE 802.1Q).
+const VLAN_ID: u16 = 0x0fff;
+
+/// The rule that takes `frame`, and the payload to relay.
+pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<(RuleIndex, &'a [u8]), Cause> {
+    // Before the check of the length: a train is nearly always longer than a receive buffer.
+    if frame.coalesced {
+        return Err(Cause::Coalesced);
+    }
+    if frame.truncated {
+        return Err(Cause::Truncated);
+    }
+    let datagram = Datagram::parse(frame.bytes).map_err(cause)?;
+    if datagram.tag.is_some_and(|tag| tag & VLAN_ID != 0) {
+        return Err(Cause::Tagged);
+    }
+    let rule = rules.find(frame.input, &datagram).ok_or(Cause::NoRule)?;
+    // Egress gives the payload a new, valid checksum, so damage that is not caught here would look like the truth.
+    if !frame.checksum_verified && !datagram.has_valid_checksum() {
+        return Err(Cause::BadChecksum);
+    }
+    Ok((rule, datagram.payload))
+}
+
+fn cause(error: wire::Error) -> Cause {
+    match error {
+        wire::Error::Truncated => Cause::Truncated,
+        wire::Error::Malformed(_) => Cause::Malformed,
+        wire::Error::BadChecksum => Cause::BadChecksum,
+        wire::Error::NotIp => Cause::NotIp,
+        wire::Error::NotUdp => Cause::NotUdp,
+        wire::Error::Fragment => Cause::Fragment,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pnet_packet::ipv4::MutableIpv4Packet;
+
+    use super::*;
+    use crate::rules::{InputIndex, Rule};
+
+    /// UDP to 239.1.1.1:5000 with the payload `payload`, and bytes `tag` between addresses and ethertype.
+    fn datagram(tag: &[u8], payload: &[u8]) -> Vec<u8> {
+        changed(tag, payload, |_| ())
+    }
+
+    /// The same after `change` to the IPv4 packet, whose header's checksum is then made right.
+    fn changed(tag: &[u8], payload: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 28 + payload.len() as u8, 0, 0, 0x40, 0, 64, 17, 0, 0];
+        packet.extend([10, 0, 0, 9, 239, 1, 1, 1]);
+        packet.extend([0x0f, 0xa0, 0x13, 0x88, 0, 8 + payload.len() as u8, 0, 0]);
+        packet.extend(payload);
+        change(&mut packet);
+        let mut header = MutableIpv4Packet::new(&mut packet).unwrap();
+        header.set_checksum(pnet_packet::ipv4::checksum(&header.to_immutable()));
+        [&[0; 12], tag, &[0x08, 0x00], &packet].concat()
+    }
+
+    fn fate(frame: Frame<'_>) -> Result<(u32, Vec<u8>), Cause> {
+        let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
+        let table = RuleTable::new(&rules, &["eth0"]);
+        forward(&frame, &table).map(|(rule, payload)| (rule.0, payload.to_vec()))
+    }
+
+    fn frame(bytes: &[u8]) -> Frame<'_> {
+        Frame { input: InputIndex(0), bytes, truncated: false, coalesced: false, checksum_verified: false }
+    }
+
+    #[test]
+    fn a_datagram_finds_its_rule() {
+        assert_eq!(fate(frame(&datagram(&[], b"hello"))), Ok((0, b"hello".to_vec())));
+        assert_eq!(fate(frame(&datagram(&[], b""))), Ok((0, vec![])), "an empty payload is relayed too");
+    }
+
+    #[test]
+    fn a_tag_that_names_a_vlan_matches_no_rule() {
+        assert_eq!(fate(frame(&datagram(&[0x81, 0, 0, 5], b"x"))), Err(Cause::Tagged));
+        assert_eq!(fate(frame(&datagram(&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 0], b"x"))), Err(Cause::Tagged));
+        assert_eq!(
+            fate(frame(&datagram(&[0x81, 0, 0xa0, 0], b"x"))),
+            Ok((0, b"x".to_vec())),
+            "priority only"
+        );
+    }
+
+    #[test]
+    fn whatever_cannot_be_relayed_whole_is_dropped_by_name() {
+        let bytes = datagram(&[], b"hello");
+        assert_eq!(fate(Frame { truncated: true, ..frame(&bytes) }), Err(Cause::Truncated));
+        assert_eq!(fate(Frame { coalesced: true, ..frame(&bytes) }), Err(Cause::Coalesced));
+        assert_eq!(fate(Frame { input: InputIndex(1), ..frame(&bytes) }), Err(Cause::NoRule));
+        assert_eq!(fate(frame(&bytes[..40])), Err(Cause::Truncated));
+        assert_eq!(fate(frame(&bytes[..20])), Err(Cause::Malformed));
+        assert_eq!(fate(frame(&[0; 60])), Err(Cause::NotIp));
+        assert_eq!(fate(frame(&changed(&[], b"x", |packet| packet[6] = 0x20))), Err(Cause::Fragment));
+        assert_eq!(fate(frame(&changed(&[], b"x", |packet| packet[9] = 6))), Err(Cause::NotUdp));
+    }
+
+    #[test]
+    fn a_train_is_not_called_truncated_though_it_is_longer_than_a_buffer() {
+        let bytes = datagram(&[], b"hello");
+        assert_eq!(fate(Frame { truncated: true, coalesced: true, ..frame(&bytes) }), Err(Cause::Coalesced));
+    }
+
+    #[test]
+    fn damage_is_not_relayed_unless_the_sum_is_not_filled_in_yet() {
+        let wrong = changed(&[], b"x", |packet| packet[27] = 1);
+        assert_eq!(fate(frame(&wrong)), Err(Cause::BadChecksum));
+        assert_eq!(fate(Frame { checksum_verified: true, ..frame(&wrong) }), Ok((0, b"x".to_vec())));
+        let mut header = datagram(&[], b"x");
+        header[22] ^= 1;
+        assert_eq!(fate(Frame { checksum_verified: true, ..frame(&header) }), Err(Cause::BadChecksum));
+    }
+}

@@ -1,0 +1,72 @@
+//! What every receive path offers the loop. Nothing but a receiver knows which path runs.
+
+use std::io;
+
+use crate::rules::InputIndex;
+use crate::sys::uring::{Completion, Uring};
+
+/// A frame, borrowed from the batch that lends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame<'a> {
+    /// Where it came from.
+    pub input: InputIndex,
+    /// The frame from its Ethernet header on, as far as it was received.
+    pub bytes: &'a [u8],
+    /// Whether its end is missing.
+    pub truncated: bool,
+    /// Whether it is a train of datagrams that segmentation offload has put together.
+    pub coalesced: bool,
+    /// Whether the transport checksum needs no check: the device has checked it, or it is of this host's making and
+    /// not filled in yet.
+    pub checksum_verified: bool,
+}
+
+/// Frames that have arrived. Dropping a batch releases its memory, so no frame outlives it.
+pub(super) trait Batch {
+    /// The frames, in order of arrival for each input.
+    fn frames(&self) -> impl Iterator<Item = Frame<'_>>;
+}
+
+/// A receive path.
+pub(super) trait Receiver {
+    /// What it lends.
+    type Batch<'a>: Batch
+    where
+        Self: 'a;
+
+    /// Queues on `ring` what makes a wait end when frames arrive, and gives back what released batches have used.
+    /// Called before every wait.
+    fn arm(&mut self, ring: &mut Uring) -> io::Result<()>;
+
+    /// Takes a completion of what `arm` has queued. Says whether a socket reported an error instead of a frame.
+    fn complete(&mut self, completion: Completion) -> Result<(), ReceiveError>;
+
+    /// Lends what has arrived, `None` if nothing has.
+    fn lend(&mut self) -> Option<Self::Batch<'_>>;
+
+    /// Ends capture: what has been captured so far can still be lent, nothing is added.
+    fn end_capture(&mut self) -> io::Result<()>;
+
+    /// Whether, after the end of capture, everything has been lent.
+    fn is_drained(&self) -> io::Result<bool>;
+}
+
+/// A receive that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The interface went down; frames come again when it is up.
+    #[error("interface of input {} went down", .0.0)]
+    InterfaceDown(InputIndex),
+    /// The kernel dropped a frame that it could not describe in a `virtio_net_hdr`: a train of UDP datagrams, which
+    /// that header knows since Linux 6.2.
+    #[error("coalesced frame on input {} that this kernel cannot describe", .0.0)]
+    Undescribed(InputIndex),
+    /// Nothing more can be received.
+    #[error("receive on {input}: {error}")]
+    Fatal {
+        /// Name of the input.
+        input: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}

@@ -1,0 +1,178 @@
+//! The recv path: `recv` on packet sockets through `io_uring`.
+//!
+//! One multishot receive per socket fills provided buffers (Linux 6.0). Where the kernel lacks that, a single receive
+//! at a time does: two in flight on one socket would complete out of order.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::InputDescriptor;
+use super::receiver::{Batch, Frame, ReceiveError, Receiver};
+use crate::rules::InputIndex;
+use crate::sys::buffer_pool::{Filled, MAX_BUFFERS};
+use crate::sys::packet_socket::{self, VNET_HEADER_LEN};
+use crate::sys::poll;
+use crate::sys::uring::{Completion, Token, Uring};
+
+/// Memory for receive buffers, in bytes. It only has to last for a turn: what waits longer waits in the sockets.
+const POOL_BYTES: usize = 4 << 20;
+/// Fewest and most buffers, powers of two, unless there are more inputs than that.
+const POOL_COUNT: (usize, usize) = (64, 1_024);
+
+/// How receives are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Multishot into provided buffers.
+    Multishot,
+    /// One operation for each frame.
+    SingleShot,
+}
+
+/// The recv path over the packet sockets of one worker.
+pub(super) struct Recv {
+    inputs: Vec<Input>,
+    mode: Mode,
+    buffer_len: usize,
+    arrived: Vec<Arrived>,
+    /// Buffers of released batches, on their way back to the kernel.
+    released: Vec<Filled>,
+}
+
+struct Input {
+    name: String,
+    socket: OwnedFd,
+    /// Whether a receive is in flight.
+    armed: bool,
+}
+
+struct Arrived {
+    input: InputIndex,
+    filled: Filled,
+    truncated: bool,
+}
+
+impl Recv {
+    /// A receiver over `inputs`, multishot if the kernel can and `single_shot` does not forbid it.
+    pub(super) fn new(ring: &mut Uring, inputs: Vec<InputDescriptor>, single_shot: bool) -> io::Result<Self> {
+        let mode =
+            if !single_shot && ring.has_multishot_receive() { Mode::Multishot } else { Mode::SingleShot };
+        if mode == Mode::SingleShot {
+            tracing::warn!("receiving one frame per operation: multishot needs Linux 6.0");
+        }
+        let frame = inputs.iter().map(|input| input.max_frame_len).max().unwrap_or_default();
+        let len = VNET_HEADER_LEN + frame;
+        // Every input needs a buffer of its own, or idle ones could keep a busy one waiting.
+        let fitting = (POOL_BYTES / len).clamp(POOL_COUNT.0, POOL_COUNT.1);
+        let count = fitting.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
+        let count = 1_u16 << count.ilog2();
+        ring.set_buffers(count, len, mode == Mode::Multishot)?;
+        let inputs =
+            inputs.into_iter().map(|input| Input { name: input.name, socket: input.socket, armed: false });
+        Ok(Self {
+            inputs: inputs.collect(),
+            mode,
+            buffer_len: ring.buffer_len(),
+            arrived: Vec::with_capacity(count.into()),
+            released: Vec::with_capacity(count.into()),
+        })
+    }
+
+    fn failed(&self, input: InputIndex, errno: i32) -> Result<(), ReceiveError> {
+        match errno {
+            // Out of buffers until the batch is released, or interrupted: the next turn asks again.
+            libc::ENOBUFS | libc::EINTR | libc::EAGAIN | libc::ECANCELED => Ok(()),
+            libc::ENETDOWN => Err(ReceiveError::InterfaceDown(input)),
+            libc::EINVAL => Err(ReceiveError::Undescribed(input)),
+            _ => {
+                let input = self
+                    .inputs
+                    .get(usize::from(input.0))
+                    .map_or_else(String::new, |input| input.name.clone());
+                Err(ReceiveError::Fatal { input, error: io::Error::from_raw_os_error(errno) })
+            }
+        }
+    }
+}
+
+impl Receiver for Recv {
+    type Batch<'a> = RecvBatch<'a>;
+
+    fn arm(&mut self, ring: &mut Uring) -> io::Result<()> {
+        for filled in self.released.drain(..) {
+            ring.give_back(filled);
+        }
+        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| !input.armed) {
+            let (socket, number) = (input.socket.as_fd(), number as u16);
+            input.armed = match self.mode {
+                Mode::Multishot => ring.receive_multishot(socket, number).map(|()| true)?,
+                Mode::SingleShot => ring.receive_once(socket, number)?,
+            };
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), ReceiveError> {
+        let Completion { token: Token::Receive(number), result, more, filled } = completion else {
+            return Ok(());
+        };
+        if let (false, Some(input)) = (more, self.inputs.get_mut(usize::from(number))) {
+            input.armed = false;
+        }
+        let input = InputIndex(number);
+        match (result, filled) {
+            (Ok(len), Some(filled)) => {
+                self.arrived.push(Arrived { input, filled, truncated: len > self.buffer_len });
+                Ok(())
+            }
+            // A frame without a buffer would be lost uncounted. The kernel does not do that.
+            (Ok(_), None) => self.failed(input, libc::EPROTO),
+            (Err(errno), filled) => {
+                self.released.extend(filled);
+                self.failed(input, errno)
+            }
+        }
+    }
+
+    fn lend(&mut self) -> Option<RecvBatch<'_>> {
+        (!self.arrived.is_empty()).then_some(RecvBatch(self))
+    }
+
+    fn end_capture(&mut self) -> io::Result<()> {
+        self.inputs.iter().try_for_each(|input| packet_socket::end_capture(input.socket.as_fd()))
+    }
+
+    fn is_drained(&self) -> io::Result<bool> {
+        for input in &self.inputs {
+            if poll::is_readable(input.socket.as_fd())? {
+                return Ok(false);
+            }
+        }
+        Ok(self.arrived.is_empty())
+    }
+}
+
+/// Completed receive buffers.
+pub(super) struct RecvBatch<'a>(&'a mut Recv);
+
+impl Batch for RecvBatch<'_> {
+    fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+        self.0.arrived.iter().map(|arrived| {
+            let bytes = arrived.filled.bytes();
+            let (vnet_header, frame) = bytes.split_at_checked(VNET_HEADER_LEN).unwrap_or((&[], bytes));
+            Frame {
+                input: arrived.input,
+                bytes: frame,
+                truncated: arrived.truncated,
+                coalesced: packet_socket::is_coalesced(vnet_header),
+                checksum_verified: packet_socket::is_checksum_verified(vnet_header),
+            }
+        })
+    }
+}
+
+impl Drop for RecvBatch<'_> {
+    fn drop(&mut self) {
+        let Recv { arrived, released, .. } = &mut *self.0;
+        released.extend(arrived.drain(..).map(|arrived| arrived.filled));
+    }
+}
