@@ -1,1 +1,32 @@
 //! The traffic lab: builds a network, offers traffic, counts every datagram at the far end, gives a verdict.
+//!
+//! ```text
+//! scenario -> run -> trial: topology, subject, generator, sinks -> ledger -> verdict -> results, report
+//! ```
+
+mod bitmap;
+pub mod checksum;
+pub mod clean;
+pub mod cli;
+pub mod clock;
+pub mod cpu;
+pub mod datagram;
+pub mod generator;
+pub mod impair;
+pub mod ledger;
+pub mod net;
+pub mod plan;
+pub mod relay_binary;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod scenario;
+pub mod sink;
+pub mod subject;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod tally;
+pub mod topology;
+pub mod traffic_error;
+pub mod trial;
+pub mod verdict;

@@ -1,2 +1,101 @@
 //! `lab`: parse, dispatch, exit code.
-fn main() {}
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Parser;
+use lab::cli::{Cli, Command, RunArgs};
+use lab::report::report;
+use lab::results::RunVerdict;
+use lab::run::{Finished, RunError, error_chain, run};
+use lab::scenario::Scenario;
+use lab::trial::TrialError;
+use lab::{clean, impair};
+
+/// Bad scenario or environment.
+const ENVIRONMENT: u8 = 2;
+/// As a shell reports a program that ended by SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Run(arguments) => run_scenario(&arguments),
+        Command::Check { scenario } => check(&scenario),
+        Command::Clean => clean::clean().map_err(anyhow::Error::from).and_then(|cleaned| say(&cleaned)),
+        Command::Impair(arguments) => impair::impair(&arguments).map_err(anyhow::Error::from).map(|()| 0),
+    };
+    let code = code.unwrap_or_else(|error| {
+        eprintln!("lab: {}", error_chain(error.as_ref()));
+        ENVIRONMENT
+    });
+    ExitCode::from(code)
+}
+
+/// Prints a line; success.
+fn say(line: &dyn std::fmt::Display) -> anyhow::Result<u8> {
+    writeln!(std::io::stdout(), "{line}").context("write to standard output")?;
+    Ok(0)
+}
+
+fn check(file: &Path) -> anyhow::Result<u8> {
+    let scenario = Scenario::load(file)?;
+    let (conditions, subjects) = (scenario.conditions().len(), scenario.subjects.len());
+    let blocks = scenario.trials.blocks;
+    say(&format!(
+        "{}: no mistake; conditions {conditions}, subjects {subjects}, blocks {blocks}",
+        file.display()
+    ))
+}
+
+fn run_scenario(arguments: &RunArgs) -> anyhow::Result<u8> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    // The run sees the flag at its next look, and its guards take everything down.
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let Finished { results, file, error } = run(arguments, &interrupted)?;
+    // What was measured is shown before anything is said of a file that could not be written.
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&results)?;
+        say(&json)?;
+    } else {
+        say(&report(&results))?;
+        if let Ok(file) = &file {
+            say(&format!("results: {}", file.display()))?;
+        }
+        if error.is_none() {
+            say(&format!("verdict: {}", verdict_in_words(results.verdict)))?;
+        }
+    }
+    match error {
+        Some(RunError::Trial(TrialError::Interrupted)) => {
+            eprintln!("lab: interrupted, everything is removed");
+        }
+        Some(error) => eprintln!("lab: {}", error_chain(&error)),
+        None => {}
+    }
+    file?;
+    Ok(match results.verdict {
+        RunVerdict::Pass => 0,
+        RunVerdict::Fail => 1,
+        RunVerdict::Invalid | RunVerdict::Inconclusive => 3,
+        RunVerdict::Error => ENVIRONMENT,
+        RunVerdict::Interrupted => INTERRUPTED,
+    })
+}
+
+fn verdict_in_words(verdict: RunVerdict) -> &'static str {
+    match verdict {
+        RunVerdict::Pass => "PASS",
+        RunVerdict::Fail => "FAIL",
+        RunVerdict::Invalid => "INVALID: the lab failed, which says nothing about the subjects",
+        RunVerdict::Inconclusive => {
+            "INCONCLUSIVE: the machine was not ours, which says nothing about the subjects"
+        }
+        RunVerdict::Interrupted => "INTERRUPTED",
+        RunVerdict::Error => "ERROR",
+    }
+}

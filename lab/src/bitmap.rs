@@ -1,0 +1,70 @@
+//! A bit for each datagram that a sink expects.
+
+/// A fixed number of bits, all clear at first. The pages of a large one exist only once touched.
+#[derive(Debug)]
+pub(crate) struct Bitmap {
+    words: Vec<u64>,
+    bits: u64,
+}
+
+impl Bitmap {
+    pub(crate) fn new(bits: u64) -> Self {
+        Self { words: vec![0; bits.div_ceil(64) as usize], bits }
+    }
+
+    /// Sets a bit and says whether it was set before; a bit out of range counts as set.
+    pub(crate) fn set(&mut self, bit: u64) -> bool {
+        let Some(word) = self.words.get_mut((bit / 64) as usize) else { return true };
+        let mask = 1 << (bit % 64);
+        let before = *word & mask != 0;
+        *word |= mask;
+        before
+    }
+
+    /// Clears a bit and says whether it was set before.
+    pub(crate) fn clear(&mut self, bit: u64) -> bool {
+        let Some(word) = self.words.get_mut((bit / 64) as usize) else { return false };
+        let mask = 1 << (bit % 64);
+        let before = *word & mask != 0;
+        // Untouched pages stay untouched.
+        if before {
+            *word &= !mask;
+        }
+        before
+    }
+
+    /// The first clear bit at or after `from`.
+    pub(crate) fn next_clear(&self, from: u64) -> Option<u64> {
+        let mut index = (from / 64) as usize;
+        // Bits below `from` in its word count as set.
+        let mut ignored = (1_u64 << (from % 64)) - 1;
+        while let Some(word) = self.words.get(index) {
+            let clear = !(word | ignored);
+            if clear != 0 {
+                let bit = index as u64 * 64 + u64::from(clear.trailing_zeros());
+                return (bit < self.bits).then_some(bit);
+            }
+            ignored = 0;
+            index += 1;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitmaps_end_where_they_should() {
+        let mut bits = Bitmap::new(130);
+        assert!((0..130).all(|bit| !bits.set(bit)));
+        assert_eq!(bits.next_clear(0), None);
+        assert!(bits.clear(128) && !bits.clear(128));
+        assert_eq!(
+            (bits.next_clear(0), bits.next_clear(128), bits.next_clear(129)),
+            (Some(128), Some(128), None)
+        );
+        assert!(bits.set(10_000), "out of range counts as set");
+    }
+}

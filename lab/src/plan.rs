@@ -1,0 +1,323 @@
+//! What a trial offers: flows, sizes, rate and count, checked once; and the exact schedule that follows from it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::datagram::MIN_BYTES;
+
+/// Most flows of a plan: what the datagram's flow field can name.
+pub const MAX_FLOWS: usize = 1 << 16;
+/// Most measured datagrams of a plan; bounds the tally's bitmap to 512 MiB per sink.
+pub const MAX_DATAGRAMS: u64 = 1 << 32;
+/// Highest rate of a plan: one datagram per nanosecond, the resolution of the schedule.
+pub const MAX_RATE_PPS: u64 = 1_000_000_000;
+
+const NANOS: u64 = 1_000_000_000;
+
+/// One stream of datagrams and where its copies should come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Address and port the generator puts into the headers.
+    pub source: SocketAddr,
+    /// Address and port at the relay's ingress.
+    pub destination: SocketAddr,
+    /// Where the generator's frame goes: the group's MAC address ([`multicast_mac`]) or the relay's.
+    pub destination_mac: [u8; 6],
+    /// Address and port the sink expects it at.
+    pub delivered: SocketAddr,
+}
+
+/// A checked plan: non-empty, one address family, every length, rate and count in range, no two flows with the same
+/// destination or the same delivered address.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Written into every datagram; tells this trial's from strays of another.
+    pub run: u16,
+    /// Flow i is `flows[i]`; global sequence g belongs to flow g % `flows.len()`.
+    pub flows: Vec<Flow>,
+    /// UDP payload of every datagram.
+    pub payload_bytes: usize,
+    /// Datagrams per second, all flows together.
+    pub rate_pps: u64,
+    /// Measured datagrams, all flows together.
+    pub datagrams: u64,
+    /// Only [`Plan::new`] makes one.
+    checked: Checked,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Checked;
+
+/// Why a plan cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// No flow or too many.
+    #[error("a plan needs 1 to {MAX_FLOWS} flows, not {0}")]
+    Flows(usize),
+    /// Payload shorter than the datagram's header or longer than UDP allows.
+    #[error("payload of {payload_bytes} bytes: give {MIN_BYTES} to {largest}")]
+    Payload {
+        /// Asked for.
+        payload_bytes: usize,
+        /// Most that UDP over this address family carries without jumbograms.
+        largest: usize,
+    },
+    /// Rate of zero or too fast.
+    #[error("rate of {0} packets per second: give 1 to {MAX_RATE_PPS}")]
+    Rate(u64),
+    /// More than a bitmap should hold.
+    #[error("{0} datagrams: give at most {MAX_DATAGRAMS}, i.e. a shorter duration or a lower rate")]
+    Datagrams(u64),
+    /// IPv4 and IPv6 in one plan, or in one flow.
+    #[error("flow {0} mixes IPv4 and IPv6 with the flows before it: use one address family per plan")]
+    MixedFamilies(usize),
+    /// Port 0 cannot be received.
+    #[error("flow {0} uses port 0: give every destination and delivered address a port")]
+    PortZero(usize),
+    /// Two flows would be indistinguishable.
+    #[error("flows {first} and {second} share the address {address}: give each flow its own")]
+    Shared {
+        /// The flow that had it first.
+        first: usize,
+        /// The flow that repeats it.
+        second: usize,
+        /// The shared destination or delivered address.
+        address: SocketAddr,
+    },
+}
+
+impl Plan {
+    /// Checks everything a generator or a sink relies on.
+    ///
+    /// # Errors
+    /// The first [`PlanError`] found.
+    pub fn new(
+        run: u16,
+        flows: Vec<Flow>,
+        payload_bytes: usize,
+        rate_pps: u64,
+        datagrams: u64,
+    ) -> Result<Self, PlanError> {
+        let Some(first) = flows.first().filter(|_| flows.len() <= MAX_FLOWS) else {
+            return Err(PlanError::Flows(flows.len()));
+        };
+        let ipv6 = first.destination.is_ipv6();
+        // 65,535 less the headers that the length field includes: IPv4 20 + UDP 8, IPv6 only UDP 8.
+        let largest = if ipv6 { 65_527 } else { 65_507 };
+        if !(MIN_BYTES..=largest).contains(&payload_bytes) {
+            return Err(PlanError::Payload { payload_bytes, largest });
+        }
+        if !(1..=MAX_RATE_PPS).contains(&rate_pps) {
+            return Err(PlanError::Rate(rate_pps));
+        }
+        if datagrams > MAX_DATAGRAMS {
+            return Err(PlanError::Datagrams(datagrams));
+        }
+        check_flows(&flows, ipv6)?;
+        Ok(Self { run, flows, payload_bytes, rate_pps, datagrams, checked: Checked })
+    }
+
+    /// Whether the flows are IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        let Checked = self.checked;
+        self.flows.first().is_some_and(|flow| flow.destination.is_ipv6())
+    }
+
+    /// How many measured datagrams flow `flow` sends; 0 for a flow that does not exist.
+    pub fn expected(&self, flow: u16) -> u64 {
+        let (flow, flows) = (u64::from(flow), self.flows.len() as u64);
+        if flow >= flows {
+            return 0;
+        }
+        self.datagrams / flows + u64::from(flow < self.datagrams % flows)
+    }
+}
+
+fn check_flows(flows: &[Flow], ipv6: bool) -> Result<(), PlanError> {
+    let mut destinations = HashMap::with_capacity(flows.len());
+    let mut delivered = HashMap::with_capacity(flows.len());
+    for (index, flow) in flows.iter().enumerate() {
+        if [flow.source, flow.destination, flow.delivered].iter().any(|address| address.is_ipv6() != ipv6) {
+            return Err(PlanError::MixedFamilies(index));
+        }
+        if flow.destination.port() == 0 || flow.delivered.port() == 0 {
+            return Err(PlanError::PortZero(index));
+        }
+        for (seen, address) in [(&mut destinations, flow.destination), (&mut delivered, flow.delivered)] {
+            if let Some(first) = seen.insert((address.ip(), address.port()), index) {
+                return Err(PlanError::Shared { first, second: index, address });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The MAC address multicast `group` travels to; `None` for a unicast address.
+///
+/// IPv4: 01:00:5e and the low 23 bits (RFC 1112 §6.4); IPv6: 33:33 and the low 32 bits (RFC 2464 §7).
+pub fn multicast_mac(group: IpAddr) -> Option<[u8; 6]> {
+    if !group.is_multicast() {
+        return None;
+    }
+    Some(match group {
+        IpAddr::V4(group) => {
+            let [_, high, middle, low] = group.octets();
+            [0x01, 0x00, 0x5E, high & 0x7F, middle, low]
+        }
+        IpAddr::V6(group) => {
+            let [.., a, b, c, d] = group.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+    })
+}
+
+/// When the `global`th datagram is due, ns after the first, at `rate_pps`: exact, rounded down, without drift.
+/// A rate of 0 counts as 1.
+pub fn due_ns(global: u64, rate_pps: u64) -> u64 {
+    let due = u128::from(global) * u128::from(NANOS) / u128::from(rate_pps.max(1));
+    u64::try_from(due).unwrap_or(u64::MAX)
+}
+
+/// One place in the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whose turn it is.
+    pub flow: u16,
+    /// Sequence within the flow.
+    pub sequence: u64,
+    /// When, ns after the start of the schedule.
+    pub due_ns: u64,
+}
+
+/// Walks the schedule turn by turn without a division: the same places as `g % flows`, `g / flows` and [`due_ns`].
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    flows: u64,
+    rate_pps: u64,
+    flow: u64,
+    sequence: u64,
+    due_ns: u64,
+    /// What rounding down has left out of `due_ns`, in units of 1/rate ns.
+    remainder: u64,
+}
+
+impl Schedule {
+    /// A schedule over `flows` (at least 1) at `rate_pps` (at least 1) whose first turn, at 0 ns, is that of global
+    /// sequence `first`.
+    pub fn new(flows: usize, rate_pps: u64, first: u64) -> Self {
+        let flows = (flows as u64).max(1);
+        Self {
+            flows,
+            rate_pps: rate_pps.max(1),
+            flow: first % flows,
+            sequence: first / flows,
+            due_ns: 0,
+            remainder: 0,
+        }
+    }
+
+    /// The turn that comes next.
+    pub fn peek(&self) -> Turn {
+        Turn { flow: self.flow as u16, sequence: self.sequence, due_ns: self.due_ns }
+    }
+
+    /// Goes on to the turn after it.
+    pub fn advance(&mut self) {
+        self.flow += 1;
+        if self.flow == self.flows {
+            self.flow = 0;
+            self.sequence += 1;
+        }
+        self.due_ns += NANOS / self.rate_pps;
+        self.remainder += NANOS % self.rate_pps;
+        if self.remainder >= self.rate_pps {
+            self.remainder -= self.rate_pps;
+            self.due_ns += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn flow(index: u8) -> Flow {
+        Flow {
+            source: ([10, 81, 0, 1], 4000).into(),
+            destination: ([239, 81, 1, index], 5000).into(),
+            destination_mac: [1, 0, 0x5E, 81, 1, index],
+            delivered: ([239, 82, 1, index], 6000).into(),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let flows = || vec![flow(1), flow(2)];
+        let error = |flows, payload, rate, count| Plan::new(1, flows, payload, rate, count).unwrap_err();
+        assert_eq!(error(vec![], 100, 1, 1), PlanError::Flows(0));
+        assert_eq!(error(flows(), 17, 1, 1), PlanError::Payload { payload_bytes: 17, largest: 65_507 });
+        assert_eq!(
+            error(flows(), 65_508, 1, 1),
+            PlanError::Payload { payload_bytes: 65_508, largest: 65_507 }
+        );
+        assert_eq!(error(flows(), 100, 0, 1), PlanError::Rate(0));
+        assert_eq!(error(flows(), 100, 1, MAX_DATAGRAMS + 1), PlanError::Datagrams(MAX_DATAGRAMS + 1));
+        let mut mixed = flow(3);
+        mixed.delivered = "[ff15::82:0:1]:6000".parse().unwrap();
+        assert_eq!(error(vec![flow(1), mixed], 100, 1, 1), PlanError::MixedFamilies(1));
+        let mut zero = flow(3);
+        zero.delivered.set_port(0);
+        assert_eq!(error(vec![zero], 100, 1, 1), PlanError::PortZero(0));
+        let mut shared = flow(3);
+        shared.delivered = flow(1).delivered;
+        assert_eq!(
+            error(vec![flow(1), flow(2), shared], 100, 1, 1),
+            PlanError::Shared { first: 0, second: 2, address: flow(1).delivered }
+        );
+    }
+
+    #[test]
+    fn groups_map_to_mac_addresses_as_the_standards_say() {
+        assert_eq!(multicast_mac([239, 129, 1, 2].into()), Some([1, 0, 0x5E, 1, 1, 2]));
+        let group: IpAddr = "ff15::82:0:1".parse().unwrap();
+        assert_eq!(multicast_mac(group), Some([0x33, 0x33, 0, 0, 0, 1]));
+        assert_eq!(multicast_mac([10, 0, 0, 1].into()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn expected_counts_add_up(flows in 1_u8..50, datagrams in 0_u64..10_000) {
+            let plan = Plan::new(1, (0..flows).map(flow).collect(), 100, 1, datagrams).unwrap();
+            let mut counted = vec![0; usize::from(flows)];
+            for global in 0..datagrams {
+                counted[(global % u64::from(flows)) as usize] += 1;
+            }
+            for (flow, count) in counted.iter().enumerate() {
+                prop_assert_eq!(plan.expected(flow as u16), *count);
+            }
+            prop_assert_eq!(plan.expected(u16::from(flows)), 0);
+        }
+
+        #[test]
+        fn walking_equals_computing(flows in 1_usize..300, rate in 1_u64..=MAX_RATE_PPS, first in 0_u64..1 << 40) {
+            let mut schedule = Schedule::new(flows, rate, first);
+            for step in 0..2_000 {
+                let global = first + step;
+                let turn = Turn {
+                    flow: (global % flows as u64) as u16,
+                    sequence: global / flows as u64,
+                    due_ns: due_ns(step, rate),
+                };
+                prop_assert_eq!(schedule.peek(), turn);
+                schedule.advance();
+            }
+        }
+
+        #[test]
+        fn the_schedule_never_drifts(rate in 1_u64..=10_000_000, seconds in 1_u64..100_000) {
+            prop_assert_eq!(due_ns(rate * seconds, rate), seconds * NANOS);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The results of a run as they are written to `results.json`.
+
+mod folder;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2Serializer};
+use serde::Serialize;
+
+pub use folder::{Folder, FolderError};
+
+use crate::generator::Lag;
+use crate::ledger::Ledger;
+use crate::scenario::{Cast, Condition, Scenario, Subject, sink_kind_name};
+use crate::trial::{CpuPerPacket, Measurement, Outcome, SinkIncident, SinkSummary};
+use crate::verdict::{Counts, Verdict};
+
+/// The schema of this file; a change that breaks readers gets another number.
+pub const SCHEMA: &str = "multicast-relay-lab/1";
+/// Everything a run found out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// What was run.
+    pub scenario: ScenarioSummary,
+    /// Where it was run.
+    pub environment: Environment,
+    /// The verdict on the whole.
+    pub verdict: RunVerdict,
+    /// What ended the run before its time, if anything did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Every trial, repeated ones included, in the order in which they were held.
+    pub trials: Vec<Trial>,
+    /// Subjects against each other.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// The verdict on a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunVerdict {
+    /// Every subject passed under every condition in every block.
+    Pass,
+    /// A subject failed.
+    Fail,
+    /// No subject failed, and the lab could not measure something.
+    Invalid,
+    /// No subject failed, and the machine let something undecided.
+    Inconclusive,
+    /// Somebody interrupted it.
+    Interrupted,
+    /// The lab could not go on.
+    Error,
+}
+
+impl From<Verdict> for RunVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => Self::Pass,
+            Verdict::Fail => Self::Fail,
+            Verdict::Invalid => Self::Invalid,
+            Verdict::Inconclusive => Self::Inconclusive,
+        }
+    }
+}
+
+/// What was run.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScenarioSummary {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub file: PathBuf,
+    /// What the file says.
+    pub content: toml::Table,
+}
+
+/// Where it was run. What cannot be read is empty.
+#[derive(Clone, Debug, Serialize)]
+pub struct Environment {
+    /// Version of the lab.
+    pub lab: &'static str,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// The processor's name.
+    pub processor: String,
+    /// How many processors the lab may use.
+    pub processors: usize,
+    /// What the kernel's clock runs on.
+    pub clock_source: String,
+    /// The relay that was measured.
+    pub relay: PathBuf,
+    /// When the run began, in seconds since 1970.
+    pub started: u64,
+}
+
+impl Environment {
+    /// Reads what this machine is.
+    pub fn here(relay: &Path) -> Self {
+        let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Self {
+            lab: env!("CARGO_PKG_VERSION"),
+            kernel: line("/proc/sys/kernel/osrelease"),
+            processor: model.map(|(_, name)| name.to_owned()).unwrap_or_default(),
+            processors: thread::available_parallelism().map_or(0, usize::from),
+            clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            relay: relay.to_owned(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        }
+    }
+}
+
+/// One trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    /// Who was measured.
+    pub subject: String,
+    /// In which block, from 1.
+    pub block: usize,
+    /// The how-many-eth attempt at it, from 1.
+    pub attempt: usize,
+    /// From and to what kind of address.
+    pub cast: Cast,
+    /// How the sinks read.
+    pub sink_kind: &'static str,
+    /// Datagrams per second asked for.
+    pub rate_pps: u64,
+    /// UDP payload.
+    pub payload_bytes: usize,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why it is not a pass.
+    pub reasons: Vec<String>,
+    /// What was expected; absent for a subject that is only measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Counts>,
+    /// What was measured; its keys are absent when the subject failed before there was anything to measure.
+    #[serde(flatten)]
+    pub measured: Option<Measured>,
+    /// The folder with the subject's configuration and output.
+    pub files: PathBuf,
+}
+
+/// What was measured in one trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Datagrams per second that were really offered.
+    pub offered_pps: f64,
+    /// How late the generator handed datagrams to the kernel.
+    pub generator_lag_ns: Lag,
+    /// How often the generator found the queue full and tried again.
+    pub generator_retried: u64,
+    /// Ordered counts from the generator to the sinks.
+    pub ledger: Ledger,
+    /// What went wrong on the way.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Datagrams at the sinks that are none of the trial's.
+    pub alien: u64,
+    /// Datagrams of the trial at addresses that are not theirs.
+    pub misdelivered: u64,
+    /// What happened to which datagram; the first thousand of each kind and sink.
+    pub incidents: Vec<SinkIncident>,
+    /// Latency; absent when payloads are too short to hold a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ns: Option<Latency>,
+    /// CPU time for each datagram relayed, all its copies together.
+    pub cpu_ns_per_packet: CpuPerPacket,
+    /// Share of the processors' time that the hypervisor kept.
+    pub steal_percent: f64,
+    /// Each sink alone.
+    pub sinks: Vec<SinkSummary>,
+}
+
+/// A distribution of latencies, in nanoseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latency {
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// Maximum.
+    pub max: u64,
+    /// All of it: an `HdrHistogram` in its V2 encoding, in base 64.
+    pub hdr: String,
+}
+
+/// One subject against another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// What is compared.
+    pub metric: String,
+    /// At which rate.
+    pub rate_pps: u64,
+    /// Whose.
+    pub of: String,
+    /// Against whose.
+    pub to: String,
+    /// The ratio of the two.
+    pub ratio: f64,
+    /// Where it is with 95 % confidence.
+    pub ci95: [f64; 2],
+    /// What it must not exceed.
+    pub at_most: f64,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+impl Trial {
+    /// The record of a trial that was held.
+    pub fn new(
+        scenario: &Scenario,
+        subject: &Subject,
+        condition: &Condition,
+        (block, attempt): (usize, usize),
+        outcome: Outcome,
+    ) -> Self {
+        Self {
+            subject: subject.name.clone(),
+            block,
+            attempt,
+            cast: condition.cast,
+            sink_kind: sink_kind_name(condition.sink_kind),
+            rate_pps: condition.rate_pps,
+            payload_bytes: condition.payload_bytes,
+            verdict: outcome.verdict,
+            reasons: outcome.reasons,
+            expected: scenario.expected_of(subject),
+            measured: outcome.measurement.map(Measured::from),
+            files: outcome.dir,
+        }
+    }
+}
+
+impl From<Measurement> for Measured {
+    fn from(measurement: Measurement) -> Self {
+        Self {
+            offered_pps: measurement.offered_pps,
+            generator_lag_ns: measurement.generator_lag_ns,
+            generator_retried: measurement.generator_retried,
+            ledger: measurement.ledger,
+            counts: measurement.counts,
+            alien: measurement.alien,
+            misdelivered: measurement.misdelivered,
+            incidents: measurement.incidents,
+            latency_ns: measurement.latency.as_ref().and_then(Latency::of),
+            cpu_ns_per_packet: measurement.cpu,
+            steal_percent: measurement.steal_percent,
+            sinks: measurement.sinks,
+        }
+    }
+}
+
+impl Latency {
+    /// The distribution in `histogram`; `None` when it is empty.
+    fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        // Writing to memory cannot fail, and a histogram without its encoding is better than none.
+        let _ = V2Serializer::new().serialize(histogram, &mut bytes);
+        let quantile = |quantile| histogram.value_at_quantile(quantile);
+        Some(Self {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: histogram.max(),
+            hdr: STANDARD.encode(bytes),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn results() -> Results {
+        let trial = Trial {
+            subject: "recv".into(),
+            block: 1,
+            attempt: 1,
+            cast: Cast::MulticastToMulticast,
+            sink_kind: "packet",
+            rate_pps: 1_000,
+            payload_bytes: 100,
+            verdict: Verdict::Fail,
+            reasons: vec!["the subject ended".into()],
+            expected: None,
+            measured: None,
+            files: "/x".into(),
+        };
+        Results {
+            schema: SCHEMA,
+            scenario: ScenarioSummary {
+                name: "x".into(),
+                file: "x.toml".into(),
+                content: toml::Table::new(),
+            },
+            environment: Environment::here(Path::new("/bin/relay")),
+            verdict: Verdict::Fail.into(),
+            error: None,
+            trials: vec![trial],
+            comparisons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_absent_and_not_zero() {
+        let json = serde_json::to_value(results()).unwrap();
+        assert_eq!((json["schema"].as_str(), json["verdict"].as_str()), (Some(SCHEMA), Some("fail")));
+        assert_eq!(json["trials"][0]["cast"], "multicast-to-multicast");
+        assert!(json["trials"][0].get("lost").is_none());
+    }
+
+    #[test]
+    fn a_latency_can_be_read_back() {
+        assert!(Latency::of(&Histogram::new(3).unwrap()).is_none());
+        let mut histogram = Histogram::<u64>::new(3).unwrap();
+        (1..=1_000).for_each(|i| histogram.record(i * 1_000).unwrap());
+        let latency = Latency::of(&histogram).unwrap();
+        assert!((495_000..=505_000).contains(&latency.p50), "{latency:?}");
+        let bytes = STANDARD.decode(&latency.hdr).unwrap();
+        let read = hdrhistogram::serialization::Deserializer::new()
+            .deserialize::<u64, _>(&mut bytes.as_slice())
+            .unwrap();
+        assert_eq!(read, histogram);
+    }
+}

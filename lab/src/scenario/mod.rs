@@ -1,0 +1,234 @@
+//! A scenario: what to measure, under which conditions, and what is expected. Checked in whole before anything runs.
+
+mod read;
+mod subject;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use multicast_relay::config::document::Mistakes;
+use serde::Serialize;
+
+use crate::sink::SinkKind;
+use crate::subject::template::Template;
+use crate::topology::Link;
+use crate::verdict::Counts;
+
+/// A checked scenario.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name, fit for a folder.
+    pub name: String,
+    /// The wires.
+    pub link: Link,
+    /// What is sent.
+    pub traffic: Traffic,
+    /// Where it is counted.
+    pub sinks: Sinks,
+    /// How often.
+    pub trials: Trials,
+    /// What is measured; at least one.
+    pub subjects: Vec<Subject>,
+    /// What is expected.
+    pub expect: Expect,
+    /// The file as it was written, for the results.
+    pub source: toml::Table,
+}
+
+/// What the generator sends.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// From and to what kind of address.
+    pub casts: Vec<Cast>,
+    /// Datagrams per second, over all flows.
+    pub rates_pps: Vec<u64>,
+    /// UDP payload sizes in bytes.
+    pub payloads_bytes: Vec<usize>,
+    /// Number of distinct flows.
+    pub flows: usize,
+    /// How long each trial offers its rate.
+    pub duration: Duration,
+    /// How long the trial's rate is offered before that, uncounted.
+    pub warmup: Duration,
+}
+
+/// Where datagrams are counted.
+#[derive(Clone, Debug)]
+pub struct Sinks {
+    /// The fan-out: each sink is an output of its own, in a namespace of its own.
+    pub count: usize,
+    /// How they read.
+    pub kinds: Vec<SinkKind>,
+}
+
+/// How often things are measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Trials {
+    /// Each block measures every subject under every condition once.
+    pub blocks: usize,
+    /// How often a trial that proved nothing is repeated.
+    pub retries: usize,
+}
+
+/// What is expected of a trial.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// Exact counts over all sinks.
+    pub counts: Counts,
+    /// Names of the subjects of whom they are expected; `None` for all.
+    pub subjects: Option<Vec<String>>,
+}
+
+/// A program to be measured.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its name in the results.
+    pub name: String,
+    /// What it is.
+    pub kind: SubjectKind,
+}
+
+/// The programs the lab can measure.
+#[derive(Clone, Debug)]
+pub enum SubjectKind {
+    /// Our own relay, with this `[relay]` table.
+    Relay(toml::Table),
+    /// Any other program.
+    Command(Command),
+}
+
+/// How to start a program that is not our relay.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Program and arguments; never empty.
+    pub line: Vec<Template>,
+    /// Files to be written for it, by name.
+    pub files: BTreeMap<String, Template>,
+    /// Where it sends to.
+    pub output: Mapping,
+}
+
+/// Where a subject sends what it takes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// To the group and port at which it came in.
+    Same,
+    /// To a group and port of the output's own.
+    Mapped,
+}
+
+/// The kinds of address a flow goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cast {
+    /// From a group to a group.
+    MulticastToMulticast,
+    /// From a group to a host.
+    MulticastToUnicast,
+    /// From the relay's own address to a group.
+    UnicastToMulticast,
+}
+
+impl Cast {
+    /// Every cast with its name in scenarios.
+    pub const NAMES: [(&'static str, Self); 3] = [
+        ("multicast-to-multicast", Self::MulticastToMulticast),
+        ("multicast-to-unicast", Self::MulticastToUnicast),
+        ("unicast-to-multicast", Self::UnicastToMulticast),
+    ];
+}
+
+impl fmt::Display for Cast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::NAMES.iter().find(|(_, cast)| cast == self).map_or("", |(name, _)| name))
+    }
+}
+
+/// The name of a sink kind in scenarios and results.
+pub fn sink_kind_name(kind: SinkKind) -> &'static str {
+    match kind {
+        SinkKind::Packet => "packet",
+        SinkKind::Socket => "socket",
+    }
+}
+
+/// Everything that may differ between two trials of a subject, except the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// From and to what kind of address.
+    pub cast: Cast,
+    /// How the sinks read.
+    pub sink_kind: SinkKind,
+    /// UDP payload in bytes.
+    pub payload_bytes: usize,
+    /// Datagrams per second.
+    pub rate_pps: u64,
+}
+
+impl Scenario {
+    /// Reads and checks the scenario in `path`.
+    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
+        read::scenario(&text).map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
+    }
+
+    /// Every condition, rates changing fastest.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        for &cast in &self.traffic.casts {
+            for &sink_kind in &self.sinks.kinds {
+                for &payload_bytes in &self.traffic.payloads_bytes {
+                    let rates = self.traffic.rates_pps.iter();
+                    conditions.extend(rates.map(|&rate_pps| Condition {
+                        cast,
+                        sink_kind,
+                        payload_bytes,
+                        rate_pps,
+                    }));
+                }
+            }
+        }
+        conditions
+    }
+
+    /// What is expected of `subject`; `None` when it is only measured.
+    pub fn expected_of(&self, subject: &Subject) -> Option<Counts> {
+        let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
+        named.then_some(self.expect.counts)
+    }
+}
+
+/// A scenario that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file cannot be read.
+    #[error("read scenario {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file says something that cannot be.
+    #[error("scenario {} has mistakes:\n{}", path.display(), listed(path, mistakes))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong in it.
+        mistakes: Mistakes,
+    },
+}
+
+/// Each mistake on a line of its own, as `file:line: key: what is wrong and how to mend it`.
+fn listed(path: &Path, mistakes: &Mistakes) -> String {
+    let lines = mistakes.0.iter().map(|mistake| {
+        let key = if mistake.key.is_empty() { String::new() } else { format!(" {}:", mistake.key) };
+        format!("{}:{}:{key} {}", path.display(), mistake.line, mistake.message)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

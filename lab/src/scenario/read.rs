@@ -1,0 +1,247 @@
+//! From the text of a scenario to a checked one: every mistake is collected, with its line, key and remedy.
+
+use std::time::Duration;
+
+use multicast_relay::config::document::{Document, Mistakes, Section};
+
+use super::{Cast, Expect, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject};
+use crate::datagram::MIN_BYTES;
+use crate::plan::MAX_DATAGRAMS;
+use crate::sink::SinkKind;
+use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
+use crate::verdict::Counts;
+
+/// The most flows of a scenario, fewer than a plan can have: they are told apart by their group or port, and the ports
+/// from 6000 on must be enough.
+const MOST_FLOWS: u64 = 10_000;
+/// The most datagrams, times sinks, that one trial may count: together the sinks get the memory that a plan grants one.
+const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
+/// The longest a trial may offer traffic.
+const MAX_DURATION: Duration = Duration::from_hours(1);
+
+const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
+const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
+
+/// Reads and checks a scenario.
+pub(super) fn scenario(text: &str) -> Result<Scenario, Mistakes> {
+    let document = Document::parse(text);
+    let scenario = read(&document.root(), text);
+    document.finish(scenario)
+}
+
+fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
+    let name = root.parsed("name", NAME, parse_name);
+    root.require("name", "a name such as \"zero-loss\"");
+    root.require("traffic", "a table [traffic] with at least rate-pps");
+    // Every table is opened once: closing it reports the keys nobody asked for.
+    let [link, traffic, sinks] = ["link", "traffic", "sinks"].map(|key| root.section(key));
+
+    let family = traffic.as_ref().and_then(|traffic| traffic.choice("family", FAMILIES));
+    let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
+    let sinks = read_sinks(sinks.as_ref());
+    let sink_count = sinks.as_ref().map_or(1, |sinks| sinks.count);
+    let traffic = traffic.and_then(|section| read_traffic(&section, link, sink_count));
+    let trials = read_trials(root.section("trials").as_ref());
+    let subjects = read_subjects(root, traffic.as_ref());
+    let expect = read_expect(root.section("expect").as_ref(), &subjects);
+    Some(Scenario {
+        name: name?,
+        link,
+        traffic: traffic?,
+        sinks: sinks?,
+        trials: trials?,
+        subjects,
+        expect: expect?,
+        source: text.parse().unwrap_or_default(),
+    })
+}
+
+const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
+
+fn read_link(section: Option<&Section<'_>>, family: Family) -> Link {
+    let mut link = Link { mtu: 1_500, segmentation: Segmentation::Wire, checksum: Checksum::Offload, family };
+    if let Some(section) = section {
+        let segmentations = [("wire", Segmentation::Wire), ("offload", Segmentation::Offload)];
+        let checksums = [("wire", Checksum::Wire), ("offload", Checksum::Offload)];
+        link.mtu = section
+            .integer("mtu", family.least_mtu().into()..=MAX_MTU.into())
+            .map_or(link.mtu, |mtu| mtu as u32);
+        link.segmentation = section.choice("segmentation", &segmentations).unwrap_or(link.segmentation);
+        link.checksum = section.choice("checksum", &checksums).unwrap_or(link.checksum);
+    }
+    link
+}
+
+fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traffic> {
+    // Both mean the packet generator, as long as it is the only one.
+    let generator = section.string("generator").unwrap_or("auto");
+    refuse_unknown(section, "generator", generator, &["auto", "packet"]);
+    let headers = match link.family {
+        Family::Ipv4 => 20 + 8,
+        Family::Ipv6 => 40 + 8,
+    };
+    let payload_range = MIN_BYTES as u64..=u64::from(link.mtu) - headers;
+    section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
+
+    let casts = defaulted(section, "cast", vec![Cast::MulticastToMulticast], || {
+        section.choice_list("cast", &Cast::NAMES)
+    });
+    let rates = section.integers("rate-pps", 1..=10_000_000);
+    let payloads =
+        defaulted(section, "payload-bytes", vec![100], || section.integers("payload-bytes", payload_range));
+    let flows = defaulted(section, "flows", 1, || section.integer("flows", 1..=MOST_FLOWS));
+    let duration = defaulted(section, "duration", Duration::from_secs(3), || {
+        section.parsed("duration", DURATION, parse_duration)
+    });
+    let warmup = defaulted(section, "warmup", Duration::from_millis(500), || {
+        section.parsed("warmup", DURATION, parse_duration)
+    });
+    let traffic = Traffic {
+        casts: casts?,
+        rates_pps: rates?,
+        payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
+        flows: flows? as usize,
+        duration: duration?,
+        warmup: warmup?,
+    };
+    check_amounts(section, &traffic, sinks);
+    Some(traffic)
+}
+
+/// Every rate must give each flow something to carry, and no more than can be counted.
+fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
+    for &rate in &traffic.rates_pps {
+        let datagrams = u128::from(rate) * traffic.duration.as_nanos() / 1_000_000_000;
+        let flows = traffic.flows;
+        if datagrams < flows as u128 {
+            let remedy = "raise rate-pps or duration, or take fewer flows";
+            section.mistake(
+                "duration",
+                format!("{rate} packets/s make {datagrams} datagrams for {flows} flows: {remedy}"),
+            );
+        } else if datagrams * sinks as u128 > MAX_COUNTED {
+            section.mistake(
+                "duration",
+                format!(
+                    "{rate} packets/s make {datagrams} datagrams for each of {sinks} sinks, more than the \
+                     {MAX_COUNTED} that one trial can count: shorten the duration"
+                ),
+            );
+        }
+    }
+}
+
+fn read_sinks(section: Option<&Section<'_>>) -> Option<Sinks> {
+    let Some(section) = section else { return Some(Sinks { count: 1, kinds: vec![SinkKind::Packet] }) };
+    let kinds = defaulted(section, "kind", vec!["auto".to_owned()], || {
+        section.parsed_list("kind", "\"auto\", \"packet\" or \"socket\"", |kind| Some(kind.to_owned()))
+    })?;
+    for kind in &kinds {
+        refuse_unknown(section, "kind", kind, &["auto", "packet", "socket"]);
+    }
+    let mut read: Vec<SinkKind> = Vec::new();
+    for kind in &kinds {
+        let kind = if kind == "socket" { SinkKind::Socket } else { SinkKind::Packet };
+        if !read.contains(&kind) {
+            read.push(kind);
+        }
+    }
+    let count = defaulted(section, "count", 1, || section.integer("count", 1..=MAX_SINKS as u64))?;
+    Some(Sinks { count: count as usize, kinds: read })
+}
+
+/// Refuses what is not among `known`, and says of "xdp" that it is not there yet.
+fn refuse_unknown(section: &Section<'_>, key: &str, value: &str, known: &[&str]) {
+    let names = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    if value == "xdp" {
+        section.mistake(key, format!("\"xdp\" is not in this version: take one of {names}"));
+    } else if !known.contains(&value) {
+        section.mistake(key, format!("must be one of {names}, found \"{value}\""));
+    }
+}
+
+fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
+    let Some(section) = section else { return Some(Trials { blocks: 1, retries: 2 }) };
+    let blocks = defaulted(section, "blocks", 1, || section.integer("blocks", 1..=1_000));
+    let retries = defaulted(section, "retries", 2, || section.integer("retries", 0..=100));
+    Some(Trials { blocks: blocks? as usize, retries: retries? as usize })
+}
+
+fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>) -> Vec<Subject> {
+    let sections = root.sections("subject").unwrap_or_default();
+    root.require("subject", "at least one [[subject]] with a name and relay = { rx = \"recv\" }");
+    let mut subjects: Vec<Subject> = Vec::new();
+    for section in sections {
+        let Some(subject) = subject::read(&section) else { continue };
+        if subjects.iter().any(|known| known.name == subject.name) {
+            let name = &subject.name;
+            section.mistake(
+                "name",
+                format!("there is a subject \"{name}\" already: give this one another name"),
+            );
+        }
+        let same = matches!(&subject.kind, SubjectKind::Command(command) if command.output == Mapping::Same);
+        let casts = traffic.map_or(&[][..], |traffic| &traffic.casts);
+        if let Some(cast) = casts.iter().find(|cast| same && **cast != Cast::MulticastToMulticast) {
+            section.mistake(
+                "output",
+                format!("\"same\" cannot be with cast \"{cast}\": use cast = \"multicast-to-multicast\""),
+            );
+        }
+        subjects.push(subject);
+    }
+    subjects
+}
+
+fn read_expect(section: Option<&Section<'_>>, subjects: &[Subject]) -> Option<Expect> {
+    let Some(section) = section else { return Some(Expect { counts: Counts::default(), subjects: None }) };
+    if section.has("ratio") {
+        section.mistake("ratio", "comparing subjects is not in this version: remove it");
+    }
+    let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
+    let counts = Counts {
+        lost: count("loss")?,
+        duplicated: count("duplicates")?,
+        reordered: count("reordered")?,
+        corrupted: count("corrupted")?,
+    };
+    let names = section.parsed_list("subjects", "the name of a subject", |name| Some(name.to_owned()));
+    for name in names.iter().flatten() {
+        if !subjects.iter().any(|subject| subject.name == *name) {
+            let known = subjects.iter().map(|subject| format!("\"{}\"", subject.name)).collect::<Vec<_>>();
+            section.mistake("subjects", format!("no subject \"{name}\": there is {}", known.join(", ")));
+        }
+    }
+    Some(Expect { counts, subjects: names })
+}
+
+/// What `read` makes of `key`, or `default` when it is not written at all.
+fn defaulted<T>(section: &Section<'_>, key: &str, default: T, read: impl FnOnce() -> Option<T>) -> Option<T> {
+    if section.has(key) { read() } else { Some(default) }
+}
+
+/// A name that can be part of a file name.
+pub(super) fn parse_name(text: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = (1..=64).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('.');
+    fits.then(|| text.to_owned())
+}
+
+/// A number and a unit: `us`, `ms`, `s` or `m`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds_per_unit = match unit.trim_start() {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return None,
+    };
+    let seconds = number.parse::<f64>().ok()? * seconds_per_unit;
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX_DURATION)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Reading one `[[subject]]`.
+
+use std::collections::BTreeMap;
+
+use multicast_relay::config::Config;
+use multicast_relay::config::document::Section;
+
+use super::read::parse_name;
+use super::{Command, Mapping, Subject, SubjectKind};
+use crate::subject::template::Template;
+
+/// Reads a subject: a relay with its table, or a command with its files.
+pub(super) fn read(section: &Section<'_>) -> Option<Subject> {
+    section.require("name", "a name such as \"recv\"");
+    let expected = "a name of letters, digits, `-`, `_` and `.`, such as \"recv\"";
+    let name = section.parsed("name", expected, parse_name);
+    let kind = match (section.has("relay"), section.has("command")) {
+        (true, false) => {
+            for key in ["files", "output"].into_iter().filter(|key| section.has(key)) {
+                section.mistake(key, "belongs to a command: the relay's files and outputs are the lab's");
+            }
+            relay(section).map(SubjectKind::Relay)
+        }
+        (false, true) => command(section).map(SubjectKind::Command),
+        (true, true) => {
+            section.mistake("command", "a subject is either a relay or a command: remove one of them");
+            None
+        }
+        (false, false) => {
+            section.require("relay", "relay = { rx = \"recv\" }, or a command = [\"program\", \"argument\"]");
+            None
+        }
+    };
+    Some(Subject { name: name?, kind: kind? })
+}
+
+fn relay(section: &Section<'_>) -> Option<toml::Table> {
+    let toml::Value::Table(table) = section.verbatim("relay")? else {
+        section.mistake("relay", "must be a table such as { rx = \"recv\" }");
+        return None;
+    };
+    // The relay's own reader knows its keys; the line is that of the scenario.
+    let configuration = toml::Table::from_iter([("relay".to_owned(), toml::Value::Table(table.clone()))]);
+    if let Err(mistakes) = Config::parse(&configuration.to_string()) {
+        for mistake in mistakes.0 {
+            section.mistake(&mistake.key, mistake.message);
+        }
+    }
+    Some(table)
+}
+
+fn command(section: &Section<'_>) -> Option<Command> {
+    let files = files(section)?;
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let texts =
+        section.parsed_list("command", "a program or an argument in quotes", |text| Some(text.to_owned()))?;
+    if texts.first().is_some_and(String::is_empty) {
+        section.mistake("command", "the program has no name: give one such as \"socat\"");
+        return None;
+    }
+    let line: Option<Vec<_>> = texts.iter().map(|text| template(section, "command", text, &names)).collect();
+    let mappings = [("same", Mapping::Same), ("mapped", Mapping::Mapped)];
+    let output = if section.has("output") { section.choice("output", &mappings)? } else { Mapping::Mapped };
+    Some(Command { line: line?, files, output })
+}
+
+fn files(section: &Section<'_>) -> Option<BTreeMap<String, Template>> {
+    if !section.has("files") {
+        return Some(BTreeMap::new());
+    }
+    let toml::Value::Table(table) = section.verbatim("files")? else {
+        section.mistake("files", "must be a table of texts such as { \"relay.conf\" = \"...\" }");
+        return None;
+    };
+    let names: Vec<&str> = table.keys().map(String::as_str).collect();
+    let read = table.iter().map(|(name, text)| {
+        if parse_name(name).is_none() {
+            section
+                .mistake("files", format!("\"{name}\" is no plain file name: use one like \"relay.conf\""));
+            return None;
+        }
+        let Some(text) = text.as_str() else {
+            section.mistake("files", format!("\"{name}\" must be a text in quotes"));
+            return None;
+        };
+        Some((name.clone(), template(section, "files", text, &names)?))
+    });
+    // Collected in two steps so that every file is looked at.
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
+}
+
+fn template(section: &Section<'_>, key: &str, text: &str, files: &[&str]) -> Option<Template> {
+    Template::parse(text, files).map_err(|error| section.mistake(key, error.to_string())).ok()
+}

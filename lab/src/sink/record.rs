@@ -1,0 +1,127 @@
+//! What both kinds of sink do with a datagram: tally, latency, figures to watch.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+use super::{Shared, SinkReport};
+use crate::datagram::Kind;
+use crate::plan::Plan;
+use crate::sys::affinity::thread_cpu_time;
+use crate::tally::{Arrival, OpenTally};
+use crate::traffic_error::{TrafficError, errno_name};
+
+/// A latency beyond this is recorded as this: one minute, ns.
+const MAX_LATENCY_NS: u64 = 60_000_000_000;
+
+/// The count as it grows.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    tally: OpenTally,
+    latency: Histogram<u64>,
+    before_their_time: u64,
+    received: u64,
+    flows_seen: usize,
+    other_frames: u64,
+    /// Those of `other_frames` that came while measured datagrams were being sent.
+    other_frames_measured: u64,
+    pub(super) unclaimed: u64,
+    pub(super) super_frames: u64,
+    dropped: BTreeMap<&'static str, u64>,
+    errors: BTreeMap<String, u64>,
+}
+
+impl Recorder {
+    pub(super) fn new(plan: &Arc<Plan>) -> Result<Self, TrafficError> {
+        Ok(Self {
+            tally: OpenTally::new(plan),
+            latency: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)?,
+            before_their_time: 0,
+            received: 0,
+            flows_seen: 0,
+            other_frames: 0,
+            other_frames_measured: 0,
+            unclaimed: 0,
+            super_frames: 0,
+            dropped: BTreeMap::new(),
+            errors: BTreeMap::new(),
+        })
+    }
+
+    /// Counts a datagram; see [`OpenTally::arrive`].
+    pub(super) fn datagram(
+        &mut self,
+        delivered: SocketAddr,
+        payload: &[u8],
+        headers_whole: bool,
+        stamp_ns: Option<u64>,
+        during: Kind,
+    ) {
+        self.received += 1;
+        match self.tally.arrive(delivered, payload, headers_whole, during) {
+            Arrival::Received(stamps) => {
+                let Some((stamps, stamp_ns)) = stamps.zip(stamp_ns) else { return };
+                match stamp_ns.checked_sub(stamps.intended_ns) {
+                    Some(latency) => self.latency.saturating_record(latency.max(1)),
+                    None => self.before_their_time += 1,
+                }
+            }
+            Arrival::WarmUp { first_of_flow } => self.flows_seen += usize::from(first_of_flow),
+            Arrival::Duplicated | Arrival::Corrupted | Arrival::Alien | Arrival::WarmUpCorrupted => {}
+        }
+    }
+
+    /// Counts UDP that cannot be one of ours, e.g. a fragment.
+    pub(super) fn foreign(&mut self, delivered: SocketAddr) {
+        self.received += 1;
+        self.tally.arrive_foreign(delivered);
+    }
+
+    /// Counts a datagram in a frame that is addressed to another host.
+    pub(super) fn for_another(&mut self, delivered: SocketAddr, payload: &[u8]) {
+        self.received += 1;
+        self.tally.arrive_for_another(delivered, payload);
+    }
+
+    /// Counts a frame that is no UDP.
+    pub(super) fn other_frame(&mut self, during: Kind) {
+        self.other_frames += 1;
+        self.other_frames_measured += u64::from(during == Kind::Measured);
+    }
+
+    /// Names a loss of the sink's own.
+    pub(super) fn dropped(&mut self, place: &'static str, count: u64) {
+        if count > 0 {
+            *self.dropped.entry(place).or_default() += count;
+        }
+    }
+
+    /// Remembers an error that does not end the count.
+    pub(super) fn error(&mut self, error: &io::Error) {
+        *self.errors.entry(errno_name(error)).or_default() += 1;
+    }
+
+    /// Lets the owner see how far the count is.
+    pub(super) fn publish(&self, shared: &Shared) {
+        shared.publish(self.received, self.flows_seen, self.other_frames);
+    }
+
+    /// Closes the count, on the reader's thread.
+    pub(super) fn finish(self, buffer_bytes: usize) -> SinkReport {
+        SinkReport {
+            tally: self.tally.close(),
+            latency: self.latency,
+            before_their_time: self.before_their_time,
+            dropped: self.dropped,
+            other_frames: self.other_frames_measured,
+            unclaimed: self.unclaimed,
+            super_frames: self.super_frames,
+            errors: self.errors,
+            buffer_bytes,
+            cpu: thread_cpu_time(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Device features (offloads) through the ethtool ioctl of `linux/ethtool.h`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+
+// linux/ethtool.h; SIOCETHTOOL is of linux/sockios.h.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
+/// The string set that holds the names of the features, `ETH_SS_FEATURES`.
+const FEATURE_STRINGS: u32 = 4;
+/// Bytes of one string of a set, `ETH_GSTRING_LEN`.
+const STRING_BYTES: usize = 32;
+/// 32-bit words of one string of a set.
+const STRING_WORDS: usize = STRING_BYTES / 4;
+/// More features than any kernel has (some 64 today); a count above is not believed.
+const MAX_FEATURES: usize = 4096;
+/// Words before the data of `struct ethtool_sset_info`: cmd, reserved, and the 64-bit mask.
+const SSET_HEADER_WORDS: usize = 4;
+/// Words before the data of `struct ethtool_gstrings`: cmd, the set, the count.
+const STRINGS_HEADER_WORDS: usize = 3;
+/// Words before the blocks of `struct ethtool_gfeatures` and `ethtool_sfeatures`: cmd, count of blocks.
+const FEATURES_HEADER_WORDS: usize = 2;
+/// Words of one block of `ethtool_gfeatures`: available, requested, active, `never_changed`.
+const GET_BLOCK_WORDS: usize = 4;
+/// Where `active` stands in such a block.
+const ACTIVE_WORD: usize = 2;
+/// Words of one block of `ethtool_sfeatures`: valid, requested.
+const SET_BLOCK_WORDS: usize = 2;
+
+/// What a device can do and does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Feature {
+    /// It can be switched.
+    pub(crate) changeable: bool,
+    /// It is on.
+    pub(crate) active: bool,
+}
+
+/// The features of one device of the network namespace in which this was opened.
+#[derive(Debug)]
+pub(crate) struct Features {
+    socket: UnixDatagram,
+    device: String,
+    names: Vec<String>,
+}
+
+impl Features {
+    /// Opens the control socket in the calling thread's namespace and reads the names of all features.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such device, `EINVAL` for a name longer than 15 bytes.
+    pub(crate) fn open(device: &str) -> io::Result<Self> {
+        let mut features =
+            Self { socket: UnixDatagram::unbound()?, device: device.to_owned(), names: Vec::new() };
+        let count = features.count()?;
+        features.names = features.read_names(count)?;
+        Ok(features)
+    }
+
+    /// Every feature by its name, as it is now.
+    pub(crate) fn read(&self) -> io::Result<BTreeMap<String, Feature>> {
+        let blocks = self.names.len().div_ceil(32);
+        let mut words = vec![0; FEATURES_HEADER_WORDS + blocks * GET_BLOCK_WORDS];
+        words[0] = ETHTOOL_GFEATURES;
+        words[1] = blocks as u32;
+        self.call(&mut words)?;
+        let (blocks, _) = words[FEATURES_HEADER_WORDS..].as_chunks::<GET_BLOCK_WORDS>();
+        let features = self.names.iter().enumerate().filter_map(|(index, name)| {
+            let block = blocks.get(index / 32)?;
+            let bit = 1_u32 << (index % 32);
+            let changeable = block[0] & bit != 0;
+            Some((name.clone(), Feature { changeable, active: block[ACTIVE_WORD] & bit != 0 }))
+        });
+        Ok(features.collect())
+    }
+
+    /// Asks for features to be on or off. The kernel may do otherwise for reasons of its own: [`Features::read`]
+    /// tells.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for a name this kernel does not know.
+    pub(crate) fn set(&self, wanted: &[(&str, bool)]) -> io::Result<()> {
+        let blocks = self.names.len().div_ceil(32);
+        let mut words = vec![0; FEATURES_HEADER_WORDS + blocks * SET_BLOCK_WORDS];
+        words[0] = ETHTOOL_SFEATURES;
+        words[1] = blocks as u32;
+        for (name, on) in wanted {
+            let index = self.names.iter().position(|known| known == name);
+            let index = index.ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
+            let block = FEATURES_HEADER_WORDS + index / 32 * SET_BLOCK_WORDS;
+            let bit = 1_u32 << (index % 32);
+            words[block] |= bit;
+            if *on {
+                words[block + 1] |= bit;
+            }
+        }
+        self.call(&mut words)
+    }
+
+    /// How many features this kernel knows.
+    fn count(&self) -> io::Result<usize> {
+        let mut words = vec![0; SSET_HEADER_WORDS + 1];
+        words[0] = ETHTOOL_GSSET_INFO;
+        let mask = (1_u64 << FEATURE_STRINGS).to_ne_bytes();
+        let (halves, _) = mask.as_chunks::<4>();
+        words[2] = u32::from_ne_bytes(halves[0]);
+        words[3] = u32::from_ne_bytes(halves[1]);
+        self.call(&mut words)?;
+        let count = words[SSET_HEADER_WORDS] as usize;
+        if count == 0 || count > MAX_FEATURES {
+            return Err(io::Error::other(format!("the kernel reports {count} features")));
+        }
+        Ok(count)
+    }
+
+    fn read_names(&self, count: usize) -> io::Result<Vec<String>> {
+        let mut words = vec![0; STRINGS_HEADER_WORDS + count * STRING_WORDS];
+        words[0] = ETHTOOL_GSTRINGS;
+        words[1] = FEATURE_STRINGS;
+        words[2] = count as u32;
+        self.call(&mut words)?;
+        let (strings, _) = words[STRINGS_HEADER_WORDS..].as_chunks::<STRING_WORDS>();
+        Ok(strings.iter().map(name_of).collect())
+    }
+
+    /// Hands `words`, one of the structures above with its header filled in, to the kernel.
+    ///
+    /// The callers size it: the kernel writes no more than the one count asked for (`GSSET_INFO`), as many
+    /// strings as that count said, which is a constant of the running kernel (`GSTRINGS`), and no more blocks
+    /// than the header grants (`GFEATURES`).
+    fn call(&self, words: &mut [u32]) -> io::Result<()> {
+        let mut name = [0; libc::IFNAMSIZ];
+        let bytes = self.device.as_bytes();
+        if bytes.len() >= name.len() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        for (to, from) in name.iter_mut().zip(bytes) {
+            *to = *from as libc::c_char;
+        }
+        let data = words.as_mut_ptr().cast();
+        let mut request =
+            libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: data } };
+        // SAFETY: `request` is an ifreq with a name that ends in a zero (its length is checked above) and a
+        // pointer to `words`, mutably borrowed for the call and sized by the caller as the comment above says.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// The text of one string of a set, up to its first zero.
+fn name_of(words: &[u32; STRING_WORDS]) -> String {
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_device_has_named_features() {
+        let features = Features::open("lo").expect("every namespace has lo");
+        let read = features.read().expect("read the features of lo");
+        assert!(read.contains_key("tx-udp-segmentation"), "{read:?}");
+        assert!(read.contains_key("rx-gro"), "{read:?}");
+        assert!(read["loopback"].active, "{read:?}");
+    }
+
+    #[test]
+    fn a_missing_device_is_an_error() {
+        let missing = Features::open("no-such-dev").and_then(|features| features.read());
+        assert_eq!(missing.expect_err("no such device").raw_os_error(), Some(libc::ENODEV));
+        let long = Features::open("a-name-of-16-byt");
+        assert_eq!(long.expect_err("too long").raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn an_unknown_feature_is_an_error_and_changes_nothing() {
+        let features = Features::open("lo").expect("every namespace has lo");
+        let refused = features.set(&[("no-such-feature", true)]);
+        assert_eq!(refused.expect_err("unknown").raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn names_end_at_the_first_zero() {
+        let mut words = [0; STRING_WORDS];
+        words[0] = u32::from_ne_bytes(*b"rx-g");
+        words[1] = u32::from_ne_bytes(*b"ro\0x");
+        assert_eq!(name_of(&words), "rx-gro");
+    }
+}

@@ -1,0 +1,133 @@
+//! The addresses of a trial: where each flow enters, where its copies leave, and where each sink expects them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::scenario::{Cast, Mapping};
+use crate::topology::Family;
+
+/// The first group toward the relay; flow i has group + i.
+const INPUT_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 81, 1, 1);
+const INPUT_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x81, 0, 1);
+/// The first group toward the sinks.
+const OUTPUT_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 82, 1, 1);
+const OUTPUT_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x82, 0, 1);
+/// The port toward the relay, of every group or of the first unicast flow.
+const INPUT_PORT: u16 = 5_000;
+/// The port toward the sinks, likewise.
+const OUTPUT_PORT: u16 = 6_000;
+/// The port the generator sends from.
+pub const SOURCE_PORT: u16 = 4_000;
+
+/// What a subject has to do for one flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where its datagrams come in.
+    pub input: SocketAddr,
+    /// Where copies go, one for each sink.
+    pub outputs: Vec<Exit>,
+}
+
+/// One copy's way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Through this device of the relay's namespace.
+    pub device: String,
+    /// To this address, where the sink behind that device expects it.
+    pub destination: SocketAddr,
+}
+
+/// The addresses of the network that routes are made of.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The family of all of them.
+    pub family: Family,
+    /// The relay's own address toward the generator.
+    pub ingress: IpAddr,
+    /// For each sink, the device toward it and its address.
+    pub sinks: Vec<(String, IpAddr)>,
+}
+
+/// The routes of flows 0 to `flows` - 1.
+pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, flows: usize) -> Vec<Route> {
+    let route = |flow: u16| {
+        let input = match cast {
+            Cast::UnicastToMulticast => SocketAddr::new(ends.ingress, INPUT_PORT + flow),
+            Cast::MulticastToMulticast | Cast::MulticastToUnicast => {
+                SocketAddr::new(group(ends.family, INPUT_GROUP_V4, INPUT_GROUP_V6, flow), INPUT_PORT)
+            }
+        };
+        let exit = |(device, address): &(String, IpAddr)| {
+            let destination = match (mapping, cast) {
+                (Mapping::Same, _) => input,
+                (Mapping::Mapped, Cast::MulticastToUnicast) => SocketAddr::new(*address, OUTPUT_PORT + flow),
+                (Mapping::Mapped, Cast::MulticastToMulticast | Cast::UnicastToMulticast) => {
+                    SocketAddr::new(group(ends.family, OUTPUT_GROUP_V4, OUTPUT_GROUP_V6, flow), OUTPUT_PORT)
+                }
+            };
+            Exit { device: device.clone(), destination }
+        };
+        Route { input, outputs: ends.sinks.iter().map(exit).collect() }
+    };
+    // The scenario allows so many flows as there are ports.
+    (0..u16::try_from(flows).unwrap_or(u16::MAX)).map(route).collect()
+}
+
+fn group(family: Family, v4: Ipv4Addr, v6: Ipv6Addr, flow: u16) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::from_bits(v4.to_bits() + u32::from(flow)).into(),
+        Family::Ipv6 => Ipv6Addr::from_bits(v6.to_bits() + u128::from(flow)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes_of(family: Family, cast: Cast, mapping: Mapping) -> Vec<(String, Vec<String>)> {
+        let (ingress, sinks) = match family {
+            Family::Ipv4 => ("10.81.0.2", ["10.82.0.2", "10.82.1.2"]),
+            Family::Ipv6 => ("fd81::2", ["fd82::2", "fd82:1::2"]),
+        };
+        let sink = |(i, address): (usize, &str)| (format!("egress{i}"), address.parse().unwrap());
+        let sinks = sinks.into_iter().enumerate().map(sink).collect();
+        let ends = Ends { family, ingress: ingress.parse().unwrap(), sinks };
+        let shown = |route: Route| {
+            let exits = route.outputs.iter().map(|exit| format!("{} {}", exit.device, exit.destination));
+            (route.input.to_string(), exits.collect())
+        };
+        routes(&ends, cast, mapping, 300).into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn flows_have_addresses_of_their_own() {
+        let routes = routes_of(Family::Ipv4, Cast::MulticastToMulticast, Mapping::Mapped);
+        assert_eq!(routes[0].0, "239.81.1.1:5000");
+        assert_eq!(routes[0].1, ["egress0 239.82.1.1:6000", "egress1 239.82.1.1:6000"]);
+        // Past the last octet.
+        assert_eq!(routes[299].0, "239.81.2.44:5000");
+        assert_eq!(routes[299].1[1], "egress1 239.82.2.44:6000");
+    }
+
+    #[test]
+    fn unicast_flows_differ_by_port() {
+        let to = routes_of(Family::Ipv4, Cast::MulticastToUnicast, Mapping::Mapped);
+        assert_eq!(to[7].0, "239.81.1.8:5000");
+        assert_eq!(to[7].1, ["egress0 10.82.0.2:6007", "egress1 10.82.1.2:6007"]);
+        let from = routes_of(Family::Ipv4, Cast::UnicastToMulticast, Mapping::Mapped);
+        assert_eq!(from[7].0, "10.81.0.2:5007");
+        assert_eq!(from[7].1[0], "egress0 239.82.1.8:6000");
+    }
+
+    #[test]
+    fn ipv6_groups_are_transient_and_of_site_scope() {
+        let routes = routes_of(Family::Ipv6, Cast::MulticastToMulticast, Mapping::Mapped);
+        assert_eq!(routes[2].0, "[ff15::81:0:3]:5000");
+        assert_eq!(routes[2].1[0], "egress0 [ff15::82:0:3]:6000");
+    }
+
+    #[test]
+    fn a_subject_that_maps_nothing_sends_where_it_came_in() {
+        let routes = routes_of(Family::Ipv4, Cast::MulticastToMulticast, Mapping::Same);
+        assert_eq!(routes[1].1, ["egress0 239.81.1.2:5000", "egress1 239.81.1.2:5000"]);
+    }
+}

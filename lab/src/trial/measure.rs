@@ -1,0 +1,301 @@
+//! From snapshots to a verdict: everything is the difference between the quiet before the run and the quiet after.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use multicast_relay::control::Stats;
+
+use super::bench::Bench;
+use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
+use crate::clock::ClockStep;
+use crate::cpu::{MachineTime, Proc, SubjectTime};
+use crate::generator::GeneratorReport;
+use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
+use crate::net::DeviceCounters;
+use crate::scenario::SubjectKind;
+use crate::sink::{Sink, SinkKind, SinkReport};
+use crate::subject::Stopped;
+use crate::topology::{Family, Port, Segmentation, Topology};
+use crate::verdict::{Counts, Evidence, judge};
+
+/// All counters at one quiet moment.
+pub(super) struct Snapshot {
+    counted: Counted,
+    cpu: Cpu,
+    /// What the relay reports; an error when it should report and does not.
+    report: Result<Option<Stats>, String>,
+}
+
+/// What the devices and the sinks counted.
+struct Counted {
+    generator: DeviceCounters,
+    ingress: DeviceCounters,
+    egress: Vec<DeviceCounters>,
+    sinks: Vec<DeviceCounters>,
+    arrived: Vec<u64>,
+}
+
+/// CPU time used so far.
+struct Cpu {
+    subject: SubjectTime,
+    machine: MachineTime,
+}
+
+impl Snapshot {
+    /// The quiet before the run: the last that is read are CPU times, so that what it takes to read the rest is in
+    /// none of them.
+    pub(super) fn before(bench: &mut Bench) -> Result<Self, TrialError> {
+        let report = bench.subject.report();
+        let counted = Counted::now(bench)?;
+        bench.begin_measuring()?;
+        Ok(Self { counted, report, cpu: Cpu::now(bench)? })
+    }
+
+    /// The quiet after the run: CPU times come first, likewise.
+    pub(super) fn after(bench: &mut Bench) -> Result<Self, TrialError> {
+        let cpu = Cpu::now(bench)?;
+        let report = bench.subject.report();
+        Ok(Self { counted: Counted::now(bench)?, report, cpu })
+    }
+}
+
+impl Cpu {
+    fn now(bench: &Bench) -> Result<Self, TrialError> {
+        let proc = Proc::default();
+        Ok(Self { subject: proc.subject(bench.subject.pid())?, machine: proc.machine()? })
+    }
+}
+
+impl Counted {
+    fn now(bench: &Bench) -> Result<Self, TrialError> {
+        let topology = &bench.topology;
+        let all = |ports: &[Port]| ports.iter().map(Port::counters).collect();
+        let (egress, sinks): (Result<_, _>, Result<_, _>) = (all(&topology.egress), all(&topology.sinks));
+        Ok(Self {
+            generator: topology.generator.counters()?,
+            ingress: topology.ingress.counters()?,
+            egress: egress?,
+            sinks: sinks?,
+            arrived: bench.sinks.iter().map(Sink::received).collect(),
+        })
+    }
+}
+
+/// What is left of a trial when its subject has been told to end.
+pub(super) struct Record {
+    pub(super) generated: GeneratorReport,
+    pub(super) before: Snapshot,
+    pub(super) after: Snapshot,
+    pub(super) clock_step: Option<ClockStep>,
+}
+
+impl Record {
+    /// Closes the sinks, settles the ledger and judges.
+    pub(super) fn close(
+        self,
+        order: &Order<'_>,
+        stopped: Stopped,
+        sinks: Vec<Sink>,
+        topology: &Topology,
+    ) -> Result<Outcome, TrialError> {
+        let mut reports = Vec::new();
+        for sink in sinks {
+            reports.push(sink.finish()?);
+        }
+        let mut failures = stopped.failures;
+        let silences =
+            [&self.before, &self.after].into_iter().filter_map(|moment| moment.report.as_ref().err());
+        failures.extend(silences.cloned());
+        let relay = self.relay_counters(stopped.last_report, order, &mut failures);
+        let facts = self.facts(relay, &reports, order, topology)?;
+        let measurement = self.measurement(settle(&facts), reports);
+        let (verdict, reasons) = judge(&Evidence {
+            rate_pps: order.condition.rate_pps,
+            offered_pps: measurement.offered_pps,
+            refused: facts.refused.values().sum(),
+            lag_max_ns: measurement.generator_lag_ns.max,
+            stopped: facts.not_offered > 0,
+            sink_errors: summed(measurement.sinks.iter().map(|sink| &sink.errors)),
+            sink_dropped: summed(measurement.sinks.iter().map(|sink| &sink.dropped)),
+            alien: measurement.alien,
+            misdelivered: measurement.misdelivered,
+            bad_checksums: measurement.bad_checksums,
+            clock_step_ns: self.clock_step.map(|step| step.moved_ns),
+            steal_percent: measurement.steal_percent,
+            ledger: &measurement.ledger,
+            counts: measurement.counts,
+            expected: order.scenario.expected_of(order.subject),
+            subject_failures: failures,
+        });
+        Ok(Outcome { verdict, reasons, measurement: Some(measurement), dir: order.dir.to_owned() })
+    }
+
+    /// What the relay counted during the run, by its last report or, without one, by the one before its end.
+    fn relay_counters(
+        &self,
+        last: Option<Stats>,
+        order: &Order<'_>,
+        failures: &mut Vec<String>,
+    ) -> Option<RelayCounters> {
+        if !matches!(order.subject.kind, SubjectKind::Relay(_)) {
+            return None;
+        }
+        let before = self.before.report.as_ref().ok()?.as_ref()?;
+        if last.is_none() {
+            failures.push("the relay ended without a last report of its counters".to_owned());
+        }
+        let after = last.or_else(|| self.after.report.clone().ok().flatten())?;
+        if let Err(imbalance) = after.balance() {
+            failures.push(format!("the relay's own counters do not add up: {imbalance}"));
+        }
+        Some(RelayCounters::between(before, &after))
+    }
+
+    fn facts(
+        &self,
+        relay: Option<RelayCounters>,
+        reports: &[SinkReport],
+        order: &Order<'_>,
+        topology: &Topology,
+    ) -> Result<Facts, TrialError> {
+        // Devices are read again: what the subject sent while it ended is part of the account.
+        let (before, after) = (&self.before.counted, &self.after.counted);
+        let sees_other_frames = order.condition.sink_kind == SinkKind::Packet;
+        let generator = after.generator - before.generator;
+        let ingress = after.ingress - before.ingress;
+        let datagrams = |packets, bytes| datagrams_in(packets, bytes, order);
+        let mut outputs = Vec::new();
+        for (i, report) in reports.iter().enumerate() {
+            let (Some(egress_port), Some(sink_port)) = (topology.egress.get(i), topology.sinks.get(i)) else {
+                break;
+            };
+            let egress = egress_port.counters()? - before.egress.get(i).copied().unwrap_or_default();
+            let sink = sink_port.counters()? - before.sinks.get(i).copied().unwrap_or_default();
+            let arrived = report.tally.arrivals - before.arrived.get(i).copied().unwrap_or_default();
+            outputs.push(Output {
+                wire: Wire {
+                    transmitted: datagrams(egress.tx_packets, egress.tx_bytes),
+                    transmit_dropped: egress.tx_dropped,
+                    received: datagrams(sink.rx_packets, sink.rx_bytes),
+                    receive_dropped: sink.rx_dropped,
+                },
+                arrived,
+                lost: report.tally.lost,
+                other_frames: sees_other_frames.then_some(report.other_frames),
+                unclaimed: report.unclaimed,
+                dropped: named(&report.dropped),
+            });
+        }
+        Ok(Facts {
+            intended: self.generated.intended,
+            sent: self.generated.sent,
+            refused: self.generated.refused.clone(),
+            not_offered: self.generated.not_offered(),
+            ingress: Wire {
+                transmitted: generator.tx_packets,
+                transmit_dropped: generator.tx_dropped,
+                received: ingress.rx_packets,
+                receive_dropped: ingress.rx_dropped,
+            },
+            relay,
+            outputs,
+        })
+    }
+
+    fn measurement(&self, ledger: Ledger, reports: Vec<SinkReport>) -> Measurement {
+        let sinks = reports.len().max(1) as u64;
+        let out = reports.iter().map(|report| report.tally.received).sum::<u64>() / sinks;
+        let (before, after) = (&self.before.cpu, &self.after.cpu);
+        let (subject, machine) = (after.subject.since(&before.subject), after.machine.since(&before.machine));
+        let per_packet = |time: Duration| (out > 0).then(|| time.as_nanos() as f64 / out as f64);
+        let mut measurement = Measurement {
+            offered_pps: self.generated.offered_pps(),
+            generator_lag_ns: self.generated.lag_ns,
+            generator_retried: self.generated.retried,
+            ledger,
+            counts: Counts::default(),
+            alien: 0,
+            misdelivered: 0,
+            bad_checksums: 0,
+            incidents: Vec::new(),
+            latency: None,
+            cpu: CpuPerPacket {
+                relay: per_packet(subject.time),
+                system: per_packet(machine.busy),
+                relay_from_ticks: subject.from_ticks,
+            },
+            steal_percent: machine.steal_percent,
+            sinks: Vec::new(),
+        };
+        for (sink, report) in reports.into_iter().enumerate() {
+            measurement.add(sink, report);
+        }
+        measurement
+    }
+}
+
+impl Measurement {
+    /// Adds what sink `sink` counted.
+    fn add(&mut self, sink: usize, report: SinkReport) {
+        let tally = report.tally;
+        let counts = Counts {
+            lost: tally.lost,
+            duplicated: tally.duplicated,
+            reordered: tally.reordered,
+            corrupted: tally.corrupted,
+        };
+        self.counts = self.counts + counts;
+        let (alien, misdelivered) = (tally.alien - tally.misdelivered, tally.misdelivered + report.unclaimed);
+        self.misdelivered += misdelivered;
+        self.alien += alien;
+        let mut dropped = named(&report.dropped);
+        self.bad_checksums += dropped.remove(BAD_CHECKSUM).unwrap_or_default();
+        match &mut self.latency {
+            None => self.latency = Some(report.latency),
+            // Both were made with the same bounds, so that everything of one fits the other.
+            Some(sum) => drop(sum.add(&report.latency)),
+        }
+        self.incidents.extend(tally.incidents.iter().map(|&incident| SinkIncident { sink, incident }));
+        self.sinks.push(SinkSummary {
+            received: tally.received,
+            counts,
+            alien,
+            misdelivered,
+            before_their_time: report.before_their_time,
+            dropped,
+            errors: report.errors,
+        });
+    }
+}
+
+/// What a sink calls the datagrams that its IP stack refused for their UDP checksum. Checksums are the sender's.
+const BAD_CHECKSUM: &str = "checksum";
+
+fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+/// The sum of what several sinks counted by name.
+fn summed<'a>(counts: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for (name, count) in counts.flatten() {
+        *sum.entry(name.clone()).or_default() += count;
+    }
+    sum
+}
+
+/// How many datagrams a device carried. Where super-frames may cross it, one frame is several datagrams: each frame
+/// has one set of headers, and the rest is payload of one size. Strays among them leave a remainder; then frames are
+/// what is known.
+fn datagrams_in(packets: u64, bytes: u64, order: &Order<'_>) -> u64 {
+    if order.scenario.link.segmentation == Segmentation::Wire {
+        return packets;
+    }
+    // Ethernet, IP and UDP.
+    let headers = match order.scenario.link.family {
+        Family::Ipv4 => 14 + 20 + 8,
+        Family::Ipv6 => 14 + 40 + 8,
+    };
+    let (payload, size) = (bytes.saturating_sub(packets * headers), order.condition.payload_bytes as u64);
+    if payload.is_multiple_of(size) { payload / size } else { packets }
+}

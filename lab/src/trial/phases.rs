@@ -1,0 +1,232 @@
+//! The phases of a trial, in order.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::bench::{Bench, datagrams, on_this_thread};
+use super::measure::{Record, Snapshot};
+use super::prime::prime;
+use super::{Order, Outcome, Phase, TrialError, Watch};
+use crate::clock::StepWatch;
+use crate::generator::{Generator, GeneratorReport};
+use crate::traffic_error::TrafficError;
+use crate::verdict::{OFFERED_TOLERANCE, Verdict};
+
+/// How long nothing must arrive anywhere before it is quiet.
+const QUIET: Duration = Duration::from_millis(200);
+/// How long to wait for quiet.
+const QUIET_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a condition is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(10);
+/// How much longer than the tolerance of the rate allows the generator may take before it is stopped.
+const OFFER_SLACK: Duration = Duration::from_secs(2);
+/// How often a running trial is looked at: rarely, so as not to disturb it.
+const RUN_LOOK: Duration = Duration::from_millis(50);
+
+/// What stops a trial before its measurement is complete.
+pub(super) enum Halt {
+    /// The subject failed.
+    Subject(String),
+    /// The lab failed in this trial, and might not in the next.
+    Lab(String),
+    /// The machine let nothing be decided.
+    Machine(String),
+    /// The lab cannot go on.
+    Error(TrialError),
+}
+
+impl<E: Into<TrialError>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Holds the trial: whatever happens, nothing of it is left.
+pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, TrialError> {
+    watch.check()?;
+    (watch.on_phase)(Phase::SetUp);
+    let mut bench = Bench::set_up(order)?;
+    let measured = measure(&mut bench, order, watch);
+    let Bench { generator, subject, sinks, topology } = bench;
+    drop(generator);
+    let (verdict, reasons) = match measured {
+        Ok(record) => {
+            let stopped = subject.stop().map_err(TrialError::system("end the subject"))?;
+            let outcome = record.close(order, stopped, sinks, &topology);
+            topology.remove()?;
+            return outcome;
+        }
+        Err(Halt::Subject(reason)) => (Verdict::Fail, reason),
+        Err(Halt::Lab(reason)) => (Verdict::Invalid, reason),
+        Err(Halt::Machine(reason)) => (Verdict::Inconclusive, reason),
+        Err(Halt::Error(error)) => {
+            drop((subject, sinks));
+            topology.remove()?;
+            return Err(error);
+        }
+    };
+    drop((subject, sinks));
+    topology.remove()?;
+    Ok(Outcome { verdict, reasons: vec![reasons], measurement: None, dir: order.dir.to_owned() })
+}
+
+fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Record, Halt> {
+    prime(bench, order, watch)?;
+    (watch.on_phase)(Phase::WarmUp);
+    warm_up(bench, order, watch)?;
+    wait_for_quiet(bench, watch, "after the warm-up")?;
+
+    let clock = StepWatch::start();
+    let before = Snapshot::before(bench)?;
+    let generated = run(bench, order, watch)?;
+    (watch.on_phase)(Phase::Drain);
+    wait_for_quiet(bench, watch, "after the run")?;
+    let after = Snapshot::after(bench)?;
+    Ok(Record { generated, before, after, clock_step: clock.step() })
+}
+
+/// Offers the trial's rate, uncounted.
+fn warm_up(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<(), Halt> {
+    let (rate, duration) = (order.condition.rate_pps, order.scenario.traffic.warmup);
+    let offer =
+        Offer { when: "during the warm-up", duration, on_progress: &|_| (watch.on_phase)(Phase::WarmUp) };
+    let count = datagrams(rate, duration);
+    offer.make(bench, order, watch, |generator, stop, _| generator.warm_up(rate, count, stop))?;
+    Ok(())
+}
+
+/// Offers the trial's traffic.
+fn run(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<GeneratorReport, Halt> {
+    let duration = order.scenario.traffic.duration;
+    let total = datagrams(order.condition.rate_pps, duration);
+    let on_progress = |done| (watch.on_phase)(Phase::Run(done, total));
+    let offer = Offer { when: "during the run", duration, on_progress: &on_progress };
+    offer.make(bench, order, watch, Generator::run)
+}
+
+/// Traffic to be offered while the subject is watched.
+struct Offer<'a> {
+    when: &'static str,
+    /// How long it takes at the rate asked for.
+    duration: Duration,
+    on_progress: &'a dyn Fn(u64),
+}
+
+impl Offer<'_> {
+    /// Lets the generator do `work`, and stops it when the subject is dead, the lab is to end or the time is over.
+    fn make(
+        &self,
+        bench: &mut Bench,
+        order: &Order<'_>,
+        watch: &Watch<'_>,
+        work: impl FnOnce(&mut Generator, &AtomicBool, &AtomicU64) -> Result<GeneratorReport, TrafficError> + Send,
+    ) -> Result<GeneratorReport, Halt> {
+        let (stop, progress) = (AtomicBool::new(false), AtomicU64::new(0));
+        let Bench { generator, subject, .. } = bench;
+        let deadline = Instant::now() + time_for(self.duration);
+        let mut died = None;
+        let generated = thread::scope(|scope| {
+            let generating = scope.spawn(|| {
+                let offer = || work(generator, &stop, &progress);
+                on_this_thread(order.placement, offer)?.map_err(TrialError::from)
+            });
+            while !generating.is_finished() {
+                (self.on_progress)(progress.load(Ordering::Relaxed));
+                died = died.take().or_else(|| subject.died(self.when));
+                let over = Instant::now() >= deadline || watch.interrupted.load(Ordering::Relaxed);
+                if died.is_some() || over {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                thread::sleep(RUN_LOOK);
+            }
+            generating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        watch.check()?;
+        match died.or_else(|| subject.died(self.when)) {
+            Some(died) => Err(Halt::Subject(died)),
+            None => Ok(generated),
+        }
+    }
+}
+
+/// How long the generator may take for what should take `duration`: who needs longer did not offer the rate.
+fn time_for(duration: Duration) -> Duration {
+    duration.mul_f64(1.0 + OFFERED_TOLERANCE) + OFFER_SLACK
+}
+
+/// Waits until nothing moves any more, at the subject's devices and at the sinks. The generator is silent, so what
+/// never ends is the subject's, or the sinks'.
+fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<(), Halt> {
+    let deadline = Instant::now() + QUIET_PATIENCE;
+    let (mut frames, mut arrived) = (frames_moved(bench)?, bench.arrived());
+    let mut since = Instant::now();
+    loop {
+        watch.check()?;
+        if let Some(died) = bench.subject.died(when) {
+            return Err(Halt::Subject(died));
+        }
+        if Instant::now() >= deadline {
+            return never_quiet(bench, when);
+        }
+        thread::sleep(LOOK);
+        let now = bench.arrived();
+        if now != arrived {
+            (arrived, since) = (now, Instant::now());
+        } else if since.elapsed() >= QUIET {
+            // Asking the devices costs the CPU time that is being measured, so they are asked once, at the end.
+            let now = frames_moved(bench)?;
+            if now == frames {
+                return Ok(());
+            }
+            (frames, since) = (now, Instant::now());
+        }
+    }
+}
+
+/// Who is not quiet when all should be.
+fn never_quiet(bench: &Bench, when: &str) -> Result<(), Halt> {
+    let moved = || Ok::<_, TrialError>((frames_moved(bench)?, bench.arrived()));
+    let (frames, arrived) = moved()?;
+    thread::sleep(QUIET);
+    let (frames_now, arrived_now) = moved()?;
+    restless(frames_now != frames, arrived_now != arrived, when)
+}
+
+/// Whose fault it is that the devices of the subject, or the sinks alone, are busy `when` all should be quiet.
+fn restless(devices: bool, sinks: bool, when: &str) -> Result<(), Halt> {
+    let seconds = QUIET_PATIENCE.as_secs();
+    match (devices, sinks) {
+        (true, _) => Err(Halt::Subject(format!("the subject still sent {seconds} s {when}"))),
+        (false, true) => Err(Halt::Lab(format!("the sinks were still reading {seconds} s {when}"))),
+        (false, false) => Ok(()),
+    }
+}
+
+/// How many frames have gone into the subject and come out of it so far.
+fn frames_moved(bench: &Bench) -> Result<u64, TrialError> {
+    let mut frames = bench.topology.ingress.counters()?.rx_packets;
+    for egress in &bench.topology.egress {
+        frames += egress.counters()?.tx_packets;
+    }
+    Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sinks_that_are_behind_are_not_the_subjects_fault() {
+        assert!(matches!(restless(true, true, "after the run"), Err(Halt::Subject(_))));
+        assert!(matches!(restless(true, false, "after the run"), Err(Halt::Subject(_))));
+        assert!(matches!(restless(false, true, "after the run"), Err(Halt::Lab(_))));
+        assert!(restless(false, false, "after the run").is_ok());
+    }
+
+    #[test]
+    fn offering_is_bounded_by_the_duration() {
+        assert_eq!(time_for(Duration::ZERO), OFFER_SLACK);
+        assert_eq!(time_for(Duration::from_secs(200)), Duration::from_secs(201) + OFFER_SLACK);
+    }
+}

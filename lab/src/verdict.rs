@@ -1,0 +1,250 @@
+//! Verdicts: of a trial from what it measured, of a run from its trials. Pure code.
+//!
+//! Who failed decides the verdict. The lab failing makes a trial *invalid*, the machine failing makes it
+//! *inconclusive*; neither is held against a subject and neither is a pass. Only what lies between the subject's two
+//! interfaces, and the subject's process, can make it *fail*.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Add;
+
+use serde::Serialize;
+
+use crate::ledger::{Keeper, Ledger};
+
+/// How far the offered rate may be from the intended one before the trial is worth nothing, as a fraction.
+pub const OFFERED_TOLERANCE: f64 = 0.005;
+/// How late the generator may be before its trial is worth nothing, ns: a quarter of a second without traffic and then
+/// all of it at once is not the rate that was asked for, although the mean is.
+pub const LAG_LIMIT_NS: u64 = 250_000_000;
+/// How late it may be before a missed count proves nothing, ns. What is late is sent in one burst: 20 ms are 2,000
+/// datagrams at 100,000 per second, more than the queues on the way need to hold at that rate.
+pub const BURST_LIMIT_NS: u64 = 20_000_000;
+/// How much of the machine's time somebody else may take before a missed expectation proves nothing, in percent.
+pub const STEAL_LIMIT_PERCENT: f64 = 1.0;
+
+/// The verdict on one trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Everything expected was seen, by a measurement that can be trusted.
+    Pass,
+    /// The subject missed an expectation, by a measurement that can be trusted.
+    Fail,
+    /// The lab itself failed.
+    Invalid,
+    /// The machine failed.
+    Inconclusive,
+}
+
+impl Verdict {
+    /// Whether it says anything about the subject.
+    pub fn is_conclusive(self) -> bool {
+        matches!(self, Self::Pass | Self::Fail)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Invalid => "invalid",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
+}
+
+/// What went wrong on the way to the sinks, counted over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Datagrams that never arrived.
+    pub lost: u64,
+    /// Arrivals of what had arrived before.
+    pub duplicated: u64,
+    /// Arrivals after a later one of the same flow.
+    pub reordered: u64,
+    /// Arrivals whose content was damaged.
+    pub corrupted: u64,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            duplicated: self.duplicated + other.duplicated,
+            reordered: self.reordered + other.reordered,
+            corrupted: self.corrupted + other.corrupted,
+        }
+    }
+}
+
+/// What a trial found out.
+#[derive(Clone, Debug)]
+pub struct Evidence<'a> {
+    /// The rate asked for, in datagrams per second.
+    pub rate_pps: u64,
+    /// The rate offered, in datagrams per second.
+    pub offered_pps: f64,
+    /// Datagrams the kernel refused to take from the generator.
+    pub refused: u64,
+    /// How late the generator was at worst, ns.
+    pub lag_max_ns: u64,
+    /// Whether the generator was stopped because it could not offer everything in time.
+    pub stopped: bool,
+    /// Errors the sinks met while reading, by name.
+    pub sink_errors: BTreeMap<String, u64>,
+    /// What the sinks lost themselves, by reason.
+    pub sink_dropped: BTreeMap<String, u64>,
+    /// Datagrams at the sinks that belong to no flow of the trial.
+    pub alien: u64,
+    /// Datagrams of the trial that the subject sent where they do not belong.
+    pub misdelivered: u64,
+    /// Datagrams that the subject sent with a wrong UDP checksum.
+    pub bad_checksums: u64,
+    /// How far the clock was moved during the trial, when it was.
+    pub clock_step_ns: Option<i64>,
+    /// Share of the processors' time that the hypervisor kept for others, in percent.
+    pub steal_percent: f64,
+    /// The account from generator to sinks.
+    pub ledger: &'a Ledger,
+    /// What was counted.
+    pub counts: Counts,
+    /// What was expected; `None` for a subject that is only measured.
+    pub expected: Option<Counts>,
+    /// How the subject's process failed, if it did.
+    pub subject_failures: Vec<String>,
+}
+
+/// The verdict on `evidence`, and the reasons when it is not a pass.
+pub fn judge(evidence: &Evidence<'_>) -> (Verdict, Vec<String>) {
+    // A subject that ends takes the traffic down with it: nothing else in this trial counts.
+    if !evidence.subject_failures.is_empty() {
+        return (Verdict::Fail, evidence.subject_failures.clone());
+    }
+    let invalid = faults_of_the_lab(evidence);
+    if !invalid.is_empty() {
+        return (Verdict::Invalid, invalid);
+    }
+    let missed = |expected| missed(&evidence.counts, &expected, evidence.ledger);
+    let mut reasons = evidence.expected.map(missed).unwrap_or_default();
+    let wrong = faults_of_the_subject(evidence);
+    // Neither lateness nor a slow machine makes anybody send what is wrong: only a count can be excused.
+    if !reasons.is_empty()
+        && wrong.is_empty()
+        && let Some((verdict, excuse)) = excuse(evidence)
+    {
+        reasons.push(excuse);
+        return (verdict, reasons);
+    }
+    reasons.extend(wrong);
+    (if reasons.is_empty() { Verdict::Pass } else { Verdict::Fail }, reasons)
+}
+
+/// Why a missed count may not be the subject's doing, and what that makes of the trial.
+fn excuse(evidence: &Evidence<'_>) -> Option<(Verdict, String)> {
+    let (lag, steal) = (evidence.lag_max_ns, evidence.steal_percent);
+    if lag > BURST_LIMIT_NS {
+        let lag = lag / 1_000_000;
+        let excuse = format!("the generator was up to {lag} ms late and made a burst, which may be why");
+        return Some((Verdict::Invalid, excuse));
+    }
+    let excuse = || format!("steal {steal:.1} %: the machine was not ours, which may be why");
+    (steal > STEAL_LIMIT_PERCENT).then(|| (Verdict::Inconclusive, excuse()))
+}
+
+/// What the subject did wrong, whatever was expected of the counts.
+fn faults_of_the_subject(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if evidence.misdelivered > 0 {
+        reasons.push(format!("{} datagrams came to addresses that are not theirs", evidence.misdelivered));
+    }
+    if evidence.bad_checksums > 0 {
+        reasons.push(format!("{} datagrams came with a wrong UDP checksum", evidence.bad_checksums));
+    }
+    let unaccounted = evidence.ledger.gaps_of(Keeper::Subject);
+    reasons.extend(unaccounted.map(|gap| format!("{gap}; the subject's counters contradict the devices")));
+    reasons
+}
+
+fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let (rate, offered) = (evidence.rate_pps as f64, evidence.offered_pps);
+    // Written so that a rate that is not a number is a fault too.
+    let near = ((offered - rate) / rate).abs() <= OFFERED_TOLERANCE;
+    if !near {
+        reasons.push(format!(
+            "offered {offered:.0} packets/s instead of {rate:.0}: lower rate-pps, or quiet the machine"
+        ));
+    }
+    if evidence.stopped {
+        reasons.push("the generator was stopped: it could not offer everything in time".to_owned());
+    }
+    if evidence.lag_max_ns > LAG_LIMIT_NS {
+        reasons.push(format!("the generator was up to {} ms late", evidence.lag_max_ns / 1_000_000));
+    }
+    if evidence.refused > 0 {
+        reasons.push(format!("the kernel refused {} datagrams of the generator", evidence.refused));
+    }
+    for (reason, count) in evidence.sink_dropped.iter().filter(|(_, count)| **count > 0) {
+        reasons.push(format!("the sink lost {count} itself: {reason}"));
+    }
+    for (error, count) in &evidence.sink_errors {
+        reasons.push(format!("the sink met {error} {count} times while reading"));
+    }
+    for step in evidence.ledger.steps.iter().filter(|step| step.lost_on_wire > 0) {
+        let (lost, place) = (step.lost_on_wire, step.place);
+        reasons.push(format!("{lost} datagrams were lost on the lab's own wire before \"{place}\""));
+    }
+    if evidence.alien > 0 {
+        reasons.push(format!("{} datagrams at the sinks belong to no flow of this trial", evidence.alien));
+    }
+    if let Some(step) = evidence.clock_step_ns {
+        reasons.push(format!("the clock was moved by {} µs", step / 1_000));
+    }
+    reasons.extend(evidence.ledger.gaps_of(Keeper::Lab).map(ToString::to_string));
+    reasons
+}
+
+/// Every count that is not as expected; of what is lost, where.
+fn missed(counts: &Counts, expected: &Counts, ledger: &Ledger) -> Vec<String> {
+    let pairs = [
+        ("lost", counts.lost, expected.lost),
+        ("duplicated", counts.duplicated, expected.duplicated),
+        ("reordered", counts.reordered, expected.reordered),
+        ("corrupted", counts.corrupted, expected.corrupted),
+    ];
+    let missed = pairs.into_iter().filter(|(_, counted, expected)| counted != expected);
+    let told = missed.map(|(what, counted, expected)| {
+        let places = if what == "lost" { places_of_loss(ledger) } else { String::new() };
+        format!("{what} {counted}, expected {expected}{places}")
+    });
+    told.collect()
+}
+
+fn places_of_loss(ledger: &Ledger) -> String {
+    let drops = ledger.steps.iter().flat_map(|step| step.drops.iter().map(move |drop| (step.place, drop)));
+    let places = drops.map(|(place, drop)| format!("{} {} before \"{place}\"", drop.count, drop.name));
+    let places = places.collect::<Vec<_>>().join(", ");
+    if places.is_empty() { places } else { format!(" ({places})") }
+}
+
+/// The verdict on a whole run: `verdicts` holds, for each condition and block, the verdict of its last attempt.
+///
+/// One fail fails the run. Otherwise every condition must have said something in every block.
+pub fn of_run(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+    // By gravity: a run is as good as its worst trial, and a proven fault outweighs an unproven one.
+    let gravity = |verdict: &Verdict| match verdict {
+        Verdict::Pass => 0,
+        Verdict::Inconclusive => 1,
+        Verdict::Invalid => 2,
+        Verdict::Fail => 3,
+    };
+    verdicts.into_iter().max_by_key(gravity).unwrap_or(Verdict::Invalid)
+}
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

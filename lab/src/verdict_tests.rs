@@ -1,0 +1,241 @@
+//! Who is blamed for what, and who is not.
+
+use super::*;
+use crate::ledger::{Facts, Gap, Output, Place, Wire, settle};
+
+const ZERO: Counts = Counts { lost: 0, duplicated: 0, reordered: 0, corrupted: 0 };
+
+fn ledger(gaps: Vec<Gap>) -> Ledger {
+    Ledger { steps: Vec::new(), adds_up: gaps.is_empty(), gaps }
+}
+
+fn gap(place: Place) -> Gap {
+    Gap { place, output: None, unexplained: 7, keeper: place.keeper(), remedy: None }
+}
+
+/// The evidence of a trial in which nothing went wrong.
+fn clean(ledger: &Ledger) -> Evidence<'_> {
+    Evidence {
+        rate_pps: 100_000,
+        offered_pps: 100_000.0,
+        refused: 0,
+        lag_max_ns: 1_000_000,
+        stopped: false,
+        sink_errors: BTreeMap::new(),
+        sink_dropped: BTreeMap::from([("ring".into(), 0)]),
+        alien: 0,
+        misdelivered: 0,
+        bad_checksums: 0,
+        clock_step_ns: None,
+        steal_percent: 0.0,
+        ledger,
+        counts: ZERO,
+        expected: Some(ZERO),
+        subject_failures: Vec::new(),
+    }
+}
+
+fn judged(gaps: Vec<Gap>, change: impl FnOnce(&mut Evidence<'_>)) -> (Verdict, String) {
+    let ledger = ledger(gaps);
+    let mut evidence = clean(&ledger);
+    change(&mut evidence);
+    let (verdict, reasons) = judge(&evidence);
+    assert_eq!(verdict == Verdict::Pass, reasons.is_empty(), "{reasons:?}");
+    (verdict, reasons.join("; "))
+}
+
+#[test]
+fn what_is_as_expected_passes() {
+    assert_eq!(judged(vec![], |_| ()).0, Verdict::Pass);
+    assert_eq!(judged(vec![], |e| e.offered_pps = 100_499.0).0, Verdict::Pass);
+    // Steal alone spoils nothing that came out right.
+    assert_eq!(judged(vec![], |e| e.steal_percent = 30.0).0, Verdict::Pass);
+}
+
+#[test]
+fn counts_must_be_exact_both_ways() {
+    let (verdict, reasons) = judged(vec![], |e| e.counts.lost = 1);
+    assert_eq!((verdict, reasons.as_str()), (Verdict::Fail, "lost 1, expected 0"));
+    let fewer = |e: &mut Evidence<'_>| e.expected = Some(Counts { corrupted: 2, reordered: 1, ..ZERO });
+    let (verdict, reasons) = judged(vec![], fewer);
+    assert_eq!(verdict, Verdict::Fail);
+    assert_eq!(reasons, "reordered 0, expected 1; corrupted 0, expected 2");
+}
+
+#[test]
+fn a_loss_is_told_with_its_place() {
+    let wire = |count| Wire { transmitted: count, received: count, ..Wire::default() };
+    let facts = Facts {
+        intended: 10,
+        sent: 10,
+        ingress: wire(10),
+        outputs: vec![Output { wire: wire(7), arrived: 7, ..Output::default() }],
+        ..Facts::default()
+    };
+    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &settle(&facts));
+    assert_eq!(reasons, ["lost 3, expected 0 (3 not relayed (net) before \"egress device\")"]);
+}
+
+#[test]
+fn a_subject_that_is_only_measured_cannot_miss_a_count() {
+    let measured = |e: &mut Evidence<'_>| (e.counts.lost, e.expected) = (9, None);
+    assert_eq!(judged(vec![], measured).0, Verdict::Pass);
+}
+
+#[test]
+fn the_labs_own_faults_are_never_the_subjects() {
+    type Fault = fn(&mut Evidence<'_>);
+    let faults: [(Fault, &str); 10] = [
+        (|e| e.offered_pps = 99_400.0, "offered 99400 packets/s instead of 100000"),
+        (|e| e.offered_pps = 100_600.0, "offered 100600"),
+        (|e| e.offered_pps = f64::NAN, "offered NaN"),
+        (|e| e.refused = 1, "refused 1 datagrams of the generator"),
+        (|e| e.sink_dropped = BTreeMap::from([("ring full".into(), 4)]), "the sink lost 4 itself: ring full"),
+        (|e| e.lag_max_ns = 250_999_999, "the generator was up to 250 ms late"),
+        (|e| e.stopped = true, "the generator was stopped"),
+        (
+            |e| e.sink_errors = BTreeMap::from([("ENETDOWN".into(), 3)]),
+            "the sink met ENETDOWN 3 times while reading",
+        ),
+        (|e| e.alien = 2, "2 datagrams at the sinks belong to no flow"),
+        (|e| e.clock_step_ns = Some(-250_000), "the clock was moved by -250 µs"),
+    ];
+    for (fault, words) in faults {
+        let (verdict, reasons) = judged(vec![], |e| {
+            fault(e);
+            (e.counts.lost, e.steal_percent) = (5, 50.0);
+        });
+        assert_eq!(verdict, Verdict::Invalid, "{words}");
+        assert!(reasons.contains(words), "{reasons:?} says nothing of {words}");
+    }
+}
+
+#[test]
+fn a_ledger_that_does_not_add_up_is_held_against_who_keeps_it() {
+    let (verdict, reasons) = judged(vec![gap(Place::SinkDevice)], |_| ());
+    assert_eq!(verdict, Verdict::Invalid);
+    assert_eq!(reasons, "ledger at \"sink device\": 7 missing without a named drop");
+    let (verdict, reasons) = judged(vec![gap(Place::RelayReceived)], |_| ());
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(reasons.contains("\"relay received\""), "{reasons}");
+    // What the lab cannot account for itself may be what the relay seems to miss.
+    let both = vec![gap(Place::RelayReceived), gap(Place::Sink)];
+    assert_eq!(judged(both, |e| e.counts.lost = 7).0, Verdict::Invalid);
+}
+
+#[test]
+fn what_the_subject_sends_wrong_is_its_own() {
+    let (verdict, reasons) = judged(vec![], |e| e.misdelivered = 3);
+    assert_eq!(
+        (verdict, reasons.as_str()),
+        (Verdict::Fail, "3 datagrams came to addresses that are not theirs")
+    );
+    let (verdict, reasons) = judged(vec![], |e| e.bad_checksums = 1);
+    assert_eq!((verdict, reasons.as_str()), (Verdict::Fail, "1 datagrams came with a wrong UDP checksum"));
+}
+
+#[test]
+fn steal_turns_a_miss_into_no_answer() {
+    let missed = |steal| move |e: &mut Evidence<'_>| (e.counts.lost, e.steal_percent) = (5, steal);
+    assert_eq!(judged(vec![], missed(1.1)).0, Verdict::Inconclusive);
+    assert_eq!(judged(vec![], missed(1.0)).0, Verdict::Fail);
+}
+
+#[test]
+fn a_burst_of_the_generators_own_turns_a_miss_into_no_answer() {
+    let late = |lag, lost| {
+        move |e: &mut Evidence<'_>| (e.lag_max_ns, e.counts.lost, e.steal_percent) = (lag, lost, 50.0)
+    };
+    let (verdict, reasons) = judged(vec![], late(BURST_LIMIT_NS + 1, 5));
+    assert_eq!(verdict, Verdict::Invalid);
+    assert_eq!(
+        reasons,
+        "lost 5, expected 0; the generator was up to 20 ms late and made a burst, which may be why"
+    );
+    assert_eq!(judged(vec![], late(BURST_LIMIT_NS, 5)).0, Verdict::Inconclusive);
+    // What came out right all the same came out right.
+    assert_eq!(judged(vec![], late(LAG_LIMIT_NS, 0)).0, Verdict::Pass);
+    assert_eq!(judged(vec![], late(LAG_LIMIT_NS + 1, 0)).0, Verdict::Invalid);
+}
+
+#[test]
+fn no_machine_and_no_burst_excuses_what_the_subject_sends_wrong() {
+    type Wrong = fn(&mut Evidence<'_>);
+    let wrongs: [Wrong; 2] = [|e| e.misdelivered = 1, |e| e.bad_checksums = 1];
+    for wrong in wrongs {
+        let (verdict, reasons) = judged(vec![], |e| {
+            wrong(e);
+            (e.counts.lost, e.steal_percent, e.lag_max_ns) = (1, 50.0, LAG_LIMIT_NS);
+        });
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(reasons.starts_with("lost 1, expected 0; 1 datagrams came"), "{reasons}");
+    }
+    let excused = |e: &mut Evidence<'_>| (e.counts.lost, e.steal_percent) = (7, 50.0);
+    assert_eq!(judged(vec![gap(Place::RelayReceived)], excused).0, Verdict::Fail);
+}
+
+/// The verdict on a trial of 10 datagrams to one sink, of which 3 are lost as `change` says.
+fn judged_by_its_ledger(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<String>) {
+    let wire = |count| Wire { transmitted: count, received: count, ..Wire::default() };
+    let output = Output { wire: wire(7), arrived: 7, lost: 3, other_frames: Some(0), ..Output::default() };
+    let mut facts =
+        Facts { intended: 10, sent: 10, ingress: wire(10), outputs: vec![output], ..Facts::default() };
+    change(&mut facts);
+    let settled = settle(&facts);
+    assert!(settled.adds_up, "{settled:?}");
+    judge(&Evidence { counts: Counts { lost: 3, ..ZERO }, ..clean(&settled) })
+}
+
+#[test]
+fn what_the_labs_own_wires_drop_is_not_held_against_the_subject() {
+    type Drop = (fn(&mut Facts), &'static str);
+    assert_eq!(judged_by_its_ledger(|_| ()).0, Verdict::Fail);
+    let drops: [Drop; 3] = [
+        (
+            |facts| {
+                facts.ingress = Wire { transmitted: 7, transmit_dropped: 3, received: 7, receive_dropped: 3 };
+            },
+            "ingress device",
+        ),
+        (
+            |facts| {
+                let wire = &mut facts.outputs[0].wire;
+                (wire.transmit_dropped, wire.receive_dropped) = (3, 3);
+            },
+            "egress device",
+        ),
+        (
+            |facts| {
+                let wire = &mut facts.outputs[0].wire;
+                (wire.transmitted, wire.receive_dropped) = (10, 3);
+            },
+            "sink device",
+        ),
+    ];
+    for (drop, place) in drops {
+        let expected = format!("3 datagrams were lost on the lab's own wire before \"{place}\"");
+        assert_eq!(judged_by_its_ledger(drop), (Verdict::Invalid, vec![expected]));
+    }
+    // Whoever fills the queue of its own device loses what it sends.
+    assert_eq!(judged_by_its_ledger(|facts| facts.outputs[0].wire.transmit_dropped = 3).0, Verdict::Fail);
+}
+
+#[test]
+fn a_dead_subject_fails_whatever_else_went_wrong() {
+    let (verdict, reasons) = judged(vec![gap(Place::Sink)], |e| {
+        e.subject_failures.push("ended during the run: exit status: 9".into());
+        e.offered_pps = 5.0;
+        e.steal_percent = 90.0;
+    });
+    assert_eq!((verdict, reasons.as_str()), (Verdict::Fail, "ended during the run: exit status: 9"));
+}
+
+#[test]
+fn a_run_is_as_good_as_its_worst_condition() {
+    use Verdict::{Fail, Inconclusive, Invalid, Pass};
+    assert_eq!(of_run([Pass, Pass]), Pass);
+    assert_eq!(of_run([Pass, Inconclusive]), Inconclusive);
+    assert_eq!(of_run([Pass, Invalid, Inconclusive]), Invalid);
+    assert_eq!(of_run([Invalid, Fail, Pass]), Fail);
+    assert_eq!(of_run([]), Invalid);
+}
