@@ -1,0 +1,148 @@
+//! Nothing disappears silently: whatever becomes of a frame is counted by name, and the counts add up.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lab::topology::Family;
+use support::{
+    GROUP, Injector, PORT, Relay, changed, frame, good, is_empty, network, receive, rule, sink, tagged,
+};
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn each_frame_is_counted_by_its_fate() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+
+    let mut cut_short = good(&[7; 100]);
+    cut_short.truncate(80);
+    let mut damaged = good(b"damaged");
+    damaged[45] ^= 4;
+    let mut damaged_header = good(b"damaged header");
+    damaged_header[22] ^= 4;
+    let sends: [(usize, Vec<u8>); 11] = [
+        (100, good(b"good")),
+        (3, tagged(&good(b"priority"), 0xe000)),
+        (7, changed(good(b"fragment"), |frame| frame[20] = 0x20)),
+        (2, changed(good(b"too long"), |frame| frame[39] = 200)),
+        (5, cut_short),
+        (10, damaged),
+        (11, damaged_header),
+        (4, frame(SocketAddr::from((GROUP, PORT + 1)), b"other port")),
+        (8, frame("[ff15::1]:5000".parse().unwrap(), b"other family")),
+        // These two never reach the socket: the filter in the kernel takes UDP over IP without a VLAN only.
+        (6, tagged(&good(b"tagged"), 5)),
+        (9, changed(good(b"tcp"), |frame| frame[23] = 6)),
+    ];
+    for (count, frame) in &sends {
+        (0..*count).for_each(|_| injector.send(frame));
+    }
+
+    let payloads = receive(&sink, 103);
+    assert_eq!(payloads.iter().filter(|payload| *payload == b"good").count(), 100);
+    assert_eq!(payloads.iter().filter(|payload| *payload == b"priority").count(), 3);
+    let stats = relay.stop();
+    assert!(is_empty(&sink), "nothing else came through");
+    let dropped =
+        [("fragment", 7), ("malformed", 2), ("truncated", 5), ("no_rule", 12), ("bad_checksum", 21)];
+    assert_eq!(stats.dropped, dropped.map(|(name, count)| (name.to_owned(), count)).into());
+    assert_eq!((stats.inputs[0].captured, stats.inputs[0].dropped), (150, 0));
+    assert_eq!((stats.received, stats.matched, stats.relayed), (150, 103, 103));
+    assert_eq!(stats.rules[0].bytes, 100 * 4 + 3 * 8);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn what_the_kernel_drops_is_reported() {
+    const SENT: u64 = 100_000;
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+
+    // A relay that is held up for longer than its receive buffer lasts.
+    relay.signal(libc::SIGSTOP);
+    let frame = good(&[1; 100]);
+    (0..SENT).for_each(|_| injector.send(&frame));
+    relay.signal(libc::SIGCONT);
+
+    let stats = relay.stop();
+    let input = &stats.inputs[0];
+    assert_eq!(input.captured, SENT);
+    assert!(input.dropped > 0, "the buffer was meant to overflow");
+    assert_eq!(stats.received + input.dropped, SENT);
+    assert_eq!(stats.relayed, stats.received);
+    let arrived = topology.sinks[0].counters().unwrap().rx_packets;
+    assert_eq!(arrived, stats.relayed, "what the relay says it sent is what arrived");
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_stop_relays_what_was_captured_before() {
+    const SENT: usize = 3_000;
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+
+    // Everything is captured, and the stop signal is pending, before the relay can do anything about either.
+    relay.signal(libc::SIGSTOP);
+    (0..SENT).for_each(|i| injector.send(&good(&(i as u32).to_be_bytes())));
+    relay.signal(libc::SIGTERM);
+    relay.signal(libc::SIGCONT);
+
+    let stats = relay.stop();
+    let expected: Vec<_> = (0..SENT).map(|i| (i as u32).to_be_bytes().to_vec()).collect();
+    assert_eq!(receive(&sink, SENT), expected, "all of them, in order");
+    assert_eq!((stats.relayed, stats.queued()), (SENT as u64, 0));
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn reports_under_load_are_never_in_excess() {
+    const SENT: u64 = 60_000;
+    let network = network(Family::Ipv4, 2);
+    let topology = &network.topology;
+    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+    let sender = std::thread::spawn(move || {
+        let frame = good(&[1; 100]);
+        (0..SENT).for_each(|_| injector.send(&frame));
+    });
+    let mut under_load = 0;
+    while !sender.is_finished() {
+        let stats = relay.stats();
+        stats.consistent().unwrap();
+        under_load += usize::from(stats.received > 0 && stats.received < SENT);
+    }
+    sender.join().unwrap();
+    assert!(under_load > 0, "no report came while datagrams did");
+    let stats = relay.stop();
+    assert_eq!(stats.received + stats.kernel_dropped(), SENT);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_report_while_running_adds_up_and_keeps_nothing_back() {
+    let network = network(Family::Ipv4, 2);
+    let topology = &network.topology;
+    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+    assert_eq!(relay.stats().received, 0);
+    (0..50).for_each(|_| injector.send(&good(b"x")));
+    let stats = relay.stats_when(|stats| stats.received == 50);
+    stats.balance().unwrap();
+    assert_eq!(stats.relayed, 100);
+    let outputs: Vec<_> =
+        stats.rules[0].outputs.iter().map(|output| (output.relayed, output.bytes)).collect();
+    assert_eq!(outputs, [(50, 50), (50, 50)]);
+    assert_eq!(stats.dropped, BTreeMap::new());
+}

@@ -1,0 +1,293 @@
+//! A relay process between a generator that sends raw frames and sinks that read UDP, each in a namespace of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use lab::topology::{Checksum, Family, Link, NetError, Port, RunName, Segmentation, Topology};
+use multicast_relay::control::Stats;
+use multicast_relay::sys::packet_socket::PacketSocket;
+use pnet_base::MacAddr;
+use pnet_packet::ethernet::{EtherType, EtherTypes, MutableEthernetPacket};
+use pnet_packet::ip::IpNextHeaderProtocols;
+use pnet_packet::ipv4::MutableIpv4Packet;
+use pnet_packet::ipv6::MutableIpv6Packet;
+use pnet_packet::udp::MutableUdpPacket;
+
+/// How long anything may take on a machine that is busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The group that tests send to, and its port.
+pub const GROUP: Ipv4Addr = Ipv4Addr::new(239, 81, 1, 1);
+pub const PORT: u16 = 5000;
+/// The group that rules relay it to, and its port.
+pub const OUT_GROUP: Ipv4Addr = Ipv4Addr::new(239, 82, 1, 1);
+pub const OUT_PORT: u16 = 6000;
+
+/// A network with this many sinks, and the name that marks it as alive.
+pub struct Network {
+    pub topology: Topology,
+    _run: RunName,
+}
+
+pub fn network(family: Family, sinks: usize) -> Network {
+    let link = Link { mtu: 1500, segmentation: Segmentation::Wire, checksum: Checksum::Wire, family };
+    let build = || {
+        let run = RunName::claim()?;
+        Ok::<_, NetError>(Network { topology: Topology::build(&run, &link, sinks)?, _run: run })
+    };
+    build().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The rule from the group to the same group at every sink.
+pub fn rule(topology: &Topology) -> String {
+    let outputs: Vec<_> =
+        topology.egress.iter().map(|port| format!("{OUT_GROUP}:{OUT_PORT}:{}", port.device())).collect();
+    format!("{}:{GROUP}:{PORT}={}", topology.ingress.device(), outputs.join(","))
+}
+
+/// A running relay, ended when this goes.
+pub struct Relay {
+    child: Child,
+    reports: Receiver<Stats>,
+}
+
+impl Relay {
+    /// Starts a relay with `arguments` and waits until it captures.
+    pub fn start(topology: &Topology, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_multicast_relay"));
+        command.args(["supervisor", "--json"]).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = topology.relay_namespace().run(|| command.spawn()).unwrap().unwrap();
+        let (ready, is_ready) = channel();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if line.contains("relaying") {
+                    let _ = ready.send(());
+                }
+                eprintln!("relay: {line}");
+            }
+        });
+        let (report, reports) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = report.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        is_ready.recv_timeout(DEADLINE).expect("the relay says that it relays");
+        Self { child, reports }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> Stats {
+        self.signal(libc::SIGUSR1);
+        self.reports.recv_timeout(DEADLINE).expect("a report after SIGUSR1")
+    }
+
+    /// The counters when `done` says so of them.
+    pub fn stats_when(&self, done: impl Fn(&Stats) -> bool) -> Stats {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let stats = self.stats();
+            if done(&stats) {
+                return stats;
+            }
+            assert!(Instant::now() < deadline, "the counters stay at {stats:?}");
+        }
+    }
+
+    /// Asks the relay to stop: its final counters, which must balance, after it exited with success.
+    pub fn stop(mut self) -> Stats {
+        self.signal(libc::SIGTERM);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        let stats = self.reports.recv_timeout(DEADLINE).expect("a final report");
+        stats.balance().unwrap();
+        stats
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends raw frames into the relay's ingress.
+pub struct Injector(File);
+
+impl Injector {
+    pub fn new(port: &Port) -> Self {
+        let open = || {
+            let socket = PacketSocket::open().unwrap();
+            socket.bind(port.index()).unwrap();
+            Self(File::from(socket.try_clone().unwrap()))
+        };
+        port.namespace().run(open).unwrap()
+    }
+
+    pub fn send(&mut self, frame: &[u8]) {
+        self.0.write_all(frame).unwrap();
+    }
+}
+
+/// A UDP datagram from 10.81.0.1 (or `fd81::1`) to `destination`, as an Ethernet frame.
+pub fn frame(destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut udp = vec![0; 8 + payload.len()];
+    let mut packet = MutableUdpPacket::new(&mut udp).unwrap();
+    packet.set_source(4000);
+    packet.set_destination(destination.port());
+    packet.set_length(8 + payload.len() as u16);
+    packet.set_payload(payload);
+    match destination.ip() {
+        IpAddr::V4(address) => {
+            let source = Ipv4Addr::new(10, 81, 0, 1);
+            packet.set_checksum(pnet_packet::udp::ipv4_checksum(&packet.to_immutable(), &source, &address));
+            let mut bytes = vec![0; 20];
+            let mut ip = MutableIpv4Packet::new(&mut bytes).unwrap();
+            ip.set_version(4);
+            ip.set_header_length(5);
+            ip.set_total_length(20 + udp.len() as u16);
+            ip.set_ttl(1);
+            ip.set_next_level_protocol(IpNextHeaderProtocols::Udp);
+            ip.set_source(source);
+            ip.set_destination(address);
+            ip.set_checksum(pnet_packet::ipv4::checksum(&ip.to_immutable()));
+            let [_, a, b, c] = address.octets();
+            ethernet(MacAddr::new(1, 0, 0x5e, a & 0x7f, b, c), EtherTypes::Ipv4, &[bytes, udp].concat())
+        }
+        IpAddr::V6(address) => {
+            let source = Ipv6Addr::new(0xfd81, 0, 0, 0, 0, 0, 0, 1);
+            packet.set_checksum(pnet_packet::udp::ipv6_checksum(&packet.to_immutable(), &source, &address));
+            let mut bytes = vec![0; 40];
+            let mut ip = MutableIpv6Packet::new(&mut bytes).unwrap();
+            ip.set_version(6);
+            ip.set_payload_length(udp.len() as u16);
+            ip.set_next_header(IpNextHeaderProtocols::Udp);
+            ip.set_hop_limit(1);
+            ip.set_source(source);
+            ip.set_destination(address);
+            let o = address.octets();
+            ethernet(
+                MacAddr::new(0x33, 0x33, o[12], o[13], o[14], o[15]),
+                EtherTypes::Ipv6,
+                &[bytes, udp].concat(),
+            )
+        }
+    }
+}
+
+/// A datagram to the group of the tests.
+pub fn good(payload: &[u8]) -> Vec<u8> {
+    frame(SocketAddr::from((GROUP, PORT)), payload)
+}
+
+pub fn ethernet(destination: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 14];
+    let mut header = MutableEthernetPacket::new(&mut bytes).unwrap();
+    header.set_destination(destination);
+    header.set_source(MacAddr::new(2, 0, 0, 0, 0, 1));
+    header.set_ethertype(ethertype);
+    bytes.extend(packet);
+    bytes
+}
+
+/// `frame`, an IPv4 one, after `change`; its header's checksum is made right and the UDP checksum absent.
+pub fn changed(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    change(&mut frame);
+    frame[40..42].fill(0);
+    let mut header = MutableIpv4Packet::new(&mut frame[14..34]).unwrap();
+    header.set_checksum(pnet_packet::ipv4::checksum(&header.to_immutable()));
+    frame
+}
+
+/// `frame` with an 802.1Q tag.
+pub fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat()
+}
+
+/// A socket at a sink that has joined the group and reads through the kernel's UDP stack.
+pub fn sink(port: &Port) -> UdpSocket {
+    let open = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, OUT_PORT)).unwrap();
+        let IpAddr::V4(address) = port.address() else { panic!("an IPv4 sink") };
+        socket.join_multicast_v4(&OUT_GROUP, &address).unwrap();
+        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    };
+    port.namespace().run(open).unwrap()
+}
+
+/// The frames that a device gets, from their Ethernet header on.
+pub struct Tap(File);
+
+impl Tap {
+    pub fn new(port: &Port) -> Self {
+        let open = || {
+            let socket = PacketSocket::open().unwrap();
+            socket.ignore_outgoing().unwrap();
+            socket.bind(port.index()).unwrap();
+            let tap = socket.try_clone().unwrap();
+            socket2::SockRef::from(&tap).set_read_timeout(Some(DEADLINE)).unwrap();
+            Self(File::from(tap))
+        };
+        port.namespace().run(open).unwrap()
+    }
+
+    /// The next frame that is UDP over IPv4 or IPv6.
+    pub fn next_udp(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let len = self.0.read(&mut buffer).unwrap();
+            let frame = &buffer[..len];
+            if (frame[12..14] == [0x08, 0x00] && frame[23] == 17)
+                || (frame[12..14] == [0x86, 0xdd] && frame[20] == 17)
+            {
+                return frame.to_vec();
+            }
+        }
+    }
+}
+
+/// The next `count` payloads, and that nothing follows them that has arrived already.
+pub fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let mut buffer = vec![0; 65_536];
+    let mut payloads = Vec::with_capacity(count);
+    for i in 0..count {
+        let len = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("datagram {i} of {count}: {error}"));
+        payloads.push(buffer[..len].to_vec());
+    }
+    payloads
+}
+
+/// Whether nothing is waiting to be read.
+pub fn is_empty(socket: &UdpSocket) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let empty = socket.recv(&mut [0; 10]).is_err();
+    socket.set_nonblocking(false).unwrap();
+    empty
+}
+
+/// A file of `/proc` as the relay's namespace shows it.
+pub fn proc_of_relay(topology: &Topology, path: &str) -> String {
+    let read = || {
+        let mut text = String::new();
+        File::open(format!("/proc/thread-self/{path}")).unwrap().read_to_string(&mut text).unwrap();
+        text
+    };
+    topology.relay_namespace().run(read).unwrap()
+}
