@@ -154,7 +154,7 @@ fn an_interface_that_goes_down_is_heard_again_when_it_is_up() {
 
 #[test]
 #[ignore = "needs root: builds network namespaces"]
-fn copies_leave_with_the_ttl_and_addresses_of_their_output() {
+fn copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back() {
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
     let IpAddr::V4(host) = topology.sinks[1].address() else { panic!("an IPv4 network") };
@@ -168,6 +168,7 @@ fn copies_leave_with_the_ttl_and_addresses_of_their_output() {
     std::fs::write(&file, config).unwrap();
     let relay = Relay::start(topology, &["--config", file.to_str().unwrap()]);
     let mut taps = [Tap::new(&topology.sinks[0]), Tap::new(&topology.sinks[1])];
+    let listener_on_the_relays_host = sink(&topology.egress[0]);
     Injector::new(&topology.generator).send(&good(b"x"));
     for (i, (ttl, to, port)) in [(3, OUT_GROUP, OUT_PORT), (5, host, 7000)].into_iter().enumerate() {
         let frame = taps[i].next_udp();
@@ -177,6 +178,7 @@ fn copies_leave_with_the_ttl_and_addresses_of_their_output() {
         assert_eq!(frame[36..38], port.to_be_bytes());
         assert_eq!(frame[42..43], *b"x");
     }
+    assert!(is_empty(&listener_on_the_relays_host), "copies are not looped back");
     assert_eq!(relay.stop().relayed, 2);
 }
 
