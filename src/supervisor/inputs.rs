@@ -43,21 +43,22 @@ impl Input {
 
     /// Begins capture. Done last, when everything that follows a frame is in place.
     pub(super) fn start(&self) -> Result<(), SupervisorError> {
-        let interface = || self.interface.name.clone();
-        self.socket
-            .bind(self.interface.index)
-            .map_err(|error| SupervisorError::PacketSocket { interface: interface(), error })
+        self.socket.bind(self.interface.index).map_err(|error| self.failed(error))
     }
 
     /// What a worker needs of this input.
-    pub(super) fn descriptor(&self) -> io::Result<InputDescriptor> {
+    pub(super) fn descriptor(&self) -> Result<InputDescriptor, SupervisorError> {
         let packet = (self.interface.mtu as usize).min(IP_PACKET_MAX);
         let max_frame_len = ethernet::HEADER_LEN + TAGS * ethernet::TAG_LEN + packet;
         Ok(InputDescriptor {
             name: self.interface.name.clone(),
-            socket: self.socket.try_clone()?,
+            socket: self.socket.try_clone().map_err(|error| self.failed(error))?,
             max_frame_len,
         })
+    }
+
+    fn failed(&self, error: io::Error) -> SupervisorError {
+        SupervisorError::PacketSocket { interface: self.interface.name.clone(), error }
     }
 
     /// What worker and kernel have counted, the worker first. The kernel's counters have 32 bits and begin anew with

@@ -174,9 +174,7 @@ impl<'a> Relay<'a> {
         let memberships = join_groups(rules, &mut interfaces)?;
         let names = rules::interfaces(rules);
         let inputs = open_inputs(rules, &names, &mut interfaces)?;
-        let descriptors = inputs.iter().map(Input::descriptor).collect::<io::Result<_>>();
-        let descriptors =
-            descriptors.map_err(|error| SupervisorError::Setup { operation: "copy descriptors", error })?;
+        let descriptors = inputs.iter().map(Input::descriptor).collect::<Result<_, _>>()?;
         let counters = Arc::new(Counters::new(inputs.len(), rules.iter().map(|rule| rule.outputs.len())));
         let path = match config.rx {
             Rx::Auto | Rx::Recv => ReceivePath::Recv,

@@ -42,7 +42,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         self.receiver.arm(&mut self.ring).map_err(WorkerError::ring)?;
         self.ring.wait(block).map_err(WorkerError::ring)?;
         let stop = self.complete();
-        // Whatever failed, what has arrived is relayed.
+        // Whatever failed, all that has arrived is relayed.
         self.relay().map_err(WorkerError::ring)?;
         stop
     }
@@ -50,6 +50,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
     /// Hands completions to whom they belong; says whether the stop signal was among them.
     fn complete(&mut self) -> Result<bool, WorkerError> {
         let mut stop = false;
+        let mut fatal = None;
         while let Some(completion) = self.ring.next_completion() {
             match completion.token {
                 Token::Stop => stop = true,
@@ -59,12 +60,13 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                         self.counters.received(input.0.into());
                         self.counters.dropped.add(Cause::Coalesced, 1);
                     }
-                    result => result?,
+                    Err(error) => fatal = Some(error),
+                    Ok(()) => {}
                 },
                 Token::Wake | Token::Send(_) => {}
             }
         }
-        Ok(stop)
+        fatal.map_or(Ok(stop), |error| Err(error.into()))
     }
 
     /// Relays what has arrived and releases it.
