@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Flags, Rx};
+use crate::config::{FANOUTS, Flags, RING_VERSIONS, RingFlags, Rx};
+use crate::sys::packet_socket::FanoutMode;
+use crate::worker::packet_ring::Version;
 
 /// Relays UDP multicast between interfaces, from below the IP stack.
 #[derive(Debug, Parser)]
@@ -39,9 +41,35 @@ pub struct Supervisor {
     /// A rule, beside those of the file: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
     #[arg(long = "rule", value_name = "SPEC")]
     rules: Vec<String>,
-    /// Receive path: auto (the best that works here) or recv
-    #[arg(long, value_name = "PATH", value_parser = parse_rx)]
+    /// Receive path: auto (the best that works here), mmap (a packet ring, or fail) or recv [default: auto]
+    #[arg(long, value_name = "PATH", value_parser = one_of(&Rx::CHOICES))]
     rx: Option<Rx>,
+    /// The same as --rx mmap
+    #[arg(long, conflicts_with = "rx")]
+    use_packet_mmap: bool,
+    /// Bytes of a ring's block, a multiple of the page size, such as 65536, 64KiB or 1MiB
+    /// [default: 128KiB] [env: MCR_RING_BLOCK_SIZE]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    ring_block_size: Option<String>,
+    /// Blocks of a ring, 2 or more; the ring must be smaller than 4 GiB [default: 512] [env: MCR_RING_BLOCK_COUNT]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    ring_block_count: Option<String>,
+    /// How the kernel hands frames over: 3 (by the block, for throughput) or 2 (one by one, for latency) [default: 3]
+    #[arg(long, value_name = "VERSION", value_parser = one_of(&RING_VERSIONS))]
+    ring_version: Option<Version>,
+    /// Milliseconds until version 3 hands over a block that is not full, from 1 to 10000 [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    ring_retire_ms: Option<String>,
+    /// Microseconds that a worker with nothing to do spins before it sleeps, from 0 to 1000000 [default: 0]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    busy_poll_us: Option<String>,
+    /// Workers, from 1 to 256 [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    num_workers: Option<String>,
+    /// How frames are spread over workers: hash (a flow stays with one), cpu (by the CPU that received the frame)
+    /// or lb (in turn; flows lose their order) [default: hash]
+    #[arg(long, value_name = "MODE", value_parser = one_of(&FANOUTS))]
+    fanout: Option<FanoutMode>,
     /// Print counters as one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -50,14 +78,32 @@ pub struct Supervisor {
 impl Supervisor {
     /// What the flags say of the configuration.
     pub fn flags(&self) -> Flags {
-        Flags { file: self.config.clone(), rules: self.rules.clone(), rx: self.rx }
+        Flags {
+            file: self.config.clone(),
+            rules: self.rules.clone(),
+            rx: if self.use_packet_mmap { Some(Rx::Mmap) } else { self.rx },
+            ring: RingFlags {
+                version: self.ring_version,
+                block_size: self.ring_block_size.clone(),
+                block_count: self.ring_block_count.clone(),
+                retire_ms: self.ring_retire_ms.clone(),
+            },
+            num_workers: self.num_workers.clone(),
+            fanout: self.fanout,
+            busy_poll_us: self.busy_poll_us.clone(),
+        }
     }
 }
 
-fn parse_rx(text: &str) -> Result<Rx, String> {
-    let names = Rx::CHOICES.map(|(name, _)| name).join(", ");
-    let choice = Rx::CHOICES.iter().find(|(name, _)| *name == text);
-    choice.map(|(_, rx)| *rx).ok_or_else(|| format!("give one of: {names}"))
+/// A parser of the texts in `choices`.
+fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let choice = choices.iter().find(|(name, _)| *name == text);
+        choice.map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            format!("give one of: {}", names.join(", "))
+        })
+    }
 }
 
 #[cfg(test)]

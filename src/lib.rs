@@ -6,15 +6,15 @@
 //! ```text
 //!              packet socket            worker                        UDP sockets
 //!   ingress ──► filter ──► receiver ──► forward ──► egress batch ──► io_uring ──► egress
-//!                          (a batch     (parse,     (slices of the   (one enter
-//!                           of frames)   rule)       batch)           for all)
+//!               fanout     (a block of  (parse,     (slices of the   (one enter
+//!                           a ring, …)   rule)       block)           for all)
 //! ```
 //!
 //! Modules depend on those to their left only:
 //! [`sys`], [`wire`], [`stats`] → [`rules`] → [`control`] → [`worker`] → [`supervisor`] → `main`.
 //!
 //! - [`cli`], [`config`]: what the user says, checked once.
-//! - [`sys`]: the kernel's side, and the only `unsafe`.
+//! - [`sys`]: the kernel's side, and with [`worker::packet_ring`] the only `unsafe`.
 //! - [`wire`]: from bytes to a datagram, or a named reason.
 //! - [`stats`]: counters and the identity they obey.
 //! - [`rules`]: what goes where.

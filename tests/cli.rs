@@ -2,14 +2,28 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 
+const RULE: &str = "eth0:239.1.1.1:1=239.2.2.2:1:eth1";
+const RULE_IN_FILE: &str = "[[rule]]\ninput = { interface = \"eth0\", group = \"239.1.1.1\", port = 1 }\n\
+                            outputs = [{ group = \"239.2.2.2\", port = 1, interface = \"eth1\" }]\n";
+
 fn relay(arguments: &[&str]) -> Assert {
+    relay_in(&[], arguments)
+}
+
+/// A run in an environment that has these variables of the relay, and no others.
+fn relay_in(environment: &[(&str, &OsStr)], arguments: &[&str]) -> Assert {
     Command::cargo_bin("multicast_relay")
         .unwrap()
+        .env_remove("MCR_RING_BLOCK_SIZE")
+        .env_remove("MCR_RING_BLOCK_COUNT")
+        .envs(environment.iter().copied())
         .args(arguments)
         .timeout(std::time::Duration::from_mins(1))
         .assert()
@@ -17,7 +31,11 @@ fn relay(arguments: &[&str]) -> Assert {
 
 /// Standard error of a run that must exit with `code`.
 fn fails(code: i32, arguments: &[&str]) -> String {
-    let output = relay(arguments).code(code).get_output().clone();
+    fails_in(&[], code, arguments)
+}
+
+fn fails_in(environment: &[(&str, &OsStr)], code: i32, arguments: &[&str]) -> String {
+    let output = relay_in(environment, arguments).code(code).get_output().clone();
     assert!(output.stdout.is_empty(), "a failure writes to standard error only");
     String::from_utf8(output.stderr).unwrap()
 }
@@ -83,8 +101,108 @@ fn bad_rules_on_the_command_line_are_refused() {
         assert!(error.contains(spec) && error.contains(part), "{error}");
     }
     assert!(fails(2, &["supervisor"]).contains("no rule, so nothing to relay"));
-    assert!(fails(2, &["supervisor", "--rx", "fast"]).contains("give one of: auto, recv"));
+    assert!(fails(2, &["supervisor", "--rx", "fast"]).contains("give one of: auto, mmap, recv"));
     assert!(fails(2, &["nonsense"]).contains("nonsense"));
+}
+
+/// An error that is one line.
+fn only_line(error: &str) -> &str {
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error.trim_end()
+}
+
+#[test]
+fn bad_numbers_on_the_command_line_are_one_error_with_the_range() {
+    for (flag, value, range) in [
+        ("--num-workers", "0", "from 1 to 256, found \"0\""),
+        ("--num-workers", "257", "from 1 to 256, found \"257\""),
+        ("--num-workers", "many", "from 1 to 256, found \"many\""),
+        ("--busy-poll-us", "-1", "from 0 to 1000000, found \"-1\""),
+        ("--busy-poll-us", "1000001", "from 0 to 1000000, found \"1000001\""),
+        ("--ring-retire-ms", "0", "0 ms until a block is handed over: give from 1 to 10000"),
+        ("--ring-retire-ms", "1ms", "from 1 to 10000, found \"1ms\""),
+        ("--ring-block-size", "0", "a block of 0 bytes: give a multiple of the page size, from "),
+        ("--ring-block-size", "5000", "a block of 5000 bytes: give a multiple of the page size, from "),
+        ("--ring-block-size", "-1MiB", "bytes, such as 65536, 64KiB or 1MiB, found \"-1MiB\""),
+        ("--ring-block-size", "1MB", "bytes, such as 65536, 64KiB or 1MiB, found \"1MB\""),
+        ("--ring-block-size", "", "bytes, such as 65536, 64KiB or 1MiB, found \"\""),
+        ("--ring-block-size", "99999999999GiB", "64KiB or 1MiB, found \"99999999999GiB\""),
+        ("--ring-block-size", "1GiB", "512 blocks of 1073741824 bytes: give from 2 to 3"),
+        ("--ring-block-count", "1", "1 blocks of 131072 bytes: give from 2 to 32767"),
+        ("--ring-block-count", "32768", "32768 blocks of 131072 bytes: give from 2 to 32767"),
+        ("--ring-block-count", "few", "must be a whole number from 2 to "),
+    ] {
+        let error = fails(2, &["supervisor", "--rule", RULE, flag, value]);
+        let error = only_line(&error);
+        assert!(error.starts_with(&format!("{flag}: ")) && error.contains(range), "{error}");
+    }
+}
+
+#[test]
+fn bad_choices_on_the_command_line_are_refused() {
+    for (flag, value, remedy) in [
+        ("--rx", "ring", "give one of: auto, mmap, recv"),
+        ("--ring-version", "1", "give one of: 3, 2"),
+        ("--fanout", "rr", "give one of: hash, cpu, lb"),
+    ] {
+        let error = fails(2, &["supervisor", "--rule", RULE, flag, value]);
+        assert!(error.contains(&format!("'{value}' for '{flag} ")) && error.contains(remedy), "{error}");
+    }
+    let error = fails(2, &["supervisor", "--rule", RULE, "--rx", "recv", "--use-packet-mmap"]);
+    assert!(error.contains("--rx <PATH>' cannot be used with '--use-packet-mmap'"), "{error}");
+}
+
+#[test]
+fn a_bad_environment_is_one_error_that_names_the_variable() {
+    for (variable, value, part) in [
+        (
+            "MCR_RING_BLOCK_SIZE",
+            &b"5000"[..],
+            "a block of 5000 bytes: give a multiple of the page size, from ",
+        ),
+        ("MCR_RING_BLOCK_SIZE", b"1 MB", "64KiB or 1MiB, found \"1 MB\""),
+        ("MCR_RING_BLOCK_SIZE", b"\xff", "64KiB or 1MiB, found \"\u{fffd}\""),
+        ("MCR_RING_BLOCK_COUNT", b"-2", "must be a whole number from 2 to "),
+        ("MCR_RING_BLOCK_COUNT", b"40000", "give from 2 to 32767, a ring is smaller than 4 GiB"),
+    ] {
+        let environment = [(variable, OsStr::from_bytes(value))];
+        let error = fails_in(&environment, 2, &["supervisor", "--rule", RULE]);
+        let error = only_line(&error);
+        assert!(error.starts_with(&format!("environment variable {variable}: ")), "{error}");
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_environment_is_no_part_of_what_check_checks() {
+    let file = file(&format!("[relay]\nring-block-size = \"64KiB\"\n{RULE_IN_FILE}"));
+    let environment = [("MCR_RING_BLOCK_SIZE", OsStr::new("nonsense"))];
+    relay_in(&environment, &["check", file.path().to_str().unwrap()]).success();
+}
+
+#[test]
+fn bad_values_of_the_relay_in_a_file_are_named_with_file_and_line() {
+    let (errors, path) = check(&format!(
+        "[relay]\nnum-workers = 300\nfanout = \"rr\"\nring-version = 4\nring-block-size = \"5KB\"\n\
+         ring-block-count = 1\nring-retire-ms = 0\nbusy-poll-us = -1\n{RULE_IN_FILE}"
+    ));
+    let expected = [
+        "2: relay.num-workers: must be a whole number from 1 to 256, found 300",
+        "3: relay.fanout: must be one of \"hash\", \"cpu\", \"lb\", found \"rr\"",
+        "4: relay.ring-version: must be a whole number from 2 to 3, found 4",
+        "5: relay.ring-block-size: must be a multiple of the page size, from ",
+        "6: relay.ring-block-count: 1 blocks of ",
+        "7: relay.ring-retire-ms: 0 ms until a block is handed over: give from 1 to 10000",
+        "8: relay.busy-poll-us: must be a whole number from 0 to 1000000, found -1",
+    ];
+    for (line, expected) in errors.lines().zip(expected) {
+        assert!(line.starts_with(&format!("{path}:{expected}")), "{line} is not about {expected}");
+    }
+    assert_eq!(errors.lines().count(), expected.len(), "{errors}");
+    let (error, path) =
+        check(&format!("[relay]\nring-block-size = \"1GiB\"\n\nring-block-count = 4\n{RULE_IN_FILE}"));
+    let expected = "4 blocks of 1073741824 bytes: give from 2 to 3, a ring is smaller than 4 GiB";
+    assert_eq!(only_line(&error), format!("{path}:4: relay.ring-block-count: {expected}"));
 }
 
 #[test]

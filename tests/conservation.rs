@@ -9,16 +9,17 @@ use std::net::SocketAddr;
 
 use lab::topology::Family;
 use support::{
-    GROUP, Injector, PORT, Relay, changed, frame, good, is_empty, network, receive, rule, sink, tagged,
+    GROUP, Injector, PORT, Path, Relay, changed, first_fragment_v6, frame, good, is_empty, network, receive,
+    rule, sink, tagged,
 };
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn each_frame_is_counted_by_its_fate() {
+over_every_path!(each_frame_is_counted_by_its_fate);
+
+fn each_frame_is_counted_by_its_fate(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     let mut injector = Injector::new(&topology.generator);
 
     let mut cut_short = good(&[7; 100]);
@@ -30,7 +31,7 @@ fn each_frame_is_counted_by_its_fate() {
     let sends: [(usize, Vec<u8>); 11] = [
         (100, good(b"good")),
         (3, tagged(&good(b"priority"), 0xe000)),
-        (7, changed(good(b"fragment"), |frame| frame[20] = 0x20)),
+        (7, first_fragment_v6(&frame("[ff15::1]:5000".parse().unwrap(), b"fragment"))),
         (2, changed(good(b"too long"), |frame| frame[39] = 200)),
         (5, cut_short),
         (10, damaged),
@@ -58,16 +59,17 @@ fn each_frame_is_counted_by_its_fate() {
     assert_eq!(stats.rules[0].bytes, 100 * 4 + 3 * 8);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn what_the_kernel_drops_is_reported() {
+over_every_path!(what_the_kernel_drops_is_reported);
+
+fn what_the_kernel_drops_is_reported(path: Path) {
     const SENT: u64 = 100_000;
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    // Of a default ring a million frames would not be enough.
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology), "--ring-block-count", "4"]);
     let mut injector = Injector::new(&topology.generator);
 
-    // A relay that is held up for longer than its receive buffer lasts.
+    // A relay that is held up for longer than its ring or receive buffer lasts.
     relay.signal(libc::SIGSTOP);
     let frame = good(&[1; 100]);
     (0..SENT).for_each(|_| injector.send(&frame));
@@ -76,21 +78,22 @@ fn what_the_kernel_drops_is_reported() {
     let stats = relay.stop();
     let input = &stats.inputs[0];
     assert_eq!(input.captured, SENT);
-    assert!(input.dropped > 0, "the buffer was meant to overflow");
+    assert!(input.dropped > 0, "the ring or buffer was meant to overflow");
+    assert_eq!(input.freezes > 0, stats.rx == "mmap-v3", "only a block ring tells when it is full");
     assert_eq!(stats.received + input.dropped, SENT);
     assert_eq!(stats.relayed, stats.received);
     let arrived = topology.sinks[0].counters().unwrap().rx_packets;
     assert_eq!(arrived, stats.relayed, "what the relay says it sent is what arrived");
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn a_stop_relays_what_was_captured_before() {
+over_every_path!(a_stop_relays_what_was_captured_before);
+
+fn a_stop_relays_what_was_captured_before(path: Path) {
     const SENT: usize = 3_000;
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     let mut injector = Injector::new(&topology.generator);
 
     // Everything is captured, and the stop signal is pending, before the relay can do anything about either.
@@ -105,13 +108,13 @@ fn a_stop_relays_what_was_captured_before() {
     assert_eq!((stats.relayed, stats.queued()), (SENT as u64, 0));
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn reports_under_load_are_never_in_excess() {
+over_every_path!(reports_under_load_are_never_in_excess);
+
+fn reports_under_load_are_never_in_excess(path: Path) {
     const SENT: u64 = 60_000;
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     let mut injector = Injector::new(&topology.generator);
     let sender = std::thread::spawn(move || {
         let frame = good(&[1; 100]);
@@ -129,12 +132,12 @@ fn reports_under_load_are_never_in_excess() {
     assert_eq!(stats.received + stats.kernel_dropped(), SENT);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn a_report_while_running_adds_up_and_keeps_nothing_back() {
+over_every_path!(a_report_while_running_adds_up_and_keeps_nothing_back);
+
+fn a_report_while_running_adds_up_and_keeps_nothing_back(path: Path) {
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     let mut injector = Injector::new(&topology.generator);
     assert_eq!(relay.stats().received, 0);
     (0..50).for_each(|_| injector.send(&good(b"x")));

@@ -9,29 +9,26 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::topology::{Family, Topology};
+use lab::topology::Family;
 use multicast_relay::rules::{Rule, RuleTable};
 use multicast_relay::stats::Counters;
-use multicast_relay::sys::filter;
-use multicast_relay::sys::packet_socket::PacketSocket;
-use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
-use multicast_relay::worker::egress::Egress;
-use multicast_relay::worker::{self, Descriptors, InputDescriptor, ReceivePath};
+use multicast_relay::worker;
+use support::in_process::{INPUTS, descriptors};
 use support::{
-    GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Relay, Tap, changed, frame, good, is_empty, network,
-    proc_of_relay, receive, rule, sink,
+    GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, changed, fragments, frame, good, is_empty,
+    network, proc_of_relay, receive, rule, sink,
 };
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn reverse_path_filtering_does_not_matter() {
+over_every_path!(reverse_path_filtering_does_not_matter);
+
+fn reverse_path_filtering_does_not_matter(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     for device in ["all", "ingress"] {
         topology.relay_namespace().set_sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), "1").unwrap();
     }
     let sink = sink(&topology.sinks[0]);
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     // From an address that the relay's host would never route back through its ingress.
     let strange = changed(good(b"strange"), |frame| frame[26..30].copy_from_slice(&[10, 82, 0, 2]));
     Injector::new(&topology.generator).send(&strange);
@@ -39,9 +36,9 @@ fn reverse_path_filtering_does_not_matter() {
     assert_eq!(relay.stop().relayed, 1);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn a_rule_with_a_source_goes_before_one_without() {
+over_every_path!(a_rule_with_a_source_goes_before_one_without);
+
+fn a_rule_with_a_source_goes_before_one_without(path: Path) {
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
     let [one, two] = [&topology.egress[0], &topology.egress[1]].map(|port| port.device().to_owned());
@@ -54,7 +51,7 @@ fn a_rule_with_a_source_goes_before_one_without() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("relay.toml");
     std::fs::write(&file, config).unwrap();
-    let relay = Relay::start(topology, &["--config", file.to_str().unwrap()]);
+    let relay = Relay::start(topology, path, &["--config", file.to_str().unwrap()]);
     let sinks = [sink(&topology.sinks[0]), sink(&topology.sinks[1])];
     let mut injector = Injector::new(&topology.generator);
     injector.send(&good(b"named"));
@@ -67,9 +64,9 @@ fn a_rule_with_a_source_goes_before_one_without() {
     assert_eq!(by_name, [("any", 1), ("one", 1)]);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn more_groups_are_joined_than_one_socket_holds_and_all_are_left() {
+over_every_path!(more_groups_are_joined_than_one_socket_holds_and_all_are_left);
+
+fn more_groups_are_joined_than_one_socket_holds_and_all_are_left(path: Path) {
     const GROUPS: u8 = 50;
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
@@ -81,27 +78,30 @@ fn more_groups_are_joined_than_one_socket_holds_and_all_are_left() {
         (0..GROUPS).filter(|i| groups.contains(&format!("{i:02X}0951EF"))).count()
     };
     assert_eq!(joined(), 0);
-    let relay = Relay::start(topology, &arguments);
+    let relay = Relay::start(topology, path, &arguments);
     assert_eq!(joined(), usize::from(GROUPS));
     let sink = sink(&topology.sinks[0]);
     let mut injector = Injector::new(&topology.generator);
     for i in 0..GROUPS {
         injector.send(&frame(SocketAddr::from(([239, 81, 9, i], PORT)), &[i]));
     }
-    assert_eq!(receive(&sink, GROUPS.into()), (0..GROUPS).map(|i| vec![i]).collect::<Vec<_>>());
+    let mut received = receive(&sink, GROUPS.into());
+    // Workers that share the flows keep the order of each, not that among them.
+    received.sort();
+    assert_eq!(received, (0..GROUPS).map(|i| vec![i]).collect::<Vec<_>>());
     relay.stop();
     assert_eq!(joined(), 0);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn the_relay_does_not_hear_itself() {
+over_every_path!(the_relay_does_not_hear_itself);
+
+fn the_relay_does_not_hear_itself(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     // In and out through one interface, and the output is another rule's input.
     let first = format!("egress0:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
     let second = format!("egress0:{OUT_GROUP}:{OUT_PORT}=239.82.1.2:{OUT_PORT}:egress0");
-    let relay = Relay::start(topology, &["--rule", &first, "--rule", &second]);
+    let relay = Relay::start(topology, path, &["--rule", &first, "--rule", &second]);
     let sink = sink(&topology.sinks[0]);
     Injector::new(&topology.sinks[0]).send(&good(b"once"));
     assert_eq!(receive(&sink, 1), [b"once"]);
@@ -109,13 +109,13 @@ fn the_relay_does_not_hear_itself() {
     assert_eq!((stats.received, stats.relayed), (1, 1));
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn an_output_that_fails_disturbs_no_other() {
+over_every_path!(an_output_that_fails_disturbs_no_other);
+
+fn an_output_that_fails_disturbs_no_other(path: Path) {
     let network = network(Family::Ipv4, 3);
     let topology = &network.topology;
     let sinks = [sink(&topology.sinks[0]), sink(&topology.sinks[2])];
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     topology.egress[1].set_up(false).unwrap();
     let mut injector = Injector::new(&topology.generator);
     let expected: Vec<_> = (0..200_u8).map(|i| vec![i]).collect();
@@ -134,13 +134,13 @@ fn an_output_that_fails_disturbs_no_other() {
     assert!(!outputs[1].dropped.contains_key("other"), "{:?}", outputs[1].dropped);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn an_interface_that_goes_down_is_heard_again_when_it_is_up() {
+over_every_path!(an_interface_that_goes_down_is_heard_again_when_it_is_up);
+
+fn an_interface_that_goes_down_is_heard_again_when_it_is_up(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
-    let relay = Relay::start(topology, &["--rule", &rule(topology)]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
     let mut injector = Injector::new(&topology.generator);
     for turn in 0..5_u8 {
         topology.ingress.set_up(false).unwrap();
@@ -152,9 +152,9 @@ fn an_interface_that_goes_down_is_heard_again_when_it_is_up() {
     assert_eq!(relay.stop().relayed, 5);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back() {
+over_every_path!(copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back);
+
+fn copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back(path: Path) {
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
     let IpAddr::V4(host) = topology.sinks[1].address() else { panic!("an IPv4 network") };
@@ -166,7 +166,7 @@ fn copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back(
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("relay.toml");
     std::fs::write(&file, config).unwrap();
-    let relay = Relay::start(topology, &["--config", file.to_str().unwrap()]);
+    let relay = Relay::start(topology, path, &["--config", file.to_str().unwrap()]);
     let mut taps = [Tap::new(&topology.sinks[0]), Tap::new(&topology.sinks[1])];
     let listener_on_the_relays_host = sink(&topology.egress[0]);
     Injector::new(&topology.generator).send(&good(b"x"));
@@ -182,13 +182,13 @@ fn copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back(
     assert_eq!(relay.stop().relayed, 2);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn ipv6_is_relayed_with_its_hop_limit() {
+over_every_path!(ipv6_is_relayed_with_its_hop_limit);
+
+fn ipv6_is_relayed_with_its_hop_limit(path: Path) {
     let network = network(Family::Ipv6, 1);
     let topology = &network.topology;
     let rule = format!("ingress:[ff15::81:0:1]:{PORT}=[ff15::82:0:1]:{OUT_PORT}:egress0");
-    let relay = Relay::start(topology, &["--rule", &rule]);
+    let relay = Relay::start(topology, path, &["--rule", &rule]);
     let mut tap = Tap::new(&topology.sinks[0]);
     let group: IpAddr = "ff15::81:0:1".parse().unwrap();
     Injector::new(&topology.generator).send(&frame((group, PORT).into(), b"six"));
@@ -197,9 +197,9 @@ fn ipv6_is_relayed_with_its_hop_limit() {
     assert_eq!(relay.stop().relayed, 1);
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn a_sender_to_a_unicast_input_is_not_told_that_nobody_listens() {
+over_every_path!(a_sender_to_a_unicast_input_is_not_told_that_nobody_listens);
+
+fn a_sender_to_a_unicast_input_is_not_told_that_nobody_listens(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     // The sink's host is the sender here: it has an IP stack that takes such an answer.
@@ -217,54 +217,27 @@ fn a_sender_to_a_unicast_input_is_not_told_that_nobody_listens() {
         "without a relay"
     );
     let rule = format!("egress0:{relay_address}:{PORT}={OUT_GROUP}:{OUT_PORT}:ingress");
-    let relay = Relay::start(topology, &["--rule", &rule]);
+    let relay = Relay::start(topology, path, &["--rule", &rule]);
     assert_eq!(topology.sinks[0].namespace().run(send).unwrap(), ErrorKind::WouldBlock);
     assert_eq!(relay.stop().relayed, 1);
-}
-
-/// What the relay's supervisor does, for a worker that runs in this process.
-fn descriptors(topology: &Topology, rules: &[Rule]) -> (Descriptors, PacketSocket) {
-    let open = || {
-        let socket = PacketSocket::open().unwrap();
-        socket.ignore_outgoing().unwrap();
-        socket.prefix_vnet_header().unwrap();
-        socket.attach_filter(&filter::udp_over_ip()).unwrap();
-        socket.set_receive_buffer(16 << 20).unwrap();
-        let addresses = rules.iter().zip(&topology.egress).map(|(rule, port)| EgressAddress {
-            destination: rule.outputs[0].destination(),
-            interface: port.device().to_owned(),
-            interface_index: port.index(),
-            ttl: 64,
-        });
-        let sockets = addresses.map(|address| open_egress(&address, 1 << 20).unwrap().0).collect();
-        let routes = (0..rules.len()).map(|i| vec![i as u32].into()).collect();
-        socket.bind(topology.ingress.index()).unwrap();
-        let input = InputDescriptor {
-            name: "ingress".into(),
-            socket: socket.try_clone().unwrap(),
-            max_frame_len: 1_522,
-        };
-        (Descriptors { inputs: vec![input], egress: Egress { sockets, routes } }, socket)
-    };
-    topology.relay_namespace().run(open).unwrap()
 }
 
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn every_receive_path_relays_the_same() {
     const SENT: u32 = 2_000;
-    for path in [ReceivePath::Recv, ReceivePath::RecvSingleShot] {
+    for (path, make) in INPUTS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
         let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
-        let (descriptors, tap) = descriptors(topology, &rules);
+        let (descriptors, tap) = descriptors(topology, &rules, make);
         let sink = sink(&topology.sinks[0]);
         let counters = Arc::new(Counters::new(1, [1]));
         let (stopped, stop) = std::io::pipe().unwrap();
         let counted = Arc::clone(&counters);
         let worker = std::thread::spawn(move || {
             let table = RuleTable::new(&rules, &["ingress"]);
-            worker::run(path, descriptors, &table, &counted, &stopped, || ())
+            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
         });
         let mut injector = Injector::new(&topology.generator);
         let expected: Vec<_> = (0..SENT).map(|i| vec![i as u8; i as usize % 1_400 + 1]).collect();
@@ -275,23 +248,52 @@ fn every_receive_path_relays_the_same() {
         worker.join().unwrap().unwrap();
         let received = receive(&sink, expected.len());
         let wrong = received.iter().zip(&expected).position(|(received, expected)| received != expected);
-        assert_eq!(wrong, None, "{path:?}: the first datagram that is not the one sent");
+        assert_eq!(wrong, None, "{path}: the first datagram that is not the one sent");
         assert_eq!(counters.inputs[0].received.get(), u64::from(SENT));
         assert_eq!(counters.rules[0].outputs[0].relayed.get(), u64::from(SENT));
         assert_eq!(tap.take_statistics().unwrap().captured, SENT);
     }
 }
 
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn families_can_be_crossed() {
+over_every_path!(fragmented_datagrams_arrive_whole_and_in_order);
+
+fn fragmented_datagrams_arrive_whole_and_in_order(path: Path) {
+    const SENT: u16 = 60;
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+    // Larger than any slot or buffer that is made for the MTU, up to the largest there is, and small ones between.
+    let lens = [8_000, 100, 1_473, 65_507, 1, 20_000];
+    let expected: Vec<_> = (0..SENT).map(|i| vec![i as u8; lens[usize::from(i) % lens.len()]]).collect();
+    for (i, payload) in expected.iter().enumerate() {
+        let mut frames = fragments(&good(payload), i as u16);
+        // A network may deliver them in any order.
+        if i % 2 == 1 {
+            frames.reverse();
+        }
+        for frame in &frames {
+            injector.send(frame);
+        }
+    }
+    let received = receive(&sink, expected.len());
+    let wrong = received.iter().zip(&expected).position(|(received, expected)| received != expected);
+    assert_eq!(wrong, None, "the first datagram that is not the one sent");
+    let stats = relay.stop();
+    assert_eq!((stats.received, stats.relayed), (SENT.into(), SENT.into()), "as whole datagrams");
+}
+
+over_every_path!(families_can_be_crossed);
+
+fn families_can_be_crossed(path: Path) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
     let rule = format!("ingress:[ff15::81:0:1]:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
     // This network is IPv4 only, and a host without IPv6 cannot join an IPv6 group.
     topology.relay_namespace().set_sysctl("net/ipv6/conf/all/disable_ipv6", "0").unwrap();
-    let relay = Relay::start(topology, &["--rule", &rule]);
+    let relay = Relay::start(topology, path, &["--rule", &rule]);
     let group: IpAddr = "ff15::81:0:1".parse().unwrap();
     Injector::new(&topology.generator).send(&frame((group, PORT).into(), b"across"));
     assert_eq!(receive(&sink, 1), [b"across"]);

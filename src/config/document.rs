@@ -137,6 +137,16 @@ impl<'d> Section<'d> {
         self.value(key, &expected, |value| integer(value).filter(|number| range.contains(number)))
     }
 
+    /// A whole number, or a text that `parse` understands; `expected` names what both are, with an example.
+    pub fn integer_or_parsed(
+        &self,
+        key: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<u64>,
+    ) -> Option<u64> {
+        self.value(key, expected, |value| integer(value).or_else(|| value.as_str().and_then(&parse)))
+    }
+
     /// One or several whole numbers within `range`: a number or a list of them.
     pub fn integers(&self, key: &str, range: RangeInclusive<u64>) -> Option<Vec<u64>> {
         let expected = whole_number(&range);
@@ -318,7 +328,7 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-fn whole_number(range: &RangeInclusive<u64>) -> String {
+pub(super) fn whole_number(range: &RangeInclusive<u64>) -> String {
     match *range.end() {
         u64::MAX => format!("a whole number from {}", range.start()),
         end => format!("a whole number from {} to {end}", range.start()),

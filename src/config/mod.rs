@@ -1,17 +1,36 @@
 //! Configuration: TOML and flags in, a checked [`Config`] out. The only reader of the environment.
 //!
-//! A flag beats the file. Below this module nothing reads a default, a file or the environment.
+//! A flag beats the environment, which beats the file; what a flag beats in the environment is not looked at, but a
+//! file must be right by itself. An environment variable that is set to nothing counts as not set. Below this module
+//! nothing reads a default, a file or the environment.
 
 pub mod document;
+mod ring;
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::time::Duration;
+use std::{env, fs, io};
 
-use document::{Document, Mistakes, Section};
+use document::{Document, Mistakes, Section, whole_number};
+use ring::RingValues;
+pub use ring::{RING_VERSIONS, RingFlags};
 
 use crate::rules::{Fault, Input, Output, Rule, SpecError, endpoint_faults, faults_between};
+use crate::sys::packet_socket::FanoutMode;
+use crate::worker::packet_ring::Layout;
+
+/// How many workers there can be: as many as a fanout group has sockets unless it is asked for more (`fanout_add`,
+/// `net/packet/af_packet.c`).
+const NUM_WORKERS: RangeInclusive<u64> = 1..=256;
+/// How long a worker can spin before it sleeps, in µs.
+const BUSY_POLL_US: RangeInclusive<u64> = 0..=1_000_000;
+/// The names that files and flags use for the ways to spread frames over workers.
+pub const FANOUTS: [(&str, FanoutMode); 3] =
+    [("hash", FanoutMode::Hash), ("cpu", FanoutMode::Cpu), ("lb", FanoutMode::LoadBalance)];
 
 /// How frames are received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,25 +38,49 @@ pub enum Rx {
     /// The best path that works here.
     #[default]
     Auto,
+    /// A ring shared with the kernel (`PACKET_MMAP`), or nothing.
+    Mmap,
     /// `recv` on a packet socket through `io_uring`.
     Recv,
 }
 
 impl Rx {
     /// The names that files and flags use.
-    pub const CHOICES: [(&'static str, Self); 2] = [("auto", Self::Auto), ("recv", Self::Recv)];
+    pub const CHOICES: [(&'static str, Self); 3] =
+        [("auto", Self::Auto), ("mmap", Self::Mmap), ("recv", Self::Recv)];
 }
 
 /// A checked configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The receive path.
     pub rx: Rx,
+    /// The shape of each packet ring.
+    pub ring: Layout,
+    /// Workers: from 1 to 256.
+    pub num_workers: usize,
+    /// How frames are spread over the workers.
+    pub fanout: FanoutMode,
+    /// How long a worker with nothing to do spins before it sleeps: whole microseconds, up to a second.
+    pub busy_poll: Duration,
     /// The rules; every name and every input is unique among them.
     pub rules: Vec<Rule>,
 }
 
-/// What the command line says; `None` and empty leave it to the file.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rx: Rx::default(),
+            ring: Layout::default(),
+            num_workers: 1,
+            fanout: FanoutMode::default(),
+            busy_poll: Duration::ZERO,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// What the command line says; `None` and empty leave it to the environment and the file. Numbers are as written.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--config`.
@@ -46,6 +89,14 @@ pub struct Flags {
     pub rules: Vec<String>,
     /// `--rx`.
     pub rx: Option<Rx>,
+    /// `--ring-…`.
+    pub ring: RingFlags,
+    /// `--num-workers`.
+    pub num_workers: Option<String>,
+    /// `--fanout`.
+    pub fanout: Option<FanoutMode>,
+    /// `--busy-poll-us`.
+    pub busy_poll_us: Option<String>,
 }
 
 /// Why there is no configuration.
@@ -67,6 +118,14 @@ pub enum ConfigError {
         /// All of them.
         mistakes: Mistakes,
     },
+    /// A flag or an environment variable has a value that cannot be.
+    #[error("{place}: {message}")]
+    Value {
+        /// The flag or the variable.
+        place: String,
+        /// What is wrong and how to mend it.
+        message: String,
+    },
     /// A `--rule` has mistakes.
     #[error("--rule \"{spec}\": {message}")]
     Rule {
@@ -86,59 +145,121 @@ impl Config {
     /// Reads a configuration file's text and checks everything that can be checked without the machine it will run
     /// on. It may have no rule.
     pub fn parse(text: &str) -> Result<Self, Mistakes> {
-        let document = Document::parse(text);
-        let config = Self::read(&document.root());
-        document.finish(Some(config))
+        Self::parse_with_ring(text).map(|(config, _)| config)
     }
 
     /// Reads and checks the file at `path`, which must have a rule.
     pub fn load_file(path: &Path) -> Result<Self, ConfigError> {
-        let config = Self::read_file(path)?;
+        let (config, _) = Self::read_file(path)?;
         if config.rules.is_empty() {
             return Err(ConfigError::NoRule(format!("{}: ", path.display())));
         }
         Ok(config)
     }
 
-    /// Puts file and flags together. Rules of flags come after those of the file.
+    /// Puts file, environment and flags together. Rules of flags come after those of the file.
     pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let mut config = flags.file.as_deref().map_or_else(|| Ok(Self::default()), Self::read_file)?;
-        config.rx = flags.rx.unwrap_or(config.rx);
-        let wrong = |spec: &String, message| ConfigError::Rule { spec: spec.clone(), message };
-        let from_file = config.rules.len();
-        for spec in &flags.rules {
-            let rule: Rule = spec.parse().map_err(|error: SpecError| wrong(spec, error.to_string()))?;
-            if let Some(Fault { key, message }) = rule.faults().into_iter().next() {
-                return Err(wrong(spec, format!("{key} {message}")));
-            }
-            config.rules.push(rule);
-        }
-        // The file's rules are without such a fault already, so the later rule of a pair is a flag's.
-        if let Some((i, fault)) = faults_between(&config.rules).into_iter().next()
-            && let Some(spec) = flags.rules.get(i - from_file)
-        {
-            return Err(wrong(spec, fault.message));
-        }
+        Self::load_with(flags, |variable| env::var_os(variable))
+    }
+
+    /// [`Config::load`] in the environment that `environment` knows.
+    fn load_with(flags: &Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let (mut config, mut ring) =
+            flags.file.as_deref().map_or_else(|| Ok(<(Self, RingValues)>::default()), Self::read_file)?;
+        ring.overlay(&flags.ring, environment)?;
+        config.ring = ring.check()?;
+        config.overlay(flags)?;
+        config.add_rules(&flags.rules)?;
         if config.rules.is_empty() {
             return Err(ConfigError::NoRule(String::new()));
         }
         Ok(config)
     }
 
-    fn read_file(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        Self::parse(&text).map_err(|mistakes| ConfigError::File { path: path.to_owned(), mistakes })
+    /// Lets the flags that stand for themselves beat what is there.
+    fn overlay(&mut self, flags: &Flags) -> Result<(), ConfigError> {
+        self.rx = flags.rx.unwrap_or(self.rx);
+        self.fanout = flags.fanout.unwrap_or(self.fanout);
+        if let Some(text) = &flags.num_workers {
+            self.num_workers = number_within(NUM_WORKERS, "--num-workers", text)? as usize;
+        }
+        if let Some(text) = &flags.busy_poll_us {
+            self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
+        }
+        Ok(())
     }
 
-    fn read(root: &Section<'_>) -> Self {
+    fn add_rules(&mut self, specs: &[String]) -> Result<(), ConfigError> {
+        let wrong = |spec: &String, message| ConfigError::Rule { spec: spec.clone(), message };
+        let from_file = self.rules.len();
+        for spec in specs {
+            let rule: Rule = spec.parse().map_err(|error: SpecError| wrong(spec, error.to_string()))?;
+            if let Some(Fault { key, message }) = rule.faults().into_iter().next() {
+                return Err(wrong(spec, format!("{key} {message}")));
+            }
+            self.rules.push(rule);
+        }
+        // The file's rules are without such a fault already, so the later rule of a pair is a flag's.
+        if let Some((i, fault)) = faults_between(&self.rules).into_iter().next()
+            && let Some(spec) = specs.get(i - from_file)
+        {
+            return Err(wrong(spec, fault.message));
+        }
+        Ok(())
+    }
+
+    fn read_file(path: &Path) -> Result<(Self, RingValues), ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        Self::parse_with_ring(&text).map_err(|mistakes| ConfigError::File { path: path.to_owned(), mistakes })
+    }
+
+    /// Beside the configuration, what the file says of the ring: others may beat a part of it.
+    fn parse_with_ring(text: &str) -> Result<(Self, RingValues), Mistakes> {
+        let document = Document::parse(text);
+        let config = Self::read(&document.root());
+        document.finish(Some(config))
+    }
+
+    fn read(root: &Section<'_>) -> (Self, RingValues) {
         let mut config = Self::default();
+        let mut ring = RingValues::default();
         if let Some(relay) = root.section("relay") {
-            config.rx = relay.choice("rx", &Rx::CHOICES).unwrap_or_default();
+            config.read_relay(&relay);
+            ring = RingValues::read(&relay);
+            config.ring = ring.check_file(&relay);
         }
         config.rules = read_rules(&root.sections("rule").unwrap_or_default());
-        config
+        (config, ring)
     }
+
+    fn read_relay(&mut self, relay: &Section<'_>) {
+        self.rx = relay.choice("rx", &Rx::CHOICES).unwrap_or(self.rx);
+        self.fanout = relay.choice("fanout", &FANOUTS).unwrap_or(self.fanout);
+        let num_workers = relay.integer("num-workers", NUM_WORKERS);
+        self.num_workers = num_workers.map_or(self.num_workers, |number| number as usize);
+        let busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US);
+        self.busy_poll = busy_poll.map_or(self.busy_poll, Duration::from_micros);
+    }
+}
+
+/// The number within `range` that a flag gives as `text`.
+fn number_within(range: RangeInclusive<u64>, flag: &str, text: &str) -> Result<u64, ConfigError> {
+    let within = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+    parse_number(flag, text.as_ref(), &whole_number(&range), within)
+}
+
+/// The number that `parse` finds in a text given at `place`; `expected` says what it looks for.
+fn parse_number(
+    place: &str,
+    text: &OsStr,
+    expected: &str,
+    parse: impl Fn(&str) -> Option<u64>,
+) -> Result<u64, ConfigError> {
+    text.to_str().and_then(parse).ok_or_else(|| ConfigError::Value {
+        place: place.to_owned(),
+        message: format!("must be {expected}, found {:?}", text.to_string_lossy()),
+    })
 }
 
 /// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
@@ -227,111 +348,4 @@ fn in_file(path: &Path, mistakes: &Mistakes) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EXAMPLE: &str = r#"
-[relay]
-rx = "auto"
-
-[[rule]]
-name = "video"
-input = { interface = "eth0", group = "239.1.1.1", port = 5000, source = "10.0.0.9" }
-outputs = [
-  { group = "239.2.2.2", port = 6000, interface = "eth1" },
-  { group = "10.9.0.7", port = 6000, interface = "wg0", ttl = 7 },
-]
-"#;
-
-    fn mistakes(text: &str) -> Vec<String> {
-        Config::parse(text).unwrap_err().0.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn a_configuration_is_read() {
-        let config = Config::parse(EXAMPLE).unwrap();
-        let rule = &config.rules[0];
-        assert_eq!(rule.input.to_string(), "eth0:239.1.1.1:5000 from 10.0.0.9");
-        assert_eq!(
-            rule.outputs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["239.2.2.2:6000:eth1", "10.9.0.7:6000:wg0"]
-        );
-        assert_eq!(rule.outputs.iter().map(|output| output.ttl).collect::<Vec<_>>(), [64, 7]);
-    }
-
-    #[test]
-    fn every_mistake_names_line_key_and_remedy() {
-        let text = r#"
-[relay]
-rx = "fast"
-[[rule]]
-input = { interface = "eth0", group = "239.1.1.1", port = 0 }
-outputs = [{ group = "nowhere", port = 6000, interface = "eth1" }]
-[[rule]]
-name = "a"
-input = { interface = "eth0", group = "239.1.1.1", port = 1 }
-outputs = [{ group = "239.1.1.1", port = 1, interface = "eth0" }]
-[[rule]]
-name = "b"
-input = { interface = "eth0", group = "239.1.1.1", port = 1 }
-outputs = []
-[[rule]]
-inputs = {}
-"#;
-        let found = mistakes(text);
-        let starts = [
-            "line 3: relay.rx: must be one of",
-            "line 5: rule[0].input.port: must be a whole number from 1 to 65535, found 0",
-            "line 6: rule[0].outputs[0].group: must be an IP address",
-            "line 10: rule[1].outputs[0]: is the rule's own input, a loop",
-            "line 13: rule[2].input: rules \"a\" and \"b\" have the same input",
-            "line 14: rule[2].outputs: is empty",
-            "line 15: rule[3].input: is missing",
-            "line 15: rule[3].outputs: is missing",
-            "line 16: rule[3].inputs: unknown key; did you mean `input`?",
-        ];
-        assert_eq!(found.len(), starts.len(), "{found:#?}");
-        for (found, start) in found.iter().zip(starts) {
-            assert!(found.starts_with(start), "{found} does not start with {start}");
-        }
-    }
-
-    #[test]
-    fn what_is_right_by_itself_is_checked_beside_what_is_missing() {
-        let text = "[[rule]]\ninput = { interface = \"\", group = \"239.1.1.1\", source = \"fd00::1\" }\noutputs = [5]\n";
-        let found = mistakes(text);
-        let keys: Vec<_> = found.iter().filter_map(|mistake| mistake.split(": ").nth(1)).collect();
-        let expected = ["port", "interface", "source"].map(|key| format!("rule[0].input.{key}"));
-        assert_eq!(keys[..3], expected, "{found:#?}");
-        assert_eq!(keys[3..], ["rule[0].outputs[0]"], "{found:#?}");
-    }
-
-    #[test]
-    fn outputs_that_are_no_tables_are_one_mistake() {
-        let rule = "[[rule]]\ninput = { interface = \"eth0\", group = \"239.1.1.1\", port = 1 }\noutputs = ";
-        assert_eq!(
-            mistakes(&format!("{rule}5")),
-            ["line 3: rule[0].outputs: must be a list of tables, found 5"]
-        );
-        assert_eq!(mistakes(&format!("{rule}[5]")), ["line 3: rule[0].outputs[0]: must be a table, found 5"]);
-    }
-
-    #[test]
-    fn flags_add_rules_and_beat_the_file() {
-        let mut flags = Flags {
-            rules: vec![
-                "eth0:239.1.1.1:1=239.2.2.2:1:eth1".into(),
-                "eth0:239.1.1.2:1=239.2.2.2:2:eth1".into(),
-            ],
-            rx: Some(Rx::Recv),
-            ..Flags::default()
-        };
-        let config = Config::load(&flags).unwrap();
-        assert_eq!((config.rx, config.rules.len()), (Rx::Recv, 2));
-        flags.rules.push("eth0:239.1.1.1:1=239.2.2.9:1:eth1".into());
-        let error = Config::load(&flags).unwrap_err().to_string();
-        assert!(error.contains("have the same input eth0:239.1.1.1:1"), "{error}");
-        flags.rules.clear();
-        assert!(matches!(Config::load(&flags), Err(ConfigError::NoRule(_))));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Packet sockets, one for each interface that a rule listens on, and what the kernel counts for them.
+//! Packet sockets, for each interface that a rule listens on one for each worker, and what the kernel counts for them.
 
 use std::io;
 
@@ -6,79 +6,102 @@ use super::SupervisorError;
 use crate::stats::{InputCounters, InputStats};
 use crate::sys::filter;
 use crate::sys::interface::Interface;
-use crate::sys::packet_socket::PacketSocket;
-use crate::wire::ethernet;
-use crate::worker::InputDescriptor;
+use crate::sys::packet_socket::{FanoutMode, PacketSocket};
 
-/// Receive buffer asked for, in bytes: some 20,000 small frames, a fifth of a second at 100,000 a second.
+/// Receive buffer asked for, in bytes: some 40,000 small frames, 0.4 seconds at 100,000 per second.
 const RECEIVE_BUFFER: usize = 16 << 20;
-/// Tags that can stand in a frame: the kernel takes out the outer one of two, but not on every path.
-const TAGS: usize = 2;
-/// The largest IP packet without jumbograms; some devices have an MTU far above it.
-const IP_PACKET_MAX: usize = 65_535 + 40;
 
-/// A packet socket on an interface. The supervisor keeps it; a worker gets a descriptor of it.
+/// The packet sockets of an interface. The supervisor keeps them; workers get descriptors or rings of them.
 #[derive(Debug)]
 pub(super) struct Input {
-    interface: Interface,
-    socket: PacketSocket,
+    pub(super) interface: Interface,
+    /// One for each worker.
+    pub(super) sockets: Vec<PacketSocket>,
     totals: InputStats,
 }
 
 impl Input {
-    /// Opens a socket that captures nothing yet.
-    pub(super) fn open(interface: Interface) -> Result<Self, SupervisorError> {
-        let failed = |error| SupervisorError::PacketSocket { interface: interface.name.clone(), error };
-        let socket = PacketSocket::open().map_err(failed)?;
-        socket.ignore_outgoing().map_err(failed)?;
-        socket.prefix_vnet_header().map_err(failed)?;
-        socket.attach_filter(&filter::udp_over_ip()).map_err(failed)?;
-        let obtained = socket.set_receive_buffer(RECEIVE_BUFFER).map_err(failed)?;
-        if let Some(warning) = clamped(&interface.name, obtained) {
-            tracing::warn!("{warning}");
-        }
+    /// Opens sockets for so many workers that capture nothing yet.
+    pub(super) fn open(interface: Interface, workers: usize) -> Result<Self, SupervisorError> {
+        let open = || {
+            let socket = PacketSocket::open()?;
+            socket.ignore_outgoing()?;
+            socket.prefix_vnet_header()?;
+            // Until all of them are in place: a socket that is bound and in no fanout group gets every frame.
+            socket.attach_filter(&filter::nothing())?;
+            Ok(socket)
+        };
+        let sockets = std::iter::repeat_with(open).take(workers).collect::<Result<_, _>>();
+        let sockets = sockets.map_err(|error| failed(&interface, error))?;
         let totals = InputStats { interface: interface.name.clone(), ..InputStats::default() };
-        Ok(Self { interface, socket, totals })
+        Ok(Self { interface, sockets, totals })
+    }
+
+    /// Enlarges the sockets' receive buffers and returns the size of the smallest, in bytes.
+    pub(super) fn enlarge_buffers(&self) -> Result<usize, SupervisorError> {
+        let sizes = self.sockets.iter().map(|socket| socket.set_receive_buffer(RECEIVE_BUFFER));
+        let sizes = sizes.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&self.interface, error))?;
+        Ok(sizes.into_iter().min().unwrap_or(0))
     }
 
     /// Begins capture. Done last, when everything that follows a frame is in place.
-    pub(super) fn start(&self) -> Result<(), SupervisorError> {
-        self.socket.bind(self.interface.index).map_err(|error| self.failed(error))
-    }
-
-    /// What a worker needs of this input.
-    pub(super) fn descriptor(&self) -> Result<InputDescriptor, SupervisorError> {
-        let packet = (self.interface.mtu as usize).min(IP_PACKET_MAX);
-        let max_frame_len = ethernet::HEADER_LEN + TAGS * ethernet::TAG_LEN + packet;
-        Ok(InputDescriptor {
-            name: self.interface.name.clone(),
-            socket: self.socket.try_clone().map_err(|error| self.failed(error))?,
-            max_frame_len,
-        })
-    }
-
-    fn failed(&self, error: io::Error) -> SupervisorError {
-        SupervisorError::PacketSocket { interface: self.interface.name.clone(), error }
-    }
-
-    /// What worker and kernel have counted, the worker first. The kernel's counters have 32 bits and begin anew with
-    /// every call, so the last one must not be more than an hour ago.
-    pub(super) fn stats(&mut self, counters: &InputCounters) -> InputStats {
-        self.totals.went_down = counters.went_down.get();
-        self.totals.received = counters.received.get();
-        match self.socket.take_statistics() {
-            Ok(statistics) => {
-                self.totals.captured += u64::from(statistics.captured);
-                self.totals.dropped += u64::from(statistics.dropped);
+    pub(super) fn start(&self, fanout: FanoutMode) -> Result<(), SupervisorError> {
+        let failed = |error| failed(&self.interface, error);
+        // A group of one is for the sake of fragments only. Every mode is the same to it, and this one hashes nothing.
+        let fanout = if self.sockets.len() == 1 { FanoutMode::Cpu } else { fanout };
+        let mut group = None;
+        for socket in &self.sockets {
+            socket.bind(self.interface.index).map_err(failed)?;
+            match socket.join_fanout(fanout, group) {
+                Ok(joined) => group = Some(joined),
+                Err(error) if self.sockets.len() == 1 => tracing::warn!(
+                    "put together fragments on {}: {error}; they are dropped as `fragment`{}",
+                    self.interface.name,
+                    if self.interface.up { "" } else { " unless it is up when the relay starts" }
+                ),
+                // Each of them would relay everything.
+                Err(error) => {
+                    let interface = self.interface.name.clone();
+                    return Err(SupervisorError::Fanout { interface, error });
+                }
             }
-            Err(error) => tracing::warn!("read PACKET_STATISTICS of {}: {error}", self.interface.name),
+        }
+        let program = filter::udp_over_ip();
+        self.sockets.iter().try_for_each(|socket| socket.attach_filter(&program)).map_err(failed)
+    }
+
+    /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
+    /// anew with every call, so the last one must not be more than an hour ago.
+    pub(super) fn stats<'a>(&mut self, counters: impl Iterator<Item = &'a InputCounters>) -> InputStats {
+        let (mut went_down, mut received, mut follows_loss) = (0, 0, 0);
+        for counters in counters {
+            // An interface goes down for all of its sockets.
+            went_down = counters.went_down.get().max(went_down);
+            received += counters.received.get();
+            follows_loss += counters.follows_loss.get();
+        }
+        self.totals = InputStats { received, went_down, follows_loss, ..self.totals.clone() };
+        for socket in &self.sockets {
+            match socket.take_statistics() {
+                Ok(statistics) => {
+                    self.totals.captured += u64::from(statistics.captured);
+                    self.totals.dropped += u64::from(statistics.dropped);
+                    self.totals.freezes += u64::from(statistics.freezes);
+                }
+                Err(error) => tracing::warn!("read PACKET_STATISTICS of {}: {error}", self.interface.name),
+            }
         }
         self.totals.clone()
     }
 }
 
+/// An operation on a socket of `interface` that failed.
+pub(super) fn failed(interface: &Interface, error: io::Error) -> SupervisorError {
+    SupervisorError::PacketSocket { interface: interface.name.clone(), error }
+}
+
 /// What to say when less than the wanted receive buffer was obtained.
-fn clamped(interface: &str, obtained: usize) -> Option<String> {
+pub(super) fn clamped(interface: &str, obtained: usize) -> Option<String> {
     (obtained < RECEIVE_BUFFER).then(|| {
         format!(
             "receive buffer of {interface} is {obtained} bytes, {RECEIVE_BUFFER} were asked for: bursts can be lost; \

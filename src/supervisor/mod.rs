@@ -1,10 +1,11 @@
-//! The supervisor: opens everything that takes privileges, starts the worker, reports, and stops it.
+//! The supervisor: opens everything that takes privileges, starts the workers, reports, and stops them.
 
 mod inputs;
 mod membership;
 mod outputs;
+mod receive;
 mod report;
-mod worker_thread;
+mod workers;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,16 +14,18 @@ use std::time::Duration;
 
 use inputs::Input;
 use membership::Memberships;
+use receive::Receive;
 pub use report::Format;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use worker_thread::WorkerThread;
+use workers::{Task, Workers};
 
-use crate::config::{Config, Rx};
+use crate::config::Config;
 use crate::rules::{self, Rule, RuleTable};
 use crate::stats::{Counters, Stats};
 use crate::sys::interface::Interface;
 use crate::sys::rlimit;
-use crate::worker::{Descriptors, ReceivePath, WorkerError};
+use crate::worker::packet_ring::Layout;
+use crate::worker::{Descriptors, WorkerError};
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -49,6 +52,26 @@ pub enum SupervisorError {
     #[error("open packet socket on {interface}: {error}{}", remedy(error))]
     PacketSocket {
         /// The interface it is for.
+        interface: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A packet socket cannot be given a ring.
+    #[error("map a packet ring on {interface} ({layout}): {error}{}", ring_remedy(error))]
+    Ring {
+        /// The interface it is for.
+        interface: String,
+        /// What was asked for.
+        layout: Layout,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Several workers cannot share an interface.
+    #[error(
+        "join a fanout group on {interface}: {error}: run one worker, or have the interface up when the relay starts"
+    )]
+    Fanout {
+        /// The interface.
         interface: String,
         /// Why not.
         error: io::Error,
@@ -81,10 +104,10 @@ pub enum SupervisorError {
         /// Why not.
         error: io::Error,
     },
-    /// The worker ended by itself.
+    /// A worker ended by itself.
     #[error("worker: {0}")]
     Worker(#[from] WorkerError),
-    /// The worker ended by a fault in the program.
+    /// A worker ended by a fault in the program.
     #[error("worker: ended by a fault in the program; please report what it printed")]
     WorkerPanicked,
 }
@@ -100,6 +123,15 @@ fn remedy(error: &io::Error) -> &'static str {
             ": no usable address on that interface; a new IPv6 address takes some seconds (duplicate address detection)"
         }
         _ => "",
+    }
+}
+
+fn ring_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => {
+            ": not even two blocks; make --ring-block-size smaller, or raise the memory limit (ulimit -v)"
+        }
+        _ => remedy(error),
     }
 }
 
@@ -126,9 +158,11 @@ impl Interfaces {
 struct Relay<'a> {
     rules: &'a [Rule],
     inputs: Vec<Input>,
-    counters: Arc<Counters>,
-    worker: WorkerThread,
-    /// Groups are left when this goes, so it stays as long as the worker.
+    path: &'static str,
+    /// One for each worker.
+    counters: Vec<Arc<Counters>>,
+    workers: Workers,
+    /// Groups are left when this goes, so it stays as long as the workers.
     _memberships: Memberships,
 }
 
@@ -173,21 +207,31 @@ impl<'a> Relay<'a> {
         let egress = outputs::open(rules, &mut interfaces)?;
         let memberships = join_groups(rules, &mut interfaces)?;
         let names = rules::interfaces(rules);
-        let inputs = open_inputs(rules, &names, &mut interfaces)?;
-        let descriptors = inputs.iter().map(Input::descriptor).collect::<Result<_, _>>()?;
-        let counters = Arc::new(Counters::new(inputs.len(), rules.iter().map(|rule| rule.outputs.len())));
-        let path = match config.rx {
-            Rx::Auto | Rx::Recv => ReceivePath::Recv,
-        };
-        let worker = WorkerThread::start(
-            path,
-            Descriptors { inputs: descriptors, egress },
-            RuleTable::new(rules, &names),
-            Arc::clone(&counters),
-        )?;
-        inputs.iter().try_for_each(Input::start)?;
-        tracing::info!("relaying by {}, from {}", counted(rules.len(), "rule"), names.join(", "));
-        Ok(Self { rules, inputs, counters, worker, _memberships: memberships })
+        let Receive { inputs, workers: sources, path } =
+            Receive::open(config, &find_inputs(rules, &names, &mut interfaces)?)?;
+        let mut tasks = Vec::with_capacity(sources.len());
+        for source in sources {
+            let egress = egress.try_clone().map_err(|error| SupervisorError::Setup {
+                operation: "copy the descriptors of outputs for a worker",
+                error,
+            })?;
+            let counters = Counters::new(inputs.len(), rules.iter().map(|rule| rule.outputs.len()));
+            tasks.push(Task {
+                descriptors: Descriptors { inputs: source, egress },
+                counters: Arc::new(counters),
+                busy_poll: config.busy_poll,
+            });
+        }
+        let counters = tasks.iter().map(|task| Arc::clone(&task.counters)).collect();
+        let workers = Workers::start(tasks, &Arc::new(RuleTable::new(rules, &names)))?;
+        inputs.iter().try_for_each(|input| input.start(config.fanout))?;
+        tracing::info!(
+            "relaying by {}, from {}, with {}",
+            counted(rules.len(), "rule"),
+            names.join(", "),
+            counted(config.num_workers, "worker")
+        );
+        Ok(Self { rules, inputs, path, counters, workers, _memberships: memberships })
     }
 
     /// Until a signal asks to stop, or the worker ends by itself.
@@ -196,9 +240,9 @@ impl<'a> Relay<'a> {
         let mut last = Stats::default();
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return self.worker.stop().await,
-                _ = signals.interrupt.recv() => return self.worker.stop().await,
-                result = self.worker.ended() => return result,
+                _ = signals.terminate.recv() => return self.workers.stop().await,
+                _ = signals.interrupt.recv() => return self.workers.stop().await,
+                result = self.workers.ended() => return result,
                 _ = signals.report.recv() => self.report(format),
                 _ = watch.tick() => {
                     let stats = self.stats();
@@ -218,7 +262,7 @@ impl<'a> Relay<'a> {
     }
 
     fn stats(&mut self) -> Stats {
-        report::collect(self.rules, &self.counters, &mut self.inputs)
+        report::collect(self.path, self.rules, &self.counters, &mut self.inputs)
     }
 }
 
@@ -227,11 +271,11 @@ pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-fn open_inputs(
+fn find_inputs(
     rules: &[Rule],
     names: &[&str],
     interfaces: &mut Interfaces,
-) -> Result<Vec<Input>, SupervisorError> {
+) -> Result<Vec<Interface>, SupervisorError> {
     let mut inputs = Vec::with_capacity(names.len());
     for name in names {
         let Some(rule) = rules.iter().find(|rule| rule.input.interface == *name) else { continue };
@@ -242,7 +286,7 @@ fn open_inputs(
         if !interface.up {
             tracing::warn!("interface {name} is down: rule \"{}\" relays nothing until it is up", rule.name);
         }
-        inputs.push(Input::open(interface)?);
+        inputs.push(interface);
     }
     Ok(inputs)
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::inputs::Input;
-use crate::rules::Rule;
-use crate::stats::{Cause, Counters, Named, OutputStats, RuleCounters, RuleStats, Stats};
+use crate::rules::{Output, Rule};
+use crate::stats::{Cause, Counters, Named, OutputStats, RuleStats, Stats, WorkerStats};
 
 /// How reports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +20,20 @@ pub enum Format {
     Json,
 }
 
-/// Puts together what worker and kernel have counted. Everything is read from the last count to the first, so that what
-/// goes on meanwhile is missing in a later one, never in excess of an earlier one.
-pub(super) fn collect(rules: &[Rule], counters: &Counters, inputs: &mut [Input]) -> Stats {
-    let rules: Vec<_> =
-        rules.iter().zip(&counters.rules).map(|(rule, counts)| rule_stats(rule, counts)).collect();
-    let dropped = counters.dropped.report();
-    let inputs: Vec<_> =
-        inputs.iter_mut().zip(&counters.inputs).map(|(input, counts)| input.stats(counts)).collect();
+/// Puts together what workers and kernel have counted. Everything is read from the last count to the first, so that
+/// what goes on meanwhile is missing in a later one, never in excess of an earlier one.
+pub(super) fn collect(path: &str, rules: &[Rule], counters: &[Arc<Counters>], inputs: &mut [Input]) -> Stats {
+    let rules: Vec<_> = rules.iter().enumerate().map(|(i, rule)| rule_stats(rule, i, counters)).collect();
+    let mut dropped = BTreeMap::new();
+    for (name, count) in counters.iter().flat_map(|counters| counters.dropped.report()) {
+        *dropped.entry(name).or_default() += count;
+    }
+    let workers = counters.iter().map(|counters| worker_stats(counters)).collect();
+    let of_input = |i: usize| counters.iter().filter_map(move |counters| counters.inputs.get(i));
+    let inputs: Vec<_> = inputs.iter_mut().enumerate().map(|(i, input)| input.stats(of_input(i))).collect();
     Stats {
+        rx: path.to_owned(),
+        workers,
         received: inputs.iter().map(|input| input.received).sum(),
         matched: rules.iter().map(|rule| rule.matched).sum(),
         dropped,
@@ -37,15 +43,31 @@ pub(super) fn collect(rules: &[Rule], counters: &Counters, inputs: &mut [Input])
     }
 }
 
-fn rule_stats(rule: &Rule, counts: &RuleCounters) -> RuleStats {
-    let outputs = rule.outputs.iter().zip(&counts.outputs).map(|(output, counts)| OutputStats {
-        destination: output.to_string(),
-        relayed: counts.relayed.get(),
-        bytes: counts.bytes.get(),
-        dropped: counts.dropped.report(),
+fn worker_stats(counters: &Counters) -> WorkerStats {
+    let matched = counters.rules.iter().map(|rule| rule.matched.get()).sum();
+    let received = counters.inputs.iter().map(|input| input.received.get()).sum();
+    WorkerStats { received, matched }
+}
+
+/// The sum over the workers of what they counted for the rule at place `place`.
+fn rule_stats(rule: &Rule, place: usize, counters: &[Arc<Counters>]) -> RuleStats {
+    let counts: Vec<_> = counters.iter().filter_map(|counters| counters.rules.get(place)).collect();
+    let output_stats = |(i, output): (usize, &Output)| {
+        let mut stats = OutputStats { destination: output.to_string(), ..OutputStats::default() };
+        for counts in counts.iter().filter_map(|counts| counts.outputs.get(i)) {
+            stats.relayed += counts.relayed.get();
+            stats.bytes += counts.bytes.get();
+            for (name, count) in counts.dropped.report() {
+                *stats.dropped.entry(name).or_default() += count;
+            }
+        }
+        stats
+    };
+    let outputs = rule.outputs.iter().enumerate().map(output_stats).collect();
+    let (matched, bytes) = counts.iter().fold((0, 0), |(matched, bytes), counts| {
+        (matched + counts.matched.get(), bytes + counts.bytes.get())
     });
-    let outputs = outputs.collect();
-    RuleStats { name: rule.name.clone(), matched: counts.matched.get(), bytes: counts.bytes.get(), outputs }
+    RuleStats { name: rule.name.clone(), matched, bytes, outputs }
 }
 
 /// Writes a report to `to`.
@@ -58,9 +80,11 @@ pub(super) fn write(stats: &Stats, format: Format, to: &mut impl Write) -> io::R
 }
 
 fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
-    let mut inputs = table(&["input", "captured", "dropped by kernel", "queued", "received", "went down"], 1);
+    let header = ["input", "captured", "dropped by kernel", "ring full", "queued", "received", "went down"];
+    let mut inputs = table(&header, 1);
     for input in &stats.inputs {
-        let counts = [input.captured, input.dropped, input.queued(), input.received, input.went_down];
+        let counts =
+            [input.captured, input.dropped, input.freezes, input.queued(), input.received, input.went_down];
         let counts = counts.map(|count| count.to_string());
         inputs.add_row(std::iter::once(&input.interface).chain(&counts));
     }
@@ -78,6 +102,8 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
     let Stats { received, matched, relayed, .. } = stats;
     let (dropped, under_way) = (by_name(&stats.dropped), stats.under_way());
     writeln!(to, "{inputs}\n\n{rules}\n")?;
+    let workers: Vec<_> = stats.workers.iter().map(|worker| worker.received.to_string()).collect();
+    writeln!(to, "received by {}, by worker: {}", stats.rx, workers.join(" + "))?;
     writeln!(
         to,
         "received {received} = matched {matched} + dropped {dropped} + under way {under_way}; relayed {relayed}"
@@ -116,8 +142,9 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
         let interface = &input.interface;
         let lost = input.dropped.saturating_sub(earlier.map_or(0, |earlier| earlier.dropped));
         if lost > 0 {
-            losses
-                .push(format!("{interface}: the kernel dropped {lost} frames, the receive buffer was full"));
+            losses.push(format!(
+                "{interface}: the kernel dropped {lost} frames, the receive buffer or ring was full"
+            ));
         }
         let downs = input.went_down.saturating_sub(earlier.map_or(0, |earlier| earlier.went_down));
         if downs > 0 {
@@ -161,19 +188,22 @@ mod tests {
 
     fn stats(refused: u64, kernel_dropped: u64) -> Stats {
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
-        let counters = Counters::new(0, [1]);
-        counters.dropped.add(Cause::NoRule, 3);
+        let counters = [1, 2].map(|_| Arc::new(Counters::new(1, [1])));
+        let [one, other] = &counters;
+        one.dropped.add(Cause::NoRule, 3);
+        (0..3).for_each(|_| one.received(0));
         for _ in 0..7 + refused {
-            counters.matched(0, 100);
+            other.received(0);
+            other.matched(0, 100);
         }
-        counters.rules[0].outputs[0].relayed.add(7);
-        counters.rules[0].outputs[0].dropped.add(SendFailure::Refused, refused);
-        let mut stats = collect(&rules, &counters, &mut []);
+        other.rules[0].outputs[0].relayed.add(7);
+        other.rules[0].outputs[0].dropped.add(SendFailure::Refused, refused);
+        let mut stats = collect("recv", &rules, &counters, &mut []);
         let (received, dropped) = (10 + refused, kernel_dropped);
         let interface = "eth0".into();
         stats.received = received;
-        stats.inputs =
-            vec![InputStats { interface, captured: received + dropped, dropped, received, went_down: 0 }];
+        let captured = received + dropped;
+        stats.inputs = vec![InputStats { interface, captured, dropped, received, ..InputStats::default() }];
         stats
     }
 
@@ -193,7 +223,7 @@ mod tests {
         write(&stats(2, 5), Format::Table, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         let sum = "received 12 = matched 9 + dropped 3 (no_rule 3) + under way 0; relayed 7";
-        for part in ["eth0", "2 (refused 2)", sum] {
+        for part in ["eth0", "2 (refused 2)", sum, "received by recv, by worker: 3 + 9"] {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("do not add up"), "{text}");

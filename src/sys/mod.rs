@@ -1,4 +1,4 @@
-//! The kernel's side: sockets, interfaces, `io_uring`, CPU affinity. `unsafe` lives here and nowhere above.
+//! The kernel's side: sockets, interfaces, `io_uring`, CPU affinity. `unsafe` lives here and in the packet ring only.
 //!
 //! Each file wraps one facility so that its callers need no `unsafe`: they hold descriptors, indices and slices whose
 //! validity the types keep.
@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod buffer_pool;
 pub mod filter;
 pub mod interface;
+pub mod memory;
 pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;

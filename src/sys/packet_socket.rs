@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
@@ -21,8 +21,22 @@ pub struct PacketSocket(Socket);
 pub struct PacketStatistics {
     /// Frames that passed the filter, dropped ones included.
     pub captured: u32,
-    /// Frames dropped because the receive buffer was full.
+    /// Frames dropped because the receive buffer, or the ring, was full.
     pub dropped: u32,
+    /// Times that a `TPACKET_V3` ring had no block left.
+    pub freezes: u32,
+}
+
+/// How a fanout group spreads frames over its sockets (packet(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FanoutMode {
+    /// By a hash of addresses and ports: a flow stays with one socket, in order.
+    #[default]
+    Hash,
+    /// By the CPU that received the frame.
+    Cpu,
+    /// In turn, one frame each: flows lose their order.
+    LoadBalance,
 }
 
 impl PacketSocket {
@@ -34,8 +48,7 @@ impl PacketSocket {
 
     /// Frames that this host sends are not captured (Linux 4.20).
     pub fn ignore_outgoing(&self) -> io::Result<()> {
-        const PACKET_IGNORE_OUTGOING: i32 = 23; // linux/if_packet.h
-        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
     }
 
     /// Puts a `virtio_net_hdr` before each frame, which tells trains of coalesced datagrams from single ones.
@@ -59,7 +72,7 @@ impl PacketSocket {
         self.0.attach_filter(program)
     }
 
-    /// Begins capture of every protocol on the interface with this index.
+    /// Begins capture of every protocol on the interface with this index: of what the filter lets through.
     pub fn bind(&self, interface: u32) -> io::Result<()> {
         let mut storage = SockAddrStorage::zeroed();
         // SAFETY: `sockaddr_ll` is a socket address, so it fits the storage, which is zeroed; zero is a valid value.
@@ -74,9 +87,64 @@ impl PacketSocket {
 
     /// Counts since the last call; the kernel forgets them when they are read.
     pub fn take_statistics(&self) -> io::Result<PacketStatistics> {
-        let stats: libc::tpacket_stats =
+        // A socket without such a ring answers with the first two counts only, and the third reads as zero.
+        let stats: libc::tpacket_stats_v3 =
             sockopt::get(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
-        Ok(PacketStatistics { captured: stats.tp_packets, dropped: stats.tp_drops })
+        Ok(PacketStatistics {
+            captured: stats.tp_packets,
+            dropped: stats.tp_drops,
+            freezes: stats.tp_freeze_q_cnt,
+        })
+    }
+
+    /// Gives the socket a `TPACKET_V3` receive ring. After [`PacketSocket::prefix_vnet_header`], before
+    /// [`PacketSocket::bind`].
+    ///
+    /// # Errors
+    /// `ENOMEM` when there is no memory for it, `EBUSY` while it is mapped, `EINVAL` for a shape that cannot be.
+    pub fn set_block_ring(&self, request: libc::tpacket_req3) -> io::Result<()> {
+        self.set_version(libc::tpacket_versions::TPACKET_V3)?;
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, request)
+    }
+
+    /// Gives the socket a `TPACKET_V2` receive ring, like [`PacketSocket::set_block_ring`]. A frame that is too large
+    /// for a slot is put into the receive buffer as well, as long as there is room.
+    pub fn set_slot_ring(&self, request: libc::tpacket_req) -> io::Result<()> {
+        self.set_version(libc::tpacket_versions::TPACKET_V2)?;
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_COPY_THRESH, 1)?;
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, request)
+    }
+
+    /// Takes a receive ring away that is not mapped.
+    pub fn remove_ring(&self) -> io::Result<()> {
+        // SAFETY: all of it are integers, and none of everything is how a ring is removed, of either version.
+        let nothing: libc::tpacket_req3 = unsafe { std::mem::zeroed() };
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, nothing)
+    }
+
+    fn set_version(&self, version: libc::tpacket_versions) -> io::Result<()> {
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_VERSION, version as libc::c_int)
+    }
+
+    /// Joins the fanout group `group`, or a new one, and returns its number: every frame goes to one socket of the
+    /// group only, and fragments of IPv4 datagrams are put together before. After [`PacketSocket::bind`].
+    ///
+    /// # Errors
+    /// `EINVAL` before Linux 6.13 while the interface is down.
+    pub fn join_fanout(&self, mode: FanoutMode, group: Option<u16>) -> io::Result<u16> {
+        // Membership replaces the socket's own hook, and PACKET_IGNORE_OUTGOING with it.
+        let flags = libc::PACKET_FANOUT_FLAG_DEFRAG | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+        let mode = match mode {
+            FanoutMode::Hash => libc::PACKET_FANOUT_HASH,
+            FanoutMode::Cpu => libc::PACKET_FANOUT_CPU,
+            FanoutMode::LoadBalance => libc::PACKET_FANOUT_LB,
+        };
+        // Other processes have groups too: the kernel knows which numbers are free.
+        let unique = if group.is_none() { libc::PACKET_FANOUT_FLAG_UNIQUEID } else { 0 };
+        let value = u32::from(group.unwrap_or(0)) | (mode | flags | unique) << 16;
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, value as libc::c_int)?;
+        let joined: libc::c_int = sockopt::get(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT)?;
+        Ok(joined as u16)
     }
 
     /// Another descriptor of the same socket.
@@ -88,6 +156,20 @@ impl PacketSocket {
 /// Ends capture on a packet socket that is only known by a descriptor: what is queued stays, nothing is added.
 pub fn end_capture(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).attach_filter(&super::filter::nothing())
+}
+
+/// Takes the next frame from the receive buffer, without waiting, with its `virtio_net_hdr` before it. Returns its
+/// length, which is more than `buffer` has when its end did not fit.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: pointer and length are those of `buffer`, which is borrowed until the call returns.
+    let len = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+    usize::try_from(len).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes the error that the socket has met meanwhile, if any.
+pub fn take_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    socket2::SockRef::from(&socket).take_error()
 }
 
 /// Whether a `virtio_net_hdr` says that the transport checksum needs no check: the device has verified it, or the frame

@@ -14,8 +14,12 @@ pub(super) unsafe trait Plain: Copy {}
 unsafe impl Plain for libc::c_int {}
 // SAFETY: two addresses and an index, all integers, every bit pattern of which is valid.
 unsafe impl Plain for libc::ip_mreqn {}
-// SAFETY: two unsigned integers, every bit pattern of which is valid.
-unsafe impl Plain for libc::tpacket_stats {}
+// SAFETY: three unsigned integers, every bit pattern of which is valid.
+unsafe impl Plain for libc::tpacket_stats_v3 {}
+// SAFETY: four unsigned integers, every bit pattern of which is valid.
+unsafe impl Plain for libc::tpacket_req {}
+// SAFETY: seven unsigned integers, every bit pattern of which is valid.
+unsafe impl Plain for libc::tpacket_req3 {}
 
 /// Sets an option.
 pub(super) fn set<T: Plain>(socket: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {

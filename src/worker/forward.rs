@@ -10,15 +10,12 @@ const VLAN_ID: u16 = 0x0fff;
 
 /// The rule that takes `frame`, and the payload to relay.
 pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<(RuleIndex, &'a [u8]), Cause> {
-    // Before the check of the length: a train is nearly always longer than a receive buffer.
-    if frame.coalesced {
-        return Err(Cause::Coalesced);
-    }
-    if frame.truncated {
-        return Err(Cause::Truncated);
+    if let Some(defect) = frame.defect {
+        return Err(defect);
     }
     let datagram = Datagram::parse(frame.bytes).map_err(cause)?;
-    if datagram.tag.is_some_and(|tag| tag & VLAN_ID != 0) {
+    let names_vlan = |tag: Option<u16>| tag.is_some_and(|tag| tag & VLAN_ID != 0);
+    if names_vlan(frame.vlan_tag) || names_vlan(datagram.tag) {
         return Err(Cause::Tagged);
     }
     let rule = rules.find(frame.input, &datagram).ok_or(Cause::NoRule)?;
@@ -71,7 +68,7 @@ mod tests {
     }
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame { input: InputIndex(0), bytes, truncated: false, coalesced: false, checksum_verified: false }
+        Frame { bytes, ..Frame::empty(InputIndex(0)) }
     }
 
     #[test]
@@ -89,13 +86,17 @@ mod tests {
             Ok((0, b"x".to_vec())),
             "priority only"
         );
+        let bytes = datagram(&[], b"x");
+        assert_eq!(fate(Frame { vlan_tag: Some(5), ..frame(&bytes) }), Err(Cause::Tagged), "taken out");
+        assert_eq!(fate(Frame { vlan_tag: Some(0xa000), ..frame(&bytes) }), Ok((0, b"x".to_vec())));
     }
 
     #[test]
     fn whatever_cannot_be_relayed_whole_is_dropped_by_name() {
         let bytes = datagram(&[], b"hello");
-        assert_eq!(fate(Frame { truncated: true, ..frame(&bytes) }), Err(Cause::Truncated));
-        assert_eq!(fate(Frame { coalesced: true, ..frame(&bytes) }), Err(Cause::Coalesced));
+        let defective = Frame { defect: Some(Cause::RingFault), ..frame(&bytes) };
+        assert_eq!(fate(defective), Err(Cause::RingFault));
+        assert_eq!(fate(Frame::new(InputIndex(0), &[0; 10], &bytes, true)), Err(Cause::Truncated));
         assert_eq!(fate(Frame { input: InputIndex(1), ..frame(&bytes) }), Err(Cause::NoRule));
         assert_eq!(fate(frame(&bytes[..40])), Err(Cause::Truncated));
         assert_eq!(fate(frame(&bytes[..20])), Err(Cause::Malformed));
@@ -107,7 +108,9 @@ mod tests {
     #[test]
     fn a_train_is_not_called_truncated_though_it_is_longer_than_a_buffer() {
         let bytes = datagram(&[], b"hello");
-        assert_eq!(fate(Frame { truncated: true, coalesced: true, ..frame(&bytes) }), Err(Cause::Coalesced));
+        let train = [0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, true)), Err(Cause::Coalesced));
+        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, false)), Err(Cause::Coalesced));
     }
 
     #[test]

@@ -3,17 +3,23 @@
 
 pub mod egress;
 mod forward;
+mod mmap;
+#[allow(unsafe_code)]
+pub mod packet_ring;
 mod receiver;
 mod recv;
 mod unified_loop;
 
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use egress::Egress;
+use mmap::Mmap;
+use packet_ring::{BlockRing, SlotRing};
 pub use receiver::ReceiveError;
 use recv::Recv;
-use unified_loop::UnifiedLoop;
+use unified_loop::{Surroundings, UnifiedLoop};
 
 use crate::rules::RuleTable;
 use crate::stats::Counters;
@@ -22,33 +28,36 @@ use crate::sys::uring::Uring;
 /// Results that the kernel can hold back before the worker takes them: more than receive buffers and sends together.
 const COMPLETIONS: u32 = 4_096;
 
-/// A packet socket.
+/// Where frames come from: a packet socket, or its ring.
 #[derive(Debug)]
-pub struct InputDescriptor {
+pub struct Input<S> {
     /// Name of the interface, for errors.
     pub name: String,
-    /// The socket, which prefixes frames with a `virtio_net_hdr`.
-    pub socket: OwnedFd,
-    /// Bytes of the largest frame that the interface's MTU allows.
-    pub max_frame_len: usize,
+    /// The socket or ring; it prefixes frames with a `virtio_net_hdr`.
+    pub source: S,
+}
+
+/// How a worker receives, and from where. An input's place is the [`InputIndex`](crate::rules::InputIndex) that the
+/// rules know it by.
+#[derive(Debug)]
+pub enum Inputs {
+    /// From `TPACKET_V3` rings.
+    Blocks(Vec<Input<BlockRing>>),
+    /// From `TPACKET_V2` rings.
+    Slots(Vec<Input<SlotRing>>),
+    /// By `recv`, as the kernel can best.
+    Recv(Vec<Input<OwnedFd>>),
+    /// By `recv`, one operation for each frame, as on kernels before 6.0.
+    RecvSingleShot(Vec<Input<OwnedFd>>),
 }
 
 /// Everything that a worker reads from and writes to.
 #[derive(Debug)]
 pub struct Descriptors {
-    /// Packet sockets; a socket's place is the [`InputIndex`](crate::rules::InputIndex) that the rules know it by.
-    pub inputs: Vec<InputDescriptor>,
+    /// Where frames come from.
+    pub inputs: Inputs,
     /// Egress sockets and the way from rules to them.
     pub egress: Egress,
-}
-
-/// How a worker receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReceivePath {
-    /// `recv`, as the kernel can best.
-    Recv,
-    /// `recv`, one operation for each frame, as on kernels before 6.0.
-    RecvSingleShot,
 }
 
 /// Why a worker ended before it was told to.
@@ -77,10 +86,10 @@ impl WorkerError {
 }
 
 /// Calls `ready` when everything is in place to receive, and relays until the other end of `stop` is closed; then
-/// relays what had arrived by then and returns.
+/// relays what had arrived by then and returns. Before it sleeps it looks for frames as long as `busy_poll`.
 pub fn run(
-    path: ReceivePath,
     descriptors: Descriptors,
+    busy_poll: Duration,
     rules: &RuleTable,
     counters: &Counters,
     stop: &PipeReader,
@@ -88,8 +97,28 @@ pub fn run(
 ) -> Result<(), WorkerError> {
     let Descriptors { inputs, egress } = descriptors;
     let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
-    let single_shot = path == ReceivePath::RecvSingleShot;
-    let receiver = Recv::new(&mut ring, inputs, single_shot).map_err(WorkerError::Buffers)?;
-    ready();
-    UnifiedLoop { ring, receiver, rules, egress: &egress, counters }.run(stop)
+    let recv = |ring: &mut _, sockets, single_shot| {
+        Recv::new(ring, sockets, single_shot).map_err(WorkerError::Buffers)
+    };
+    let surroundings = Surroundings { rules, egress: &egress, counters, busy_poll };
+    match inputs {
+        Inputs::Blocks(rings) => {
+            ready();
+            UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
+        }
+        Inputs::Slots(rings) => {
+            ready();
+            UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
+        }
+        Inputs::Recv(sockets) => {
+            let receiver = recv(&mut ring, sockets, false)?;
+            ready();
+            UnifiedLoop { ring, receiver, surroundings }.run(stop)
+        }
+        Inputs::RecvSingleShot(sockets) => {
+            let receiver = recv(&mut ring, sockets, true)?;
+            ready();
+            UnifiedLoop { ring, receiver, surroundings }.run(stop)
+        }
+    }
 }

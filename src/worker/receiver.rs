@@ -3,6 +3,8 @@
 use std::io;
 
 use crate::rules::InputIndex;
+use crate::stats::Cause;
+use crate::sys::packet_socket;
 use crate::sys::uring::{Completion, Uring};
 
 /// A frame, borrowed from the batch that lends it.
@@ -12,13 +14,34 @@ pub(super) struct Frame<'a> {
     pub input: InputIndex,
     /// The frame from its Ethernet header on, as far as it was received.
     pub bytes: &'a [u8],
-    /// Whether its end is missing.
-    pub truncated: bool,
-    /// Whether it is a train of datagrams that segmentation offload has put together.
-    pub coalesced: bool,
+    /// The VLAN tag that the kernel took out of it, as far as the receive path is told.
+    pub vlan_tag: Option<u16>,
     /// Whether the transport checksum needs no check: the device has checked it, or it is of this host's making and
     /// not filled in yet.
     pub checksum_verified: bool,
+    /// Why it cannot be relayed, whatever is in it.
+    pub defect: Option<Cause>,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame with the `virtio_net_hdr` that came before it; `truncated` says whether its end is missing.
+    pub(super) fn new(input: InputIndex, vnet_header: &[u8], bytes: &'a [u8], truncated: bool) -> Self {
+        let defect = if packet_socket::is_coalesced(vnet_header) {
+            // Before its length: a train is nearly always longer than what was meant to hold a frame.
+            Some(Cause::Coalesced)
+        } else if truncated {
+            Some(Cause::Truncated)
+        } else {
+            None
+        };
+        let checksum_verified = packet_socket::is_checksum_verified(vnet_header);
+        Self { input, bytes, vlan_tag: None, checksum_verified, defect }
+    }
+
+    /// A frame of which nothing is there.
+    pub(super) fn empty(input: InputIndex) -> Self {
+        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, defect: None }
+    }
 }
 
 /// Frames that have arrived. Dropping a batch releases its memory, so no frame outlives it.
@@ -34,9 +57,12 @@ pub(super) trait Receiver {
     where
         Self: 'a;
 
+    /// Whether there is something to lend already.
+    fn is_ready(&self) -> bool;
+
     /// Queues on `ring` what makes a wait end when frames arrive, and gives back what released batches have used.
-    /// Called before every wait.
-    fn arm(&mut self, ring: &mut Uring) -> io::Result<()>;
+    /// Called before every wait; `sleep` says whether that one lasts until something happens.
+    fn arm(&mut self, ring: &mut Uring, sleep: bool) -> io::Result<()>;
 
     /// Takes a completion of what `arm` has queued. Says whether a socket reported an error instead of a frame.
     fn complete(&mut self, completion: Completion) -> Result<(), ReceiveError>;

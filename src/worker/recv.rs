@@ -6,18 +6,21 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::InputDescriptor;
+use super::Input;
 use super::receiver::{Batch, Frame, ReceiveError, Receiver};
 use crate::rules::InputIndex;
 use crate::sys::buffer_pool::{Filled, MAX_BUFFERS};
 use crate::sys::packet_socket::{self, VNET_HEADER_LEN};
 use crate::sys::poll;
 use crate::sys::uring::{Completion, Token, Uring};
+use crate::wire::ethernet;
 
-/// Memory for receive buffers, in bytes. It only has to last for a turn: what waits longer waits in the sockets.
-const POOL_BYTES: usize = 4 << 20;
-/// Fewest and most buffers, powers of two, unless there are more inputs than that.
-const POOL_COUNT: (usize, usize) = (64, 1_024);
+/// Receive buffers, unless there are more inputs than that. They only have to last for a turn: what waits longer waits
+/// in the sockets.
+const BUFFERS: usize = 512;
+/// Bytes of each: any IP packet without jumbograms, which one that the kernel has put together from fragments can be,
+/// with its Ethernet header, two tags and its `virtio_net_hdr`. What a small frame leaves untouched takes no memory.
+const BUFFER_LEN: usize = VNET_HEADER_LEN + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN + 65_535 + 40;
 
 /// How receives are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ enum Mode {
 
 /// The recv path over the packet sockets of one worker.
 pub(super) struct Recv {
-    inputs: Vec<Input>,
+    inputs: Vec<Socket>,
     mode: Mode,
     buffer_len: usize,
     arrived: Vec<Arrived>,
@@ -38,9 +41,9 @@ pub(super) struct Recv {
     released: Vec<Filled>,
 }
 
-struct Input {
+struct Socket {
     name: String,
-    socket: OwnedFd,
+    fd: OwnedFd,
     /// Whether a receive is in flight.
     armed: bool,
 }
@@ -53,21 +56,18 @@ struct Arrived {
 
 impl Recv {
     /// A receiver over `inputs`, multishot if the kernel can and `single_shot` does not forbid it.
-    pub(super) fn new(ring: &mut Uring, inputs: Vec<InputDescriptor>, single_shot: bool) -> io::Result<Self> {
+    pub(super) fn new(ring: &mut Uring, inputs: Vec<Input<OwnedFd>>, single_shot: bool) -> io::Result<Self> {
         let mode =
             if !single_shot && ring.has_multishot_receive() { Mode::Multishot } else { Mode::SingleShot };
         if mode == Mode::SingleShot {
             tracing::warn!("receiving one frame per operation: multishot needs Linux 6.0");
         }
-        let frame = inputs.iter().map(|input| input.max_frame_len).max().unwrap_or_default();
-        let len = VNET_HEADER_LEN + frame;
         // Every input needs a buffer of its own, or idle ones could keep a busy one waiting.
-        let fitting = (POOL_BYTES / len).clamp(POOL_COUNT.0, POOL_COUNT.1);
-        let count = fitting.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
+        let count = BUFFERS.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
         let count = 1_u16 << count.ilog2();
-        ring.set_buffers(count, len, mode == Mode::Multishot)?;
-        let inputs =
-            inputs.into_iter().map(|input| Input { name: input.name, socket: input.socket, armed: false });
+        ring.set_buffers(count, BUFFER_LEN, mode == Mode::Multishot)?;
+        let inputs = inputs.into_iter();
+        let inputs = inputs.map(|input| Socket { name: input.name, fd: input.source, armed: false });
         Ok(Self {
             inputs: inputs.collect(),
             mode,
@@ -97,12 +97,16 @@ impl Recv {
 impl Receiver for Recv {
     type Batch<'a> = RecvBatch<'a>;
 
-    fn arm(&mut self, ring: &mut Uring) -> io::Result<()> {
+    fn is_ready(&self) -> bool {
+        !self.arrived.is_empty()
+    }
+
+    fn arm(&mut self, ring: &mut Uring, _sleep: bool) -> io::Result<()> {
         for filled in self.released.drain(..) {
             ring.give_back(filled);
         }
         for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| !input.armed) {
-            let (socket, number) = (input.socket.as_fd(), number as u16);
+            let (socket, number) = (input.fd.as_fd(), number as u16);
             input.armed = match self.mode {
                 Mode::Multishot => ring.receive_multishot(socket, number).map(|()| true)?,
                 Mode::SingleShot => ring.receive_once(socket, number)?,
@@ -138,12 +142,12 @@ impl Receiver for Recv {
     }
 
     fn end_capture(&mut self) -> io::Result<()> {
-        self.inputs.iter().try_for_each(|input| packet_socket::end_capture(input.socket.as_fd()))
+        self.inputs.iter().try_for_each(|input| packet_socket::end_capture(input.fd.as_fd()))
     }
 
     fn is_drained(&self) -> io::Result<bool> {
         for input in &self.inputs {
-            if poll::is_readable(input.socket.as_fd())? {
+            if poll::is_readable(input.fd.as_fd())? {
                 return Ok(false);
             }
         }
@@ -159,13 +163,7 @@ impl Batch for RecvBatch<'_> {
         self.0.arrived.iter().map(|arrived| {
             let bytes = arrived.filled.bytes();
             let (vnet_header, frame) = bytes.split_at_checked(VNET_HEADER_LEN).unwrap_or((&[], bytes));
-            Frame {
-                input: arrived.input,
-                bytes: frame,
-                truncated: arrived.truncated,
-                coalesced: packet_socket::is_coalesced(vnet_header),
-                checksum_verified: packet_socket::is_checksum_verified(vnet_header),
-            }
+            Frame::new(arrived.input, vnet_header, frame, arrived.truncated)
         })
     }
 }

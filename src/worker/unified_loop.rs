@@ -15,50 +15,99 @@ use crate::sys::uring::{Token, Uring};
 /// How long a worker that was told to stop goes on with what it had received by then.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// A worker's loop over one receive path.
-pub(super) struct UnifiedLoop<'a, R> {
-    /// For everything that is waited for.
-    pub ring: Uring,
-    /// The receive path.
-    pub receiver: R,
+/// What a worker's loop works with, whatever the receive path.
+pub(super) struct Surroundings<'a> {
     /// Which rule takes what.
     pub rules: &'a RuleTable,
     /// Where copies leave.
     pub egress: &'a Egress,
     /// What is counted.
     pub counters: &'a Counters,
+    /// How long to look for frames before sleeping.
+    pub busy_poll: Duration,
+}
+
+/// A worker's loop over one receive path.
+pub(super) struct UnifiedLoop<'a, R> {
+    /// For everything that is waited for.
+    pub ring: Uring,
+    /// The receive path.
+    pub receiver: R,
+    /// The rest.
+    pub surroundings: Surroundings<'a>,
+}
+
+/// How long a worker without work stays awake.
+struct Patience {
+    length: Duration,
+    since: Instant,
+}
+
+impl Patience {
+    fn new(length: Duration) -> Self {
+        Self { length, since: Instant::now() }
+    }
+
+    // Without patience nobody needs to know the time.
+    fn is_over(&self) -> bool {
+        self.length.is_zero() || self.since.elapsed() >= self.length
+    }
+
+    fn renew(&mut self) {
+        if !self.length.is_zero() {
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// What came of a turn.
+struct Turn {
+    /// Whether the stop signal has come.
+    stop: bool,
+    /// Whether there was something to relay.
+    busy: bool,
 }
 
 impl<R: Receiver> UnifiedLoop<'_, R> {
     /// Turns until the other end of `stop` is closed, then drains.
     pub(super) fn run(mut self, stop: &PipeReader) -> Result<(), WorkerError> {
         self.ring.poll(stop.as_fd(), Token::Stop).map_err(WorkerError::ring)?;
-        while !self.turn(true)? {}
-        self.drain()
+        let mut patience = Patience::new(self.surroundings.busy_poll);
+        loop {
+            let turn = self.turn(patience.is_over())?;
+            if turn.stop {
+                return self.drain();
+            }
+            if turn.busy {
+                patience.renew();
+            }
+        }
     }
 
-    /// One turn; says whether the stop signal has come.
-    fn turn(&mut self, block: bool) -> Result<bool, WorkerError> {
-        self.receiver.arm(&mut self.ring).map_err(WorkerError::ring)?;
-        self.ring.wait(block).map_err(WorkerError::ring)?;
+    /// One turn. With `sleep` it waits until there is something to do.
+    fn turn(&mut self, sleep: bool) -> Result<Turn, WorkerError> {
+        let sleep = sleep && !self.receiver.is_ready();
+        self.receiver.arm(&mut self.ring, sleep).map_err(WorkerError::ring)?;
+        self.ring.wait(sleep).map_err(WorkerError::ring)?;
         let stop = self.complete();
         // Whatever failed, all that has arrived is relayed.
-        self.relay().map_err(WorkerError::ring)?;
-        stop
+        let busy = self.relay().map_err(WorkerError::ring)?;
+        Ok(Turn { stop: stop?, busy })
     }
 
     /// Hands completions to whom they belong; says whether the stop signal was among them.
     fn complete(&mut self) -> Result<bool, WorkerError> {
+        let counters = self.surroundings.counters;
         let mut stop = false;
         let mut fatal = None;
         while let Some(completion) = self.ring.next_completion() {
             match completion.token {
                 Token::Stop => stop = true,
                 Token::Receive(_) => match self.receiver.complete(completion) {
-                    Err(ReceiveError::InterfaceDown(input)) => self.counters.interface_down(input.0.into()),
+                    Err(ReceiveError::InterfaceDown(input)) => counters.interface_down(input.0.into()),
                     Err(ReceiveError::Undescribed(input)) => {
-                        self.counters.received(input.0.into());
-                        self.counters.dropped.add(Cause::Coalesced, 1);
+                        counters.received(input.0.into());
+                        counters.dropped.add(Cause::Coalesced, 1);
                     }
                     Err(error) => fatal = Some(error),
                     Ok(()) => {}
@@ -69,21 +118,23 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         fatal.map_or(Ok(stop), |error| Err(error.into()))
     }
 
-    /// Relays what has arrived and releases it.
-    fn relay(&mut self) -> io::Result<()> {
-        let Some(batch) = self.receiver.lend() else { return Ok(()) };
-        let mut egress = self.egress.begin(self.counters);
+    /// Relays what has arrived and releases it; says whether anything had.
+    fn relay(&mut self) -> io::Result<bool> {
+        let Surroundings { rules, egress, counters, .. } = self.surroundings;
+        let Some(batch) = self.receiver.lend() else { return Ok(false) };
+        let mut egress = egress.begin(counters);
         for frame in batch.frames() {
-            self.counters.received(frame.input.0.into());
-            match forward(&frame, self.rules) {
+            counters.received(frame.input.0.into());
+            match forward(&frame, rules) {
                 Ok((rule, payload)) => {
-                    self.counters.matched(rule.0 as usize, payload.len());
+                    counters.matched(rule.0 as usize, payload.len());
                     egress.queue(&mut self.ring, rule, payload)?;
                 }
-                Err(cause) => self.counters.dropped.add(cause, 1),
+                Err(cause) => counters.dropped.add(cause, 1),
             }
         }
-        egress.send(&mut self.ring)
+        egress.send(&mut self.ring)?;
+        Ok(true)
     }
 
     /// Ends capture and relays what was captured before.

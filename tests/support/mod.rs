@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub)]
 
+pub mod in_process;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lab::topology::{Checksum, Family, Link, NetError, Port, RunName, Segmentation, Topology};
@@ -15,7 +18,7 @@ use multicast_relay::sys::packet_socket::PacketSocket;
 use pnet_base::MacAddr;
 use pnet_packet::ethernet::{EtherType, EtherTypes, MutableEthernetPacket};
 use pnet_packet::ip::IpNextHeaderProtocols;
-use pnet_packet::ipv4::MutableIpv4Packet;
+use pnet_packet::ipv4::{Ipv4Flags, MutableIpv4Packet};
 use pnet_packet::ipv6::MutableIpv6Packet;
 use pnet_packet::udp::MutableUdpPacket;
 
@@ -28,6 +31,61 @@ pub const PORT: u16 = 5000;
 /// The group that rules relay it to, and its port.
 pub const OUT_GROUP: Ipv4Addr = Ipv4Addr::new(239, 82, 1, 1);
 pub const OUT_PORT: u16 = 6000;
+
+/// A receive path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    MmapV3,
+    MmapV2,
+    /// With two workers.
+    MmapByTwo,
+    Recv,
+    /// With two workers.
+    RecvByTwo,
+}
+
+impl Path {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::MmapV3 => &["--rx", "mmap"],
+            Self::MmapV2 => &["--use-packet-mmap", "--ring-version", "2"],
+            Self::MmapByTwo => &["--rx", "mmap", "--num-workers", "2"],
+            Self::Recv => &["--rx", "recv"],
+            Self::RecvByTwo => &["--rx", "recv", "--num-workers", "2"],
+        }
+    }
+
+    /// What a report calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::MmapV3 | Self::MmapByTwo => "mmap-v3",
+            Self::MmapV2 => "mmap-v2",
+            Self::Recv | Self::RecvByTwo => "recv",
+        }
+    }
+}
+
+/// Makes a test over every receive path of each function that takes a [`Path`].
+#[macro_export]
+macro_rules! over_every_path {
+    ($test:ident) => {
+        mod $test {
+            use $crate::support::Path;
+
+            $crate::over_every_path! { $test: mmap_v3 MmapV3, mmap_v2 MmapV2, recv Recv }
+            $crate::over_every_path! { $test: mmap_by_two MmapByTwo, recv_by_two RecvByTwo }
+        }
+    };
+    ($test:ident: $($name:ident $path:ident),+) => {
+        $(
+            #[test]
+            #[ignore = "needs root: builds network namespaces"]
+            fn $name() {
+                super::$test(Path::$path);
+            }
+        )+
+    };
+}
 
 /// A network with this many sinks, and the name that marks it as alive.
 pub struct Network {
@@ -55,22 +113,33 @@ pub fn rule(topology: &Topology) -> String {
 pub struct Relay {
     child: Child,
     reports: Receiver<Stats>,
+    log: Arc<Mutex<Vec<String>>>,
+    path: Path,
 }
 
 impl Relay {
     /// Starts a relay with `arguments` and waits until it captures.
-    pub fn start(topology: &Topology, arguments: &[&str]) -> Self {
+    pub fn start(topology: &Topology, path: Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_multicast_relay"));
-        command.args(["supervisor", "--json"]).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["supervisor", "--json"]).args(path.arguments()).args(arguments);
+        Self::spawn(topology, path, command)
+    }
+
+    /// Starts a relay by `command`, which is to end up on `path`, and waits until it captures.
+    pub fn spawn(topology: &Topology, path: Path, mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = topology.relay_namespace().run(|| command.spawn()).unwrap().unwrap();
         let (ready, is_ready) = channel();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("relay: {line}");
+                lines.lock().unwrap().push(line.clone());
                 if line.contains("relaying") {
                     let _ = ready.send(());
                 }
-                eprintln!("relay: {line}");
             }
         });
         let (report, reports) = channel();
@@ -81,7 +150,12 @@ impl Relay {
             }
         });
         is_ready.recv_timeout(DEADLINE).expect("the relay says that it relays");
-        Self { child, reports }
+        Self { child, reports, log, path }
+    }
+
+    /// What it has logged so far; all until it relays is there when it has been started.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
     }
 
     pub fn signal(&self, signal: i32) {
@@ -115,6 +189,7 @@ impl Relay {
         assert!(status.success(), "{status}");
         let stats = self.reports.recv_timeout(DEADLINE).expect("a final report");
         stats.balance().unwrap();
+        assert_eq!(stats.rx, self.path.name());
         stats
     }
 }
@@ -211,6 +286,34 @@ pub fn changed(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     frame[40..42].fill(0);
     let mut header = MutableIpv4Packet::new(&mut frame[14..34]).unwrap();
     header.set_checksum(pnet_packet::ipv4::checksum(&header.to_immutable()));
+    frame
+}
+
+/// The IPv4 fragments of `frame`, none longer than an MTU of 1,500 allows, in order.
+pub fn fragments(frame: &[u8], identification: u16) -> Vec<Vec<u8>> {
+    const STEP: usize = 1_480;
+    let (header, data) = frame[14..].split_at(20);
+    let fragment = |(i, part): (usize, &[u8])| {
+        let mut packet = [header, part].concat();
+        let mut ip = MutableIpv4Packet::new(&mut packet).unwrap();
+        let is_last = (i + 1) * STEP >= data.len();
+        ip.set_flags(if is_last { 0 } else { Ipv4Flags::MoreFragments });
+        ip.set_fragment_offset((i * STEP / 8) as u16);
+        ip.set_identification(identification);
+        ip.set_total_length(20 + part.len() as u16);
+        ip.set_checksum(pnet_packet::ipv4::checksum(&ip.to_immutable()));
+        [&frame[..14], &packet].concat()
+    };
+    data.chunks(STEP).enumerate().map(fragment).collect()
+}
+
+/// An IPv6 `frame` as the first of several fragments.
+pub fn first_fragment_v6(frame: &[u8]) -> Vec<u8> {
+    let (head, data) = frame.split_at(54);
+    let more_fragments = [17, 0, 0, 1, 0, 0, 0, 7];
+    let mut frame = [head, &more_fragments, data].concat();
+    frame[20] = 44;
+    frame[19] += 8;
     frame
 }
 

@@ -16,6 +16,8 @@ pub struct Facts {
     pub refused: BTreeMap<String, u64>,
     /// Datagrams that were never due because the generator was too late and was stopped.
     pub not_offered: u64,
+    /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.
+    pub fragmented: bool,
     /// The wire from the generator to the subject.
     pub ingress: Wire,
     /// What the subject says of itself; `None` when it says nothing.
@@ -24,14 +26,15 @@ pub struct Facts {
     pub outputs: Vec<Output>,
 }
 
-/// One veth pair in the direction of the traffic.
+/// One veth pair in the direction of the traffic. What it carried counts in frames, or in datagrams where those are not
+/// the same; what it dropped always counts in frames.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wire {
-    /// Frames the near end transmitted.
+    /// What the near end transmitted.
     pub transmitted: u64,
     /// Frames the near end dropped (`tx_dropped`).
     pub transmit_dropped: u64,
-    /// Frames the far end received.
+    /// What the far end received.
     pub received: u64,
     /// Frames the far end dropped (`rx_dropped`). A frame that the receive queue had no room for is in
     /// `tx_dropped` of its sender as well.
@@ -43,6 +46,11 @@ impl Wire {
     /// who empties it is not the sender's affair.
     pub(super) fn full_queue(&self) -> u64 {
         self.transmit_dropped.min(self.receive_dropped)
+    }
+
+    /// Frames dropped at either end.
+    pub(super) fn dropped(&self) -> u64 {
+        self.transmit_dropped.max(self.receive_dropped)
     }
 }
 
@@ -119,13 +127,15 @@ pub(super) fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64
 
 #[cfg(test)]
 mod tests {
-    use multicast_relay::control::{InputStats, OutputStats, RuleStats};
+    use multicast_relay::control::{InputStats, OutputStats, RuleStats, WorkerStats};
 
     use super::*;
 
     fn stats(received: u64, no_rule: u64, refused: u64) -> Stats {
         let matched = received - no_rule;
         Stats {
+            rx: "recv".into(),
+            workers: vec![WorkerStats { received, matched }],
             received,
             matched,
             dropped: BTreeMap::from([("no_rule".into(), no_rule)]),
@@ -135,7 +145,7 @@ mod tests {
                 captured: received + 7,
                 dropped: 4,
                 received,
-                went_down: 0,
+                ..InputStats::default()
             }],
             rules: vec![RuleStats {
                 name: "flow-0".into(),

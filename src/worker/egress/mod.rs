@@ -34,6 +34,12 @@ pub struct EgressBatch<'b> {
 }
 
 impl Egress {
+    /// The same outputs through descriptors of their own.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, routes: self.routes.clone() })
+    }
+
     /// Begins a batch of copies.
     pub fn begin<'b>(&'b self, counters: &'b Counters) -> EgressBatch<'b> {
         EgressBatch { egress: self, counters, sends: ArrayVec::new(), origins: ArrayVec::new() }

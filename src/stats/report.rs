@@ -1,0 +1,254 @@
+//! What the counters say at one moment, in a shape that serialises, and the identity it obeys.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The relay's counters at one moment, as it reports them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The receive path: `mmap-v3`, `mmap-v2` or `recv`.
+    pub rx: String,
+    /// One for each worker.
+    pub workers: Vec<WorkerStats>,
+    /// Frames taken from the sockets.
+    pub received: u64,
+    /// Datagrams that a rule took.
+    pub matched: u64,
+    /// Frames that reached no rule, by cause; causes that did not happen are absent.
+    pub dropped: BTreeMap<String, u64>,
+    /// Copies that left, over all rules and outputs.
+    pub relayed: u64,
+    /// One for each interface that is listened on.
+    pub inputs: Vec<InputStats>,
+    /// One for each rule.
+    pub rules: Vec<RuleStats>,
+}
+
+/// Counters of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Frames it took from its sockets.
+    pub received: u64,
+    /// Datagrams that a rule took.
+    pub matched: u64,
+}
+
+/// Counters of one interface, over its packet sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputStats {
+    /// Name of the interface.
+    pub interface: String,
+    /// Frames that passed the filter, dropped ones included (the kernel's `PACKET_STATISTICS`).
+    pub captured: u64,
+    /// Frames the kernel dropped because the socket's buffer was full (likewise).
+    pub dropped: u64,
+    /// Frames taken from the socket.
+    pub received: u64,
+    /// Times the interface went down.
+    pub went_down: u64,
+    /// Times that a `TPACKET_V3` ring had no block left for the kernel (`PACKET_STATISTICS`).
+    pub freezes: u64,
+    /// Loans of a ring that the kernel marked as following a loss (`TP_STATUS_LOSING`).
+    pub follows_loss: u64,
+}
+
+impl InputStats {
+    /// Frames that wait in the socket's buffer: captured, neither dropped nor received.
+    pub fn queued(&self) -> u64 {
+        self.captured.saturating_sub(self.dropped).saturating_sub(self.received)
+    }
+}
+
+/// Counters of one rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStats {
+    /// The rule's name.
+    pub name: String,
+    /// Datagrams the rule took.
+    pub matched: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// One for each output.
+    pub outputs: Vec<OutputStats>,
+}
+
+/// Counters of one output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputStats {
+    /// Where it sends, as `GROUP:PORT:IF`.
+    pub destination: String,
+    /// Datagrams the kernel took.
+    pub relayed: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Datagrams the kernel refused, by reason; reasons that did not happen are absent.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// An identity that does not hold between `left` and `right`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {left} against {right}")]
+pub struct Imbalance {
+    what: String,
+    left: u64,
+    right: u64,
+}
+
+impl Stats {
+    /// Frames the kernel dropped before the relay could take them.
+    pub fn kernel_dropped(&self) -> u64 {
+        self.inputs.iter().map(|input| input.dropped).sum()
+    }
+
+    /// Frames that wait in the sockets' buffers.
+    pub fn queued(&self) -> u64 {
+        self.inputs.iter().map(InputStats::queued).sum()
+    }
+
+    /// Datagrams that a worker has taken from the sockets and not finished with.
+    pub fn under_way(&self) -> u64 {
+        self.received.saturating_sub(self.matched + self.dropped.values().sum::<u64>())
+    }
+
+    /// Checks that every frame which was captured has come to its end: the identity, with nothing queued and nothing
+    /// under way. It holds when a relay has stopped, and whenever no traffic comes.
+    pub fn balance(&self) -> Result<(), Imbalance> {
+        for input in &self.inputs {
+            let what = format!("input {}: captured = dropped by the kernel + received", input.interface);
+            equal(what, input.captured, input.dropped + input.received)?;
+        }
+        let received = self.inputs.iter().map(|input| input.received).sum();
+        equal("received = sum over the inputs", self.received, received)?;
+        let received = self.workers.iter().map(|worker| worker.received).sum();
+        equal("received = sum over the workers", self.received, received)?;
+        let dropped: u64 = self.dropped.values().sum();
+        equal("received = matched + dropped", self.received, self.matched + dropped)?;
+        let matched = self.rules.iter().map(|rule| rule.matched).sum();
+        equal("matched = sum over the rules", self.matched, matched)?;
+        let relayed = self.rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
+        equal("relayed = sum over the outputs", self.relayed, relayed)?;
+        for (rule, output) in self.outputs() {
+            let what =
+                format!("rule \"{}\" to {}: matched = relayed + dropped", rule.name, output.destination);
+            let dropped: u64 = output.dropped.values().sum();
+            equal(what, rule.matched, output.relayed + dropped)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that no count exceeds the one that it is a part of, which holds at every moment.
+    pub fn consistent(&self) -> Result<(), Imbalance> {
+        for input in &self.inputs {
+            let what = format!("input {}: dropped by the kernel + received within captured", input.interface);
+            within(what, input.dropped + input.received, input.captured)?;
+        }
+        let dropped: u64 = self.dropped.values().sum();
+        within("matched + dropped within received", self.matched + dropped, self.received)?;
+        for (rule, output) in self.outputs() {
+            let what =
+                format!("rule \"{}\" to {}: relayed + dropped within matched", rule.name, output.destination);
+            within(what, output.relayed + output.dropped.values().sum::<u64>(), rule.matched)?;
+        }
+        Ok(())
+    }
+
+    /// Every output with its rule.
+    pub fn outputs(&self) -> impl Iterator<Item = (&RuleStats, &OutputStats)> {
+        self.rules.iter().flat_map(|rule| rule.outputs.iter().map(move |output| (rule, output)))
+    }
+}
+
+fn within(what: impl Into<String>, left: u64, right: u64) -> Result<(), Imbalance> {
+    if left <= right { Ok(()) } else { Err(Imbalance { what: what.into(), left, right }) }
+}
+
+fn equal(what: impl Into<String>, left: u64, right: u64) -> Result<(), Imbalance> {
+    if left == right { Ok(()) } else { Err(Imbalance { what: what.into(), left, right }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balanced() -> Stats {
+        let output = |relayed, refused: u64| OutputStats {
+            destination: "239.2.2.2:6000:eth1".into(),
+            relayed,
+            bytes: relayed * 100,
+            dropped: BTreeMap::from([("refused".into(), refused)]),
+        };
+        Stats {
+            rx: "mmap-v3".into(),
+            workers: vec![WorkerStats { received: 5, matched: 5 }, WorkerStats { received: 7, matched: 5 }],
+            received: 12,
+            matched: 10,
+            dropped: BTreeMap::from([("no_rule".into(), 2)]),
+            relayed: 17,
+            inputs: vec![
+                InputStats {
+                    interface: "eth0".into(),
+                    captured: 10,
+                    dropped: 2,
+                    received: 8,
+                    ..InputStats::default()
+                },
+                InputStats { interface: "eth1".into(), captured: 4, received: 4, ..InputStats::default() },
+            ],
+            rules: vec![RuleStats {
+                name: "video".into(),
+                matched: 10,
+                bytes: 1_000,
+                outputs: vec![output(10, 0), output(7, 3)],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_balanced_report_balances() {
+        assert_eq!(balanced().balance(), Ok(()));
+        assert_eq!(balanced().consistent(), Ok(()));
+        assert_eq!((balanced().queued(), balanced().under_way()), (0, 0));
+    }
+
+    #[test]
+    fn every_count_that_is_off_is_noticed() {
+        let spoilers: [fn(&mut Stats); 9] = [
+            |stats| stats.workers[1].received += 1,
+            |stats| stats.received += 1,
+            |stats| stats.received -= 1,
+            |stats| stats.matched += 1,
+            |stats| stats.relayed -= 1,
+            |stats| stats.rules[0].outputs[1].relayed -= 1,
+            |stats| stats.inputs[0].captured += 1,
+            // One input must not make up for another.
+            |stats| (stats.inputs[0].received, stats.inputs[1].received) = (7, 5),
+            |stats| stats.rules[0].outputs[1].dropped.clear(),
+        ];
+        for (i, spoil) in spoilers.iter().enumerate() {
+            let mut stats = balanced();
+            spoil(&mut stats);
+            assert!(stats.balance().is_err(), "spoiler {i} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_is_consistent_and_an_excess_is_not() {
+        let mut stats = balanced();
+        stats.inputs[0].captured += 5;
+        stats.received += 3;
+        stats.rules[0].matched += 2;
+        assert_eq!(stats.consistent(), Ok(()));
+        assert_eq!((stats.queued(), stats.under_way()), (5, 3));
+        let spoilers: [fn(&mut Stats); 3] = [
+            |stats| stats.inputs[1].received += 1,
+            |stats| stats.matched += 9,
+            |stats| stats.rules[0].outputs[0].relayed += 9,
+        ];
+        for (i, spoil) in spoilers.iter().enumerate() {
+            let mut stats = stats.clone();
+            spoil(&mut stats);
+            assert!(stats.consistent().is_err(), "spoiler {i} went unnoticed");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Which receive path the workers take, and what each of them receives through.
+
+use std::io;
+
+use super::inputs::{Input, clamped, failed};
+use super::{SupervisorError, counted};
+use crate::config::{Config, Rx};
+use crate::sys::interface::Interface;
+use crate::sys::packet_socket::PacketSocket;
+use crate::wire::ethernet;
+use crate::worker;
+use crate::worker::packet_ring::{BlockRing, Layout, SlotRing, Version};
+
+/// Tags that can stand in a frame: the kernel takes out the outer one of two, but not on every path.
+const TAGS: usize = 2;
+
+/// Everything that receives.
+pub(super) struct Receive {
+    /// In the order of the interfaces.
+    pub inputs: Vec<Input>,
+    /// What each worker receives through.
+    pub workers: Vec<worker::Inputs>,
+    /// The path in a word, for reports.
+    pub path: &'static str,
+}
+
+impl Receive {
+    /// Opens what `config` asks for on `interfaces`. Nothing is captured before the inputs are started.
+    pub(super) fn open(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
+        let by_rings = || Self::by_rings(config, interfaces);
+        match config.rx {
+            Rx::Recv => Self::by_recv(config, interfaces),
+            Rx::Mmap => by_rings(),
+            Rx::Auto => by_rings().or_else(|error| match error {
+                SupervisorError::Ring { .. } => {
+                    tracing::warn!("{error}; so frames are received by recv, which takes more CPU time");
+                    Self::by_recv(config, interfaces)
+                }
+                error => Err(error),
+            }),
+        }
+    }
+
+    fn by_rings(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
+        let inputs = open_inputs(config, interfaces)?;
+        let (workers, path) = match config.ring.version() {
+            Version::V3 => {
+                let map = |_: &Interface, socket: &PacketSocket| BlockRing::map(socket, config.ring);
+                (rings(config, &inputs, map)?.into_iter().map(worker::Inputs::Blocks).collect(), "mmap-v3")
+            }
+            Version::V2 => {
+                for input in &inputs {
+                    // For frames that are too large for a slot.
+                    input.enlarge_buffers()?;
+                }
+                let map = |interface: &Interface, socket: &PacketSocket| {
+                    SlotRing::map(socket, config.ring, frame_len(interface))
+                };
+                (rings(config, &inputs, map)?.into_iter().map(worker::Inputs::Slots).collect(), "mmap-v2")
+            }
+        };
+        let count = counted(inputs.len() * config.num_workers, "ring");
+        tracing::info!("receiving by mmap: {count}, {}", config.ring);
+        Ok(Self { inputs, workers, path })
+    }
+
+    fn by_recv(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
+        let inputs = open_inputs(config, interfaces)?;
+        for input in &inputs {
+            if let Some(warning) = clamped(&input.interface.name, input.enlarge_buffers()?) {
+                tracing::warn!("{warning}");
+            }
+        }
+        let descriptor = |interface: &Interface, socket: &PacketSocket| {
+            socket.try_clone().map_err(|error| failed(interface, error))
+        };
+        let workers = for_each_worker(config, &inputs, descriptor)?;
+        tracing::info!("receiving by recv");
+        Ok(Self { inputs, workers: workers.into_iter().map(worker::Inputs::Recv).collect(), path: "recv" })
+    }
+}
+
+fn open_inputs(config: &Config, interfaces: &[Interface]) -> Result<Vec<Input>, SupervisorError> {
+    interfaces.iter().map(|interface| Input::open(interface.clone(), config.num_workers)).collect()
+}
+
+/// The rings that `map` makes, for each worker one of each input.
+fn rings<R>(
+    config: &Config,
+    inputs: &[Input],
+    map: impl Fn(&Interface, &PacketSocket) -> io::Result<(R, Layout)>,
+) -> Result<Vec<Vec<worker::Input<R>>>, SupervisorError> {
+    for_each_worker(config, inputs, |interface, socket| {
+        let name = &interface.name;
+        let (ring, obtained) = map(interface, socket).map_err(|error| SupervisorError::Ring {
+            interface: name.clone(),
+            layout: config.ring,
+            error,
+        })?;
+        if obtained != config.ring {
+            tracing::warn!(
+                "there is memory for a smaller ring on {name} only: {obtained}, not {}",
+                config.ring
+            );
+        }
+        Ok(ring)
+    })
+}
+
+/// What `make` makes of each socket, for each worker one of each input.
+fn for_each_worker<S>(
+    config: &Config,
+    inputs: &[Input],
+    make: impl Fn(&Interface, &PacketSocket) -> Result<S, SupervisorError>,
+) -> Result<Vec<Vec<worker::Input<S>>>, SupervisorError> {
+    let source = |worker: usize, input: &Input| {
+        let socket = input.sockets.get(worker)?;
+        let source = make(&input.interface, socket);
+        Some(source.map(|source| worker::Input { name: input.interface.name.clone(), source }))
+    };
+    let of_worker = |worker| inputs.iter().filter_map(|input| source(worker, input)).collect();
+    (0..config.num_workers).map(of_worker).collect()
+}
+
+/// Bytes of the largest frame that the interface's MTU allows.
+fn frame_len(interface: &Interface) -> usize {
+    ethernet::HEADER_LEN + TAGS * ethernet::TAG_LEN + interface.mtu as usize
+}

@@ -1,0 +1,80 @@
+//! Once a worker runs, no frame costs it a heap allocation, whatever becomes of the frame.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lab::topology::Family;
+use multicast_relay::rules::{Rule, RuleTable};
+use multicast_relay::stats::Counters;
+use multicast_relay::worker;
+use support::in_process::{INPUTS, descriptors};
+use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Sends so many of each frame, waits until the worker has taken `taken` of each round, and counts the allocations of
+/// the whole process meanwhile.
+fn allocations(
+    rounds: u64,
+    frames: &[Vec<u8>],
+    taken: u64,
+    injector: &mut Injector,
+    counters: &Counters,
+) -> u64 {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let received = || counters.inputs[0].received.get();
+    let expected = received() + rounds * taken;
+    let deadline = Instant::now() + DEADLINE;
+    let before = dhat::HeapStats::get().total_blocks;
+    for _ in 0..rounds {
+        for frame in frames {
+            injector.send(frame);
+        }
+    }
+    while received() < expected {
+        assert!(Instant::now() < deadline, "taken {} of {expected}", received());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    dhat::HeapStats::get().total_blocks - before
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn no_receive_path_allocates_for_a_frame() {
+    for (path, make) in INPUTS {
+        let network = network(Family::Ipv4, 1);
+        let topology = &network.topology;
+        let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
+        let (descriptors, _tap) = descriptors(topology, &rules, make);
+        let counters = Arc::new(Counters::new(1, [1]));
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let counted = Arc::clone(&counters);
+        let worker = std::thread::spawn(move || {
+            let table = RuleTable::new(&rules, &["ingress"]);
+            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
+        });
+        // Relayed, of no rule, an IPv6 fragment, and three IPv4 fragments: this socket is in no group that would put
+        // them together.
+        let mut frames = vec![
+            good(&[7; 100]),
+            frame(SocketAddr::from((GROUP, PORT + 1)), b"other port"),
+            first_fragment_v6(&frame("[ff15::1]:5000".parse().unwrap(), b"fragment")),
+        ];
+        frames.extend(fragments(&good(&[8; 4_000]), 1));
+        let taken = frames.len() as u64;
+        let mut injector = Injector::new(&topology.generator);
+        let mut count = |rounds| allocations(rounds, &frames, taken, &mut injector, &counters);
+        count(50);
+        assert_eq!(count(100), 0, "{path}");
+        assert_eq!(count(2_000), 0, "{path}");
+        drop(stop);
+        worker.join().unwrap().unwrap();
+        assert!(counters.rules[0].outputs[0].relayed.get() > 0, "{path}");
+    }
+}
