@@ -1,7 +1,7 @@
 //! The traffic lab: builds a network, offers traffic, counts every datagram at the far end, gives a verdict.
 //!
 //! ```text
-//! scenario -> run -> trial: topology, subject, generator, sinks -> ledger -> verdict -> results, report
+//! scenario -> run -> trial: topology, subject, generator, sinks -> ledger -> verdict -> comparison -> results, report
 //! ```
 
 mod bitmap;
@@ -9,8 +9,10 @@ pub mod checksum;
 pub mod clean;
 pub mod cli;
 pub mod clock;
+pub mod comparison;
 pub mod cpu;
 pub mod datagram;
+pub mod fragments;
 pub mod generator;
 pub mod impair;
 pub mod ledger;
@@ -22,6 +24,7 @@ pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod sink;
+mod statistics;
 pub mod subject;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -93,7 +93,7 @@ fn verdict_in_words(verdict: RunVerdict) -> &'static str {
         RunVerdict::Fail => "FAIL",
         RunVerdict::Invalid => "INVALID: the lab failed, which says nothing about the subjects",
         RunVerdict::Inconclusive => {
-            "INCONCLUSIVE: the machine was not ours, which says nothing about the subjects"
+            "INCONCLUSIVE: there is too little to tell, which is held against no subject"
         }
         RunVerdict::Interrupted => "INTERRUPTED",
         RunVerdict::Error => "ERROR",

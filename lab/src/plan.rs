@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::datagram::MIN_BYTES;
+use crate::fragments::Fragments;
+use crate::topology::Family;
 
 /// Most flows of a plan: what the datagram's flow field can name.
 pub const MAX_FLOWS: usize = 1 << 16;
@@ -11,6 +13,10 @@ pub const MAX_FLOWS: usize = 1 << 16;
 pub const MAX_DATAGRAMS: u64 = 1 << 32;
 /// Highest rate of a plan: one datagram per nanosecond, the resolution of the schedule.
 pub const MAX_RATE_PPS: u64 = 1_000_000_000;
+/// Longest UDP payload over IPv4: 65,535 less the headers that the length field includes, 20 of IPv4 and 8 of UDP ...
+pub const MAX_IPV4_PAYLOAD: usize = 65_507;
+/// ... and over IPv6, where it includes only that of UDP.
+pub const MAX_IPV6_PAYLOAD: usize = 65_527;
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -41,6 +47,8 @@ pub struct Plan {
     pub rate_pps: u64,
     /// Measured datagrams, all flows together.
     pub datagrams: u64,
+    /// How many of them are due at once: 1 when they are evenly paced.
+    pub burst: u64,
     /// Only [`Plan::new`] makes one.
     checked: Checked,
 }
@@ -68,6 +76,14 @@ pub enum PlanError {
     /// More than a bitmap should hold.
     #[error("{0} datagrams: give at most {MAX_DATAGRAMS}, i.e. a shorter duration or a lower rate")]
     Datagrams(u64),
+    /// A burst of nothing, or one that never comes about.
+    #[error("bursts of {burst} datagrams: give 1 to {datagrams}, which is all of them")]
+    Burst {
+        /// Asked for.
+        burst: u64,
+        /// What there is.
+        datagrams: u64,
+    },
     /// IPv4 and IPv6 in one plan, or in one flow.
     #[error("flow {0} mixes IPv4 and IPv6 with the flows before it: use one address family per plan")]
     MixedFamilies(usize),
@@ -102,8 +118,7 @@ impl Plan {
             return Err(PlanError::Flows(flows.len()));
         };
         let ipv6 = first.destination.is_ipv6();
-        // 65,535 less the headers that the length field includes: IPv4 20 + UDP 8, IPv6 only UDP 8.
-        let largest = if ipv6 { 65_527 } else { 65_507 };
+        let largest = if ipv6 { MAX_IPV6_PAYLOAD } else { MAX_IPV4_PAYLOAD };
         if !(MIN_BYTES..=largest).contains(&payload_bytes) {
             return Err(PlanError::Payload { payload_bytes, largest });
         }
@@ -114,13 +129,32 @@ impl Plan {
             return Err(PlanError::Datagrams(datagrams));
         }
         check_flows(&flows, ipv6)?;
-        Ok(Self { run, flows, payload_bytes, rate_pps, datagrams, checked: Checked })
+        Ok(Self { run, flows, payload_bytes, rate_pps, datagrams, burst: 1, checked: Checked })
+    }
+
+    /// The same plan, but `burst` datagrams at once and then silence, so that the mean rate stays what it is. The last
+    /// burst has what is left.
+    ///
+    /// # Errors
+    /// [`PlanError::Burst`].
+    pub fn in_bursts_of(self, burst: u64) -> Result<Self, PlanError> {
+        // Evenly paced is always possible, also of nothing.
+        if !(1..=self.datagrams.max(1)).contains(&burst) {
+            return Err(PlanError::Burst { burst, datagrams: self.datagrams });
+        }
+        Ok(Self { burst, ..self })
     }
 
     /// Whether the flows are IPv6.
     pub fn is_ipv6(&self) -> bool {
         let Checked = self.checked;
         self.flows.first().is_some_and(|flow| flow.destination.is_ipv6())
+    }
+
+    /// How its datagrams cross a link of this MTU.
+    pub fn fragments(&self, mtu: usize) -> Fragments {
+        let family = if self.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+        Fragments::new(family, self.payload_bytes, mtu)
     }
 
     /// How many measured datagrams flow `flow` sends; 0 for a flow that does not exist.
@@ -171,8 +205,8 @@ pub fn multicast_mac(group: IpAddr) -> Option<[u8; 6]> {
     })
 }
 
-/// When the `global`th datagram is due, ns after the first, at `rate_pps`: exact, rounded down, without drift.
-/// A rate of 0 counts as 1.
+/// When the `global`th datagram is due, ns after the first, at an even `rate_pps`: exact, rounded down, without drift. A
+/// burst is due when its first datagram is. A rate of 0 counts as 1.
 pub fn due_ns(global: u64, rate_pps: u64) -> u64 {
     let due = u128::from(global) * u128::from(NANOS) / u128::from(rate_pps.max(1));
     u64::try_from(due).unwrap_or(u64::MAX)
@@ -187,6 +221,8 @@ pub struct Turn {
     pub sequence: u64,
     /// When, ns after the start of the schedule.
     pub due_ns: u64,
+    /// Whether it is the first of those that are due at that time, as each is of an evenly paced schedule.
+    pub begins_burst: bool,
 }
 
 /// Walks the schedule turn by turn without a division: the same places as `g % flows`, `g / flows` and [`due_ns`].
@@ -194,23 +230,35 @@ pub struct Turn {
 pub struct Schedule {
     flows: u64,
     rate_pps: u64,
+    burst: u64,
+    /// From one burst to the next, ns rounded down ...
+    gap_ns: u64,
+    /// ... and what that leaves out, in units of 1/rate ns.
+    gap_remainder: u64,
     flow: u64,
     sequence: u64,
+    /// How many of the burst are over.
+    of_burst: u64,
     due_ns: u64,
     /// What rounding down has left out of `due_ns`, in units of 1/rate ns.
     remainder: u64,
 }
 
 impl Schedule {
-    /// A schedule over `flows` (at least 1) at `rate_pps` (at least 1) whose first turn, at 0 ns, is that of global
-    /// sequence `first`.
-    pub fn new(flows: usize, rate_pps: u64, first: u64) -> Self {
-        let flows = (flows as u64).max(1);
+    /// A schedule over `flows` (at least 1) at `rate_pps` (at least 1) in bursts of `burst` (1 to [`MAX_DATAGRAMS`])
+    /// whose first turn, at 0 ns, is that of global sequence `first`.
+    pub fn new(flows: usize, rate_pps: u64, burst: u64, first: u64) -> Self {
+        let (flows, rate_pps) = ((flows as u64).max(1), rate_pps.max(1));
+        let burst = burst.clamp(1, MAX_DATAGRAMS);
         Self {
             flows,
-            rate_pps: rate_pps.max(1),
+            rate_pps,
+            burst,
+            gap_ns: burst * NANOS / rate_pps,
+            gap_remainder: burst * NANOS % rate_pps,
             flow: first % flows,
             sequence: first / flows,
+            of_burst: 0,
             due_ns: 0,
             remainder: 0,
         }
@@ -218,7 +266,12 @@ impl Schedule {
 
     /// The turn that comes next.
     pub fn peek(&self) -> Turn {
-        Turn { flow: self.flow as u16, sequence: self.sequence, due_ns: self.due_ns }
+        Turn {
+            flow: self.flow as u16,
+            sequence: self.sequence,
+            due_ns: self.due_ns,
+            begins_burst: self.of_burst == 0,
+        }
     }
 
     /// Goes on to the turn after it.
@@ -228,8 +281,13 @@ impl Schedule {
             self.flow = 0;
             self.sequence += 1;
         }
-        self.due_ns += NANOS / self.rate_pps;
-        self.remainder += NANOS % self.rate_pps;
+        self.of_burst += 1;
+        if self.of_burst < self.burst {
+            return;
+        }
+        self.of_burst = 0;
+        self.due_ns += self.gap_ns;
+        self.remainder += self.gap_remainder;
         if self.remainder >= self.rate_pps {
             self.remainder -= self.rate_pps;
             self.due_ns += 1;
@@ -279,6 +337,26 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_neither_nothing_nor_more_than_there_is() {
+        let plan = |datagrams| Plan::new(1, vec![flow(1)], 100, 1, datagrams).unwrap();
+        assert_eq!(plan(9).burst, 1);
+        assert_eq!(plan(9).in_bursts_of(9).unwrap().burst, 9);
+        for burst in [0, 10] {
+            let error = plan(9).in_bursts_of(burst).unwrap_err();
+            assert_eq!(error, PlanError::Burst { burst, datagrams: 9 });
+        }
+        assert!(plan(0).in_bursts_of(1).is_ok());
+    }
+
+    #[test]
+    fn the_longest_burst_does_not_overflow() {
+        let mut schedule = Schedule::new(1, 1, MAX_DATAGRAMS, 0);
+        schedule.of_burst = MAX_DATAGRAMS - 1;
+        schedule.advance();
+        assert_eq!(schedule.peek().due_ns, due_ns(MAX_DATAGRAMS, 1));
+    }
+
+    #[test]
     fn groups_map_to_mac_addresses_as_the_standards_say() {
         assert_eq!(multicast_mac([239, 129, 1, 2].into()), Some([1, 0, 0x5E, 1, 1, 2]));
         let group: IpAddr = "ff15::82:0:1".parse().unwrap();
@@ -301,14 +379,17 @@ mod tests {
         }
 
         #[test]
-        fn walking_equals_computing(flows in 1_usize..300, rate in 1_u64..=MAX_RATE_PPS, first in 0_u64..1 << 40) {
-            let mut schedule = Schedule::new(flows, rate, first);
+        fn walking_equals_computing(
+            flows in 1_usize..300, rate in 1_u64..=MAX_RATE_PPS, burst in 1_u64..100, first in 0_u64..1 << 40,
+        ) {
+            let mut schedule = Schedule::new(flows, rate, burst, first);
             for step in 0..2_000 {
                 let global = first + step;
                 let turn = Turn {
                     flow: (global % flows as u64) as u16,
                     sequence: global / flows as u64,
-                    due_ns: due_ns(step, rate),
+                    due_ns: due_ns(step - step % burst, rate),
+                    begins_burst: step % burst == 0,
                 };
                 prop_assert_eq!(schedule.peek(), turn);
                 schedule.advance();

@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::RunArgs;
+use crate::comparison::{compare, not_compared};
 use crate::net::{NetError, RunName};
 use crate::relay_binary::{self, RelayBinaryError};
 use crate::report::Progress;
-use crate::results::{Environment, Folder, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, Trial};
+use crate::results::{
+    Environment, Folder, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, Trial, last_attempts,
+};
 use crate::scenario::{Condition, Scenario, ScenarioError, Subject, SubjectKind};
 use crate::subject::{self, SubjectError};
 use crate::trial::placement::Placement;
 use crate::trial::{self, Order, TrialError, Watch};
-use crate::verdict::of_run;
+use crate::verdict::{Verdict, of_run};
 
 /// Why a run could not begin or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -92,16 +95,25 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
         error: None,
         trials: Vec::new(),
         comparisons: Vec::new(),
+        notes: not_compared(&scenario, &subjects),
     };
     let error = session.hold_all(&subjects, interrupted, &mut results.trials).err();
+    results.comparisons = compare(&scenario, &subjects, &results.trials);
     results.verdict = match &error {
-        None => of_run(last_attempts(&results.trials).map(|trial| trial.verdict)).into(),
+        None => verdict_on(&results).into(),
         Some(RunError::Trial(TrialError::Interrupted)) => RunVerdict::Interrupted,
         Some(_) => RunVerdict::Error,
     };
     results.error = error.as_ref().map(|error| error_chain(error));
     let file = session.folder.write_results(&results).map_err(RunError::from);
     Ok(Finished { results, file, error })
+}
+
+/// The verdict on a run that came to its end: of all trials, and of the ratios that were to be kept.
+fn verdict_on(results: &Results) -> Verdict {
+    let trials = last_attempts(&results.trials).map(|trial| trial.verdict);
+    let ratios = results.comparisons.iter().filter_map(|comparison| comparison.verdict);
+    of_run(trials.chain(ratios))
 }
 
 /// `error` and what caused it, in one line. Causes that an error has already said are not repeated.
@@ -235,12 +247,6 @@ fn order_of<'a>(
     subjects.rotate_left(first);
     let pairs = conditions.iter().flat_map(|condition| subjects.iter().map(|subject| (*condition, *subject)));
     pairs.collect()
-}
-
-/// The last attempt at each subject, condition and block: attempts follow each other.
-fn last_attempts(trials: &[Trial]) -> impl Iterator<Item = &Trial> {
-    let next = |i: usize| trials.get(i + 1).map_or(1, |next| next.attempt);
-    trials.iter().enumerate().filter(move |(i, _)| next(*i) == 1).map(|(_, trial)| trial)
 }
 
 /// Whether this process may do what building a network takes.

@@ -15,10 +15,10 @@ pub enum TrafficError {
         /// What the kernel answered.
         source: io::Error,
     },
-    /// The device cannot carry the plan's datagrams.
+    /// The device cannot carry the plan's datagrams, and over IPv6 they are not fragmented.
     #[error(
-        "payload of {payload_bytes} bytes makes IP packets of {packet_bytes} bytes, but {device} has an MTU of \
-         {mtu}: raise the MTU or shorten the payload"
+        "payload of {payload_bytes} bytes makes IPv6 packets of {packet_bytes} bytes, but {device} has an MTU of \
+         {mtu}: raise the MTU or shorten the payload (fragments are sent over IPv4 only)"
     )]
     OverMtu {
         /// Interface of the generator.

@@ -15,15 +15,17 @@ use crate::ledger::{Keeper, Ledger};
 /// How far the offered rate may be from the intended one before the trial is worth nothing, as a fraction.
 pub const OFFERED_TOLERANCE: f64 = 0.005;
 /// How late the generator may be before its trial is worth nothing, ns: a quarter of a second without traffic and then
-/// all of it at once is not the rate that was asked for, although the mean is.
+/// all of it at once is not the rate that was asked for, although the mean is. Where bursts were asked for, the lag is
+/// that of their beginnings, and of what paused in their midst ([`Lag`](crate::generator::Lag)).
 pub const LAG_LIMIT_NS: u64 = 250_000_000;
 /// How late it may be before a missed count proves nothing, ns. What is late is sent in one burst: 20 ms are 2,000
-/// datagrams at 100,000 per second, more than the queues on the way need to hold at that rate.
+/// datagrams at 100,000 per second, more than the queues on the way need to hold at that rate. A burst that was asked
+/// for and comes late comes as much too near to the next.
 pub const BURST_LIMIT_NS: u64 = 20_000_000;
 /// How much of the machine's time somebody else may take before a missed expectation proves nothing, in percent.
 pub const STEAL_LIMIT_PERCENT: f64 = 1.0;
 
-/// The verdict on one trial.
+/// The verdict on one trial, or on a ratio between subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -33,7 +35,7 @@ pub enum Verdict {
     Fail,
     /// The lab itself failed.
     Invalid,
-    /// The machine failed.
+    /// The machine failed, or there is too little to tell from.
     Inconclusive,
 }
 
@@ -231,11 +233,12 @@ fn places_of_loss(ledger: &Ledger) -> String {
     if places.is_empty() { places } else { format!(" ({places})") }
 }
 
-/// The verdict on a whole run: `verdicts` holds, for each condition and block, the verdict of its last attempt.
+/// The verdict on a whole run: `verdicts` holds that of the last attempt at each condition in each block, and that of
+/// each ratio to be kept.
 ///
-/// One fail fails the run. Otherwise every condition must have said something in every block.
+/// One fail fails the run. Otherwise every one of them must have said something.
 pub fn of_run(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
-    // By gravity: a run is as good as its worst trial, and a proven fault outweighs an unproven one.
+    // By gravity: a run is as good as the worst in it, and a proven fault outweighs an unproven one.
     let gravity = |verdict: &Verdict| match verdict {
         Verdict::Pass => 0,
         Verdict::Inconclusive => 1,

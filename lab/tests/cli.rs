@@ -30,7 +30,7 @@ fn every_scenario_of_the_project_is_sound() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         checked += 1;
     }
-    assert!(checked >= 7, "{checked} scenarios");
+    assert!(checked >= 10, "{checked} scenarios");
 }
 
 #[test]

@@ -186,6 +186,35 @@ fn a_subject_may_keep_group_and_port() {
 
 #[test]
 #[ignore = "needs root: builds network namespaces"]
+fn fragments_are_datagrams_all_along_the_ledger() {
+    let subject = forwarder("fragments", ", '--drop', '10,20'") + "[expect]\nloss = 2\n";
+    let traffic = "payload-bytes = [1_473, 8_000]\n[sinks]\nkind = ['packet', 'socket']";
+    let run = Lab::as_root().run_text(&scenario(traffic, &subject), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.said());
+    for trial in run.last_attempts() {
+        let expected = [600, 600, 600, 598, 598, 598];
+        assert_eq!(counts(trial).into_iter().map(|(_, count)| count).collect::<Vec<_>>(), expected);
+        assert_eq!(trial["ledger"]["adds_up"], true);
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_burst_is_offered_at_once_and_counted_from_when_it_was_due() {
+    let traffic = "burst = 600\npayload-bytes = 1_400\n[sinks]\nkind = ['packet', 'socket']";
+    let run = Lab::as_root().run_text(&scenario(traffic, &forwarder("bursts", "")), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.said());
+    for trial in run.last_attempts() {
+        let offered = trial["offered_pps"].as_f64().expect("offered_pps");
+        assert!((1_990.0..=2_010.0).contains(&offered), "{offered}");
+        // Half of them leave sooner than at an even pace, where each would be there at once.
+        let half = trial["latency_ns"]["p50"].as_u64().expect("p50");
+        assert!((400_000..150_000_000).contains(&half), "{half}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
 fn what_cannot_be_offered_is_invalid_and_never_a_pass() {
     // Far beyond any generator; short, so that the subject is soon done.
     let text = scenario("", &forwarder("any", ""))

@@ -152,9 +152,9 @@ fn unicast_reaches_a_port_per_flow() {
 
 #[test]
 #[ignore = "needs root: builds network namespaces"]
-fn jumbo_datagrams_pass_where_the_mtu_allows_and_are_refused_where_not() {
-    let small = topology(Family::Ipv4, 1500, Segmentation::Wire);
-    let too_long = plan(flows(&small, Family::Ipv4, Cast::Multicast, 1), 1473, 10);
+fn jumbo_datagrams_pass_where_the_mtu_allows_and_are_refused_over_ipv6_where_not() {
+    let small = topology(Family::Ipv6, 1500, Segmentation::Wire);
+    let too_long = plan(flows(&small, Family::Ipv6, Cast::Multicast, 1), 1453, 10);
     let error = open_generator(&small, &too_long).unwrap_err().to_string();
     assert!(error.contains("1501 bytes") && error.contains("MTU of 1500"), "{error}");
     let large = topology(Family::Ipv4, 65_535, Segmentation::Wire);
@@ -164,6 +164,61 @@ fn jumbo_datagrams_pass_where_the_mtu_allows_and_are_refused_where_not() {
             let (_, counted) = offer(&large, kind, &plan);
             assert_clean(&counted, &plan, &format!("{kind:?} {payload_bytes} bytes"));
         }
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn fragments_are_put_together_and_counted_as_datagrams() {
+    let topology = topology(Family::Ipv4, 1500, Segmentation::Wire);
+    for kind in KINDS {
+        // The last two: just over one frame, and the largest datagram, 45 fragments. Either crosses in odd frames.
+        for (payload_bytes, rate_pps, datagrams) in
+            [(8_000, 2_000, 2_000), (1_473, 2_000, 200), (65_507, 100, 50)]
+        {
+            let what = format!("{kind:?} {payload_bytes} bytes");
+            let flows = flows(&topology, Family::Ipv4, Cast::Multicast, 3);
+            let plan = Arc::new(Plan::new(RUN, flows, payload_bytes, rate_pps, datagrams).unwrap());
+            let fragments = plan.fragments(1500).count() as u64;
+            let carried = || topology.egress[0].counters().unwrap().tx_packets;
+            let before = carried();
+            let (offered, counted) = offer(&topology, kind, &plan);
+            assert_eq!((offered.sent, offered.refused_total()), (datagrams, 0), "{what}: {offered:?}");
+            assert!(fragments > 1 && carried() - before == (datagrams + 6) * fragments, "{what}");
+            assert_clean(&counted, &plan, &what);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn unicast_fragments_are_counted_too() {
+    let topology = topology(Family::Ipv4, 1500, Segmentation::Wire);
+    for kind in KINDS {
+        let plan = plan(flows(&topology, Family::Ipv4, Cast::Unicast, 4), 4_000, 200);
+        let (_, counted) = offer(&topology, kind, &plan);
+        assert_clean(&counted, &plan, &format!("{kind:?} unicast fragments"));
+    }
+}
+
+/// Far more at once than the receiving side's backlog (1,000), which must not overflow.
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn bursts_arrive_whole_at_the_rate_that_is_their_mean() {
+    let topology = topology(Family::Ipv4, 1500, Segmentation::Wire);
+    let (burst, rate_pps, datagrams) = (5_000, 10_000, 12_000);
+    for kind in KINDS {
+        let flows = flows(&topology, Family::Ipv4, Cast::Multicast, 3);
+        let plan = Plan::new(RUN, flows, 100, rate_pps, datagrams).unwrap().in_bursts_of(burst).unwrap();
+        let plan = Arc::new(plan);
+        let (offered, counted) = offer(&topology, kind, &plan);
+        assert_eq!((offered.sent, offered.refused_total()), (datagrams, 0), "{kind:?}: {offered:?}");
+        assert_clean(&counted, &plan, &format!("{kind:?} bursts"));
+        // The third burst begins at 1 s, and its 2,000 datagrams are 200 ms of the mean rate.
+        assert!(offered.elapsed > Duration::from_millis(1_150), "{kind:?}: {offered:?}");
+        // Evenly paced ones arrive at once when they are due. Half a burst takes its time, and not that of the mean rate.
+        let half = Duration::from_nanos(counted.latency.value_at_quantile(0.5));
+        assert!((1..200).contains(&half.as_millis()), "{kind:?}: {half:?} {offered:?}");
     }
 }
 

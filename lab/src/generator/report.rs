@@ -7,10 +7,14 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::plan::due_ns;
+use crate::plan::{Turn, due_ns};
 use crate::traffic_error::{TrafficError, errno_name};
 
-/// How late datagrams were handed to the kernel, ns after their intended time.
+/// How late datagrams were handed to the kernel, ns.
+///
+/// The first of a burst, as everything in evenly paced traffic, is late from its intended time on. The rest of a burst is
+/// intended for the same time and cannot leave at it: that is late from the hand-over of the batch before, so that the
+/// worst lag also tells of a pause in the midst of a burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lag {
     /// Median.
@@ -34,7 +38,8 @@ pub struct GeneratorReport {
     pub retried: u64,
     /// Whether it ended before everything intended was due, because it was told to.
     pub stopped: bool,
-    /// From the first to the last hand-over, plus one gap of the schedule: `sent` ÷ this is the rate.
+    /// From the first hand-over to the end of the silence that the schedule has after the last datagram or burst:
+    /// `sent` ÷ this is the rate.
     pub elapsed: Duration,
     /// Lateness of each datagram.
     pub lag_ns: Lag,
@@ -66,6 +71,9 @@ pub(super) struct Recorder {
     lag: Histogram<u64>,
     first_ns: Option<u64>,
     last_ns: u64,
+    /// When the burst under way began, and how many of it have been handed over.
+    burst_ns: u64,
+    of_burst: u64,
 }
 
 /// A lag beyond this is recorded as this, ns.
@@ -78,16 +86,25 @@ impl Recorder {
             lag: Histogram::new_with_bounds(1, MAX_LAG_NS, 3)?,
             first_ns: None,
             last_ns: 0,
+            burst_ns: 0,
+            of_burst: 0,
         })
     }
 
-    /// A datagram left this late.
-    pub(super) fn lag(&mut self, late_ns: u64) {
-        self.lag.saturating_record(late_ns);
+    /// A datagram is handed over in a batch at this time since the start.
+    pub(super) fn handed_over(&mut self, turn: &Turn, now_ns: u64) {
+        let mut possible_ns = turn.due_ns;
+        if turn.begins_burst {
+            (self.burst_ns, self.of_burst) = (now_ns, 0);
+        } else {
+            possible_ns = possible_ns.max(self.last_ns);
+        }
+        self.of_burst += 1;
+        self.lag.saturating_record(now_ns.saturating_sub(possible_ns));
     }
 
-    /// A batch was handed over at this time since the start.
-    pub(super) fn sent_at(&mut self, now_ns: u64) {
+    /// The batch that was handed over at this time since the start is complete.
+    pub(super) fn batch_over(&mut self, now_ns: u64) {
         self.first_ns.get_or_insert(now_ns);
         self.last_ns = now_ns;
     }
@@ -106,7 +123,9 @@ impl Recorder {
         self.report.stopped = done < self.report.intended;
         self.report.cpu = cpu;
         if let Some(first_ns) = self.first_ns {
-            self.report.elapsed = Duration::from_nanos(self.last_ns - first_ns + due_ns(1, rate_pps));
+            // A burst that took longer than its silence lasts has none.
+            let end_ns = self.last_ns.max(self.burst_ns + due_ns(self.of_burst, rate_pps));
+            self.report.elapsed = Duration::from_nanos(end_ns - first_ns);
             self.report.lag_ns = Lag {
                 p50: self.lag.value_at_quantile(0.5),
                 p99: self.lag.value_at_quantile(0.99),
@@ -125,8 +144,8 @@ mod tests {
     fn every_datagram_is_sent_or_refused_by_name() {
         let mut recorder = Recorder::new(10).unwrap();
         for index in 0..10 {
-            recorder.lag(index);
-            recorder.sent_at(index * 1_000_000);
+            recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000 + index);
+            recorder.batch_over(index * 1_000_000 + index);
         }
         recorder.refused(&io::Error::from_raw_os_error(libc::ENOBUFS));
         recorder.refused(&io::Error::from_raw_os_error(libc::ENOBUFS));
@@ -135,10 +154,53 @@ mod tests {
         let report = recorder.finish(10, 1_000, None);
         assert_eq!((report.intended, report.sent, report.refused_total()), (10, 7, 3));
         assert_eq!(report.refused, BTreeMap::from([("ENOBUFS".to_owned(), 2), ("ENETDOWN".to_owned(), 1)]));
-        assert_eq!(report.elapsed, Duration::from_millis(10));
-        assert!((report.offered_pps() - 700.0).abs() < 1e-6);
+        assert_eq!(report.elapsed, Duration::from_nanos(10_000_009));
+        assert!((report.offered_pps() - 700.0).abs() < 1e-3);
         assert_eq!((report.retried, report.stopped, report.lag_ns.max), (1, false, 9));
         assert_eq!(report.not_offered(), 0);
+    }
+
+    fn turn(due_ns: u64, begins_burst: bool) -> Turn {
+        Turn { flow: 0, sequence: 0, due_ns, begins_burst }
+    }
+
+    /// Bursts of 5 at 1,000 a second, handed over in batches of up to 3, each `batch_ns` after the one before; the last
+    /// burst has `last` datagrams.
+    fn bursts(batch_ns: u64, last: u64) -> GeneratorReport {
+        let mut recorder = Recorder::new(10 + last).unwrap();
+        let mut now_ns = 0;
+        for (burst, datagrams) in [5, 5, last].into_iter().enumerate() {
+            let due_ns = burst as u64 * 5_000_000;
+            now_ns = due_ns.max(now_ns);
+            for index in 0..datagrams {
+                recorder.handed_over(&turn(due_ns, index == 0), now_ns);
+                if index % 3 == 2 || index + 1 == datagrams {
+                    recorder.batch_over(now_ns);
+                    now_ns += batch_ns;
+                }
+            }
+        }
+        recorder.finish(10 + last, 1_000, None)
+    }
+
+    #[test]
+    fn the_silence_after_the_last_burst_is_part_of_the_run() {
+        let report = bursts(1_000, 5);
+        assert_eq!((report.elapsed, report.lag_ns.max), (Duration::from_millis(15), 1_000));
+        assert!((report.offered_pps() - 1_000.0).abs() < 1e-6);
+        let report = bursts(1_000, 2);
+        assert_eq!(report.elapsed, Duration::from_millis(12));
+    }
+
+    #[test]
+    fn a_burst_that_outlasts_its_silence_shows_in_rate_and_lag() {
+        // Two batches of 4 ms each do not fit 5 ms.
+        let report = bursts(4_000_000, 5);
+        assert_eq!(report.elapsed, Duration::from_millis(16 + 5));
+        // The third burst is 6 ms late, no datagram of the others is later than the batch before it.
+        assert!((5_990_000..=6_010_000).contains(&report.lag_ns.max), "{report:?}");
+        // Here even the last one ends after its silence should have.
+        assert_eq!(bursts(7_000_000, 5).elapsed, Duration::from_millis(35));
     }
 
     #[test]

@@ -9,11 +9,13 @@ use pnet_packet::ipv4::{self, Ipv4Flags, MutableIpv4Packet};
 use pnet_packet::ipv6::MutableIpv6Packet;
 use pnet_packet::udp::MutableUdpPacket;
 
+use super::fragment;
 use crate::checksum;
+use crate::fragments::Fragments;
 use crate::plan::{Flow, Plan};
 
-const ETHERNET_BYTES: usize = 14;
-const IPV4_BYTES: usize = 20;
+pub(super) const ETHERNET_BYTES: usize = 14;
+pub(super) const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
 /// Where the checksum lies, counted from the end of the UDP header.
@@ -25,36 +27,57 @@ const HOPS: u8 = 64;
 #[derive(Debug)]
 pub(super) struct Templates {
     header_bytes: usize,
-    payload_bytes: usize,
+    fragments: Fragments,
     headers: Vec<u8>,
     sums: Vec<u64>,
 }
 
 impl Templates {
-    /// Builds the headers of all flows. Memory: some 70 bytes per flow.
-    pub(super) fn build(plan: &Plan, source_mac: [u8; 6]) -> Self {
+    /// Builds the headers of all flows for a link of this MTU. Memory: some 70 bytes per flow.
+    pub(super) fn build(plan: &Plan, source_mac: [u8; 6], mtu: usize) -> Self {
+        let fragments = plan.fragments(mtu);
         let ip_bytes = if plan.is_ipv6() { IPV6_BYTES } else { IPV4_BYTES };
         let header_bytes = ETHERNET_BYTES + ip_bytes + UDP_BYTES;
         let mut headers = vec![0; header_bytes * plan.flows.len()];
         let mut sums = Vec::with_capacity(plan.flows.len());
         for (flow, header) in plan.flows.iter().zip(headers.chunks_exact_mut(header_bytes)) {
             sums.push(write_header(header, flow, source_mac, plan.payload_bytes));
+            if fragments.count() > 1 {
+                allow_fragments(header);
+            }
         }
-        Self { header_bytes, payload_bytes: plan.payload_bytes, headers, sums }
+        Self { header_bytes, fragments, headers, sums }
     }
 
-    /// Length of each frame.
-    pub(super) fn frame_bytes(&self) -> usize {
-        self.header_bytes + self.payload_bytes
+    /// Length of each frame of a datagram: one, or one for each of its fragments.
+    pub(super) fn frames(&self) -> Vec<usize> {
+        let ends = self.header_bytes - UDP_BYTES;
+        self.fragments.parts().map(|part| ends + part.len()).collect()
     }
 
-    /// Length of each IP packet, which the MTU limits.
+    /// Length of the longest IP packet, which the MTU limits.
     pub(super) fn packet_bytes(&self) -> usize {
-        self.frame_bytes() - ETHERNET_BYTES
+        self.frames().into_iter().max().unwrap_or_default().saturating_sub(ETHERNET_BYTES)
     }
 
-    /// Writes a frame of `flow` around the payload that `fill` writes. A frame of another length is left alone.
-    pub(super) fn write(&self, flow: u16, frame: &mut [u8], fill: impl FnOnce(&mut [u8])) {
+    /// Writes the frames of a datagram of `flow`, side by side, around the payload that `fill` writes. A slot of another
+    /// length is left alone. `identification` tells fragments of one datagram from those of another; what goes whole
+    /// carries none (RFC 6864 §4.1).
+    pub(super) fn write(
+        &self,
+        flow: u16,
+        identification: u16,
+        slot: &mut [u8],
+        fill: impl FnOnce(&mut [u8]),
+    ) {
+        let Some(frame) = slot.get_mut(fragment::repeated_bytes(self.fragments)..) else { return };
+        self.write_whole(flow, frame, fill);
+        if self.fragments.count() > 1 {
+            fragment::cut(slot, self.fragments, identification);
+        }
+    }
+
+    fn write_whole(&self, flow: u16, frame: &mut [u8], fill: impl FnOnce(&mut [u8])) {
         let start = usize::from(flow) * self.header_bytes;
         let template = self.headers.get(start..start + self.header_bytes);
         let (Some(template), Some(sum)) = (template, self.sums.get(usize::from(flow))) else { return };
@@ -117,6 +140,13 @@ fn write_ipv4(bytes: &mut [u8], source: &SocketAddr, destination: &SocketAddr, u
     packet.set_checksum(checksum);
 }
 
+/// Takes back that an IPv4 packet must not be fragmented. Each fragment gets a checksum of its own.
+fn allow_fragments(header: &mut [u8]) {
+    if let Some(mut packet) = MutableIpv4Packet::new(&mut header[ETHERNET_BYTES..]) {
+        packet.set_flags(0);
+    }
+}
+
 fn write_ipv6(bytes: &mut [u8], source: &SocketAddr, destination: &SocketAddr, udp_length: usize) {
     let (IpAddr::V6(source), IpAddr::V6(destination)) = (source.ip(), destination.ip()) else { return };
     let Some(mut packet) = MutableIpv6Packet::new(bytes) else { return };
@@ -159,9 +189,10 @@ mod tests {
     }
 
     fn frame(plan: &Plan, flow: u16, payload: &[u8]) -> Vec<u8> {
-        let templates = Templates::build(plan, SOURCE_MAC);
-        let mut frame = vec![0xEE; templates.frame_bytes()];
-        templates.write(flow, &mut frame, |bytes| bytes.copy_from_slice(payload));
+        let templates = Templates::build(plan, SOURCE_MAC, 1_500);
+        let [length] = templates.frames()[..] else { panic!("it goes whole") };
+        let mut frame = vec![0xEE; length];
+        templates.write(flow, 7, &mut frame, |bytes| bytes.copy_from_slice(payload));
         frame
     }
 
@@ -199,6 +230,41 @@ mod tests {
             prop_assert_eq!(datagram.get_checksum(), if checksum == 0 { 0xFFFF } else { checksum });
             prop_assert_eq!(datagram.payload(), &payload[..]);
         }
+
+        #[test]
+        fn fragments_put_together_are_the_datagram(
+            payload in proptest::collection::vec(any::<u8>(), 1_000..9_000), mtu in 68_usize..1_000, id: u16,
+        ) {
+            let plan = plan(false, 2, payload.len());
+            let templates = Templates::build(&plan, SOURCE_MAC, mtu);
+            let lengths = templates.frames();
+            let mut slot = vec![0xEE; lengths.iter().sum()];
+            templates.write(1, id, &mut slot, |bytes| bytes.copy_from_slice(&payload));
+            let (mut together, mut rest) = (Vec::new(), &slot[..]);
+            for (index, length) in lengths.iter().enumerate() {
+                let (frame, after) = rest.split_at(*length);
+                rest = after;
+                let ethernet = EthernetPacket::new(frame).unwrap();
+                prop_assert_eq!(ethernet.get_source(), MacAddr::from(SOURCE_MAC));
+                prop_assert_eq!(ethernet.get_destination().octets()[5], 1);
+                let packet = Ipv4Packet::new(ethernet.payload()).unwrap();
+                prop_assert!(usize::from(packet.get_total_length()) <= mtu);
+                prop_assert_eq!(usize::from(packet.get_total_length()), ethernet.payload().len());
+                prop_assert_eq!(packet.get_checksum(), ipv4::checksum(&packet));
+                prop_assert_eq!(packet.get_identification(), id);
+                prop_assert_eq!(usize::from(packet.get_fragment_offset()) * 8, together.len());
+                let more = if index + 1 < lengths.len() { Ipv4Flags::MoreFragments } else { 0 };
+                prop_assert_eq!(packet.get_flags(), more);
+                together.extend_from_slice(packet.payload());
+            }
+            let datagram = UdpPacket::new(&together).unwrap();
+            prop_assert_eq!(usize::from(datagram.get_length()), together.len());
+            let (source, group) = (plan.flows[1].source.ip(), plan.flows[1].destination.ip());
+            let (IpAddr::V4(source), IpAddr::V4(group)) = (source, group) else { panic!("an IPv4 plan") };
+            let checksum = udp::ipv4_checksum(&datagram, &source, &group);
+            prop_assert_eq!(datagram.get_checksum(), if checksum == 0 { 0xFFFF } else { checksum });
+            prop_assert_eq!(datagram.payload(), &payload[..]);
+        }
     }
 
     #[test]
@@ -213,12 +279,12 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_alone() {
-        let templates = Templates::build(&plan(false, 2, 18), SOURCE_MAC);
+        let templates = Templates::build(&plan(false, 2, 18), SOURCE_MAC, 1_500);
         let mut short = [7; 10];
-        templates.write(0, &mut short, |_| panic!("no payload"));
+        templates.write(0, 0, &mut short, |_| panic!("no payload"));
         assert_eq!(short, [7; 10]);
-        let mut frame = vec![7; templates.frame_bytes()];
-        templates.write(2, &mut frame, |_| panic!("no such flow"));
+        let mut frame = vec![7; templates.frames().iter().sum()];
+        templates.write(2, 0, &mut frame, |_| panic!("no such flow"));
         assert!(frame.iter().all(|byte| *byte == 7));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Gap, Ledger, NamedDrop, Output, Place, RelayCounters, Step, Wire};
+use super::{Facts, Gap, Ledger, NamedDrop, Place, RelayCounters, Step, Wire};
 
 /// Explains every count of `facts` by the one before, and names what cannot be explained.
 pub fn settle(facts: &Facts) -> Ledger {
@@ -26,7 +26,8 @@ pub fn settle(facts: &Facts) -> Ledger {
     egress.wire_drops = one("rx_dropped", "sink device", queue_full);
     egress.device_drops = one("tx_dropped", "egress device", transmit_dropped - queue_full);
     if let Some(relay) = &facts.relay {
-        relay_steps(&mut flow, &mut ledger, relay, copies);
+        let incomplete = incomplete(facts.fragmented, &facts.ingress);
+        relay_steps(&mut flow, &mut ledger, relay, copies, incomplete);
     } else {
         egress.copies = copies;
         egress.silent_subject = true;
@@ -34,15 +35,23 @@ pub fn settle(facts: &Facts) -> Ledger {
     flow.pass(&mut ledger, egress);
 
     let strays = ledger.step(Place::EgressDevice).map_or(0, |egress| egress.other_frames);
-    tails(&mut ledger, &facts.outputs, facts.relay.as_ref().map(|_| strays));
+    tails(&mut ledger, facts, facts.relay.as_ref().map(|_| strays));
     ledger.adds_up = ledger.gaps.is_empty();
     ledger
 }
 
-fn relay_steps(flow: &mut Flow, ledger: &mut Ledger, relay: &RelayCounters, copies: u64) {
+fn relay_steps(
+    flow: &mut Flow,
+    ledger: &mut Ledger,
+    relay: &RelayCounters,
+    copies: u64,
+    incomplete: Vec<NamedDrop>,
+) {
     let mut unread = one("kernel dropped", "packet socket", relay.kernel_dropped);
     unread.extend(one("left in the socket", "packet socket", relay.left_in_socket));
-    flow.pass(ledger, Crossing::new(Place::RelayReceived, relay.received).drops(unread));
+    let mut received = Crossing::new(Place::RelayReceived, relay.received).drops(unread);
+    received.device_drops = incomplete;
+    flow.pass(ledger, received);
     let mut matched = Crossing::new(Place::Matched, relay.matched);
     matched.foreign_drops = named(&relay.dropped, "relay");
     flow.pass(ledger, matched);
@@ -56,10 +65,10 @@ fn relay_steps(flow: &mut Flow, ledger: &mut Ledger, relay: &RelayCounters, copi
 /// `strays` is how many frames on the output devices are none of ours, where the subject's counters tell; else it is
 /// at most what the sinks saw of such frames. To a sink that sees none, and that nothing of the trial is missing at,
 /// whatever else its device carried is such frames.
-fn tails(ledger: &mut Ledger, outputs: &[Output], mut strays: Option<u64>) {
+fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
     let mut device = Step::new(Place::SinkDevice, 0);
     let mut sink = Step::new(Place::Sink, 0);
-    for (i, output) in outputs.iter().enumerate() {
+    for (i, output) in facts.outputs.iter().enumerate() {
         let mut flow = Flow { ours: output.wire.transmitted, others: 0 };
         let mut alone = Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: false };
 
@@ -69,7 +78,8 @@ fn tails(ledger: &mut Ledger, outputs: &[Output], mut strays: Option<u64>) {
         let dropped = named(&output.dropped, "sink");
         let missing = flow.ours.saturating_sub(sum(&dropped)).saturating_sub(output.arrived);
         let unclaimed = output.unclaimed.min(missing);
-        let rest = missing - unclaimed;
+        let incomplete = incomplete(facts.fragmented, &output.wire);
+        let rest = (missing - unclaimed).saturating_sub(sum(&incomplete));
         let others = match output.other_frames {
             None if output.lost == 0 => rest,
             seen => strays.or(seen).unwrap_or_default().min(rest),
@@ -78,6 +88,7 @@ fn tails(ledger: &mut Ledger, outputs: &[Output], mut strays: Option<u64>) {
         let mut arrival = Crossing::new(Place::Sink, output.arrived).drops(dropped);
         arrival.drops.extend(one("unclaimed", "sink's IP stack", unclaimed));
         arrival.drops.extend(one("other frames", "sink", others));
+        arrival.device_drops = incomplete;
         flow.pass(&mut alone, arrival);
 
         for step in alone.steps {
@@ -220,6 +231,12 @@ impl Step {
             }
         }
     }
+}
+
+/// Datagrams that the frames dropped on `wire` may have left incomplete: each fragment may be of another datagram, and
+/// the devices count those that are missing as if they were of as few as possible.
+fn incomplete(fragmented: bool, wire: &Wire) -> Vec<NamedDrop> {
+    one("incomplete", "fragments dropped before", if fragmented { wire.dropped() } else { 0 })
 }
 
 /// The drops of the wire from the generator.

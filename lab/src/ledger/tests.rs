@@ -1,7 +1,7 @@
 //! What the ledger must explain, and what it must not let through.
 
 use super::*;
-use crate::ledger::Keeper;
+use crate::ledger::{Keeper, Output};
 
 /// A trial of 1,000 datagrams to `sinks` sinks in which nothing went wrong.
 fn clean(sinks: usize) -> Facts {
@@ -334,4 +334,38 @@ fn what_was_never_offered_is_named() {
     let ledger = settled(1, |facts| (facts.intended, facts.not_offered) = (1_700, 700));
     assert_eq!(drops(&ledger, Place::Sent), [("not offered in time", 700)]);
     assert_eq!(gaps(&ledger), []);
+}
+
+#[test]
+fn a_lost_fragment_loses_its_datagram_wherever_that_is_noticed() {
+    // Eight fragments of eight datagrams, which the devices see as two incomplete ones.
+    let lossy = Wire { transmitted: 998, transmit_dropped: 8, received: 998, receive_dropped: 8 };
+    let inward = |facts: &mut Facts| {
+        (facts.fragmented, facts.ingress) = (true, lossy);
+        *relay(facts) =
+            RelayCounters { received: 992, matched: 992, relayed: 992, ..RelayCounters::default() };
+        let output = &mut facts.outputs[0];
+        (output.wire.transmitted, output.wire.received, output.arrived) = (992, 992, 992);
+    };
+    let ledger = settled(1, inward);
+    assert_eq!(gaps(&ledger), []);
+    assert_eq!(ledger.step(Place::IngressDevice).unwrap().lost_on_wire, 2);
+    assert_eq!(drops(&ledger, Place::RelayReceived), [("incomplete", 6)]);
+    // Drops of frames explain no more datagrams than frames.
+    let more = settled(1, |facts| {
+        inward(facts);
+        relay(facts).received = 989;
+        (relay(facts).matched, relay(facts).relayed) = (989, 989);
+        let output = &mut facts.outputs[0];
+        (output.wire.transmitted, output.wire.received, output.arrived) = (989, 989, 989);
+    });
+    assert_eq!(gaps(&more), [(Place::RelayReceived, 1, Keeper::Subject)]);
+
+    let outward = settled(1, |facts| {
+        facts.fragmented = true;
+        (facts.outputs[0].wire, facts.outputs[0].arrived, facts.outputs[0].lost) = (lossy, 992, 8);
+    });
+    assert_eq!(gaps(&outward), []);
+    assert_eq!(outward.step(Place::EgressDevice).unwrap().lost_on_wire, 2);
+    assert_eq!(drops(&outward, Place::Sink), [("incomplete", 6)]);
 }

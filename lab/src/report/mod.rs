@@ -1,7 +1,33 @@
-//! What people see: progress while a run lasts, a table when it is over.
+//! What people see: progress while a run lasts, tables when it is over.
 
+mod columns;
+mod comparisons;
+mod medians;
+mod numbers;
 mod progress;
-mod table;
+mod trials;
 
+use crate::results::Results;
+use columns::Conditions;
 pub use progress::Progress;
-pub use table::report;
+
+/// The results as text. What sums them up comes last, where the reader's eye is when the run is over.
+pub fn report(results: &Results) -> String {
+    if results.trials.is_empty() {
+        return "no trial was held to its end\n".to_owned();
+    }
+    let conditions = Conditions::of(results.trials.iter().map(|trial| trial.condition));
+    let mut parts = vec![trials::table(&results.trials, &conditions), trials::details(&results.trials)];
+    // Of one block the trials themselves are the summary.
+    if results.trials.iter().any(|trial| trial.block > 1) {
+        parts.push(medians::table(&results.trials, &conditions));
+    }
+    if !results.comparisons.is_empty() {
+        parts.push(comparisons::table(&results.comparisons, &conditions));
+    }
+    if !results.notes.is_empty() {
+        let notes: Vec<_> = results.notes.iter().map(|note| format!("note: {note}")).collect();
+        parts.push(format!("{}\n", notes.join("\n")));
+    }
+    parts.join("\n")
+}

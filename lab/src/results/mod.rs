@@ -1,5 +1,7 @@
 //! The results of a run as they are written to `results.json`.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod folder;
 
 use std::fs;
@@ -15,9 +17,10 @@ use serde::Serialize;
 
 pub use folder::{Folder, FolderError};
 
+use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
-use crate::scenario::{Cast, Condition, Scenario, Subject, sink_kind_name};
+use crate::scenario::{Condition, Scenario, Subject};
 use crate::trial::{CpuPerPacket, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
@@ -41,19 +44,22 @@ pub struct Results {
     pub trials: Vec<Trial>,
     /// Subjects against each other.
     pub comparisons: Vec<Comparison>,
+    /// What the reader should know besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The verdict on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunVerdict {
-    /// Every subject passed under every condition in every block.
+    /// Every subject passed under every condition in every block, and every ratio that was to be kept was.
     Pass,
-    /// A subject failed.
+    /// A subject or a ratio failed.
     Fail,
-    /// No subject failed, and the lab could not measure something.
+    /// Nothing failed, and the lab could not measure something.
     Invalid,
-    /// No subject failed, and the machine let something undecided.
+    /// Nothing failed, and something is left undecided, by the machine or for lack of pairs.
     Inconclusive,
     /// Somebody interrupted it.
     Interrupted,
@@ -129,14 +135,9 @@ pub struct Trial {
     pub block: usize,
     /// The how-many-eth attempt at it, from 1.
     pub attempt: usize,
-    /// From and to what kind of address.
-    pub cast: Cast,
-    /// How the sinks read.
-    pub sink_kind: &'static str,
-    /// Datagrams per second asked for.
-    pub rate_pps: u64,
-    /// UDP payload.
-    pub payload_bytes: usize,
+    /// Under which condition.
+    #[serde(flatten)]
+    pub condition: Condition,
     /// The verdict.
     pub verdict: Verdict,
     /// Why it is not a pass.
@@ -199,25 +200,10 @@ pub struct Latency {
     pub hdr: String,
 }
 
-/// One subject against another.
-#[derive(Clone, Debug, Serialize)]
-pub struct Comparison {
-    /// What is compared.
-    pub metric: String,
-    /// At which rate.
-    pub rate_pps: u64,
-    /// Whose.
-    pub of: String,
-    /// Against whose.
-    pub to: String,
-    /// The ratio of the two.
-    pub ratio: f64,
-    /// Where it is with 95 % confidence.
-    pub ci95: [f64; 2],
-    /// What it must not exceed.
-    pub at_most: f64,
-    /// The verdict.
-    pub verdict: Verdict,
+/// The last attempt at each subject, condition and block, which is what counts: attempts follow each other.
+pub fn last_attempts(trials: &[Trial]) -> impl Iterator<Item = &Trial> {
+    let next = |i: usize| trials.get(i + 1).map_or(1, |next| next.attempt);
+    trials.iter().enumerate().filter(move |(i, _)| next(*i) == 1).map(|(_, trial)| trial)
 }
 
 impl Trial {
@@ -233,10 +219,7 @@ impl Trial {
             subject: subject.name.clone(),
             block,
             attempt,
-            cast: condition.cast,
-            sink_kind: sink_kind_name(condition.sink_kind),
-            rate_pps: condition.rate_pps,
-            payload_bytes: condition.payload_bytes,
+            condition: *condition,
             verdict: outcome.verdict,
             reasons: outcome.reasons,
             expected: scenario.expected_of(subject),
@@ -292,18 +275,10 @@ mod tests {
 
     pub(super) fn results() -> Results {
         let trial = Trial {
-            subject: "recv".into(),
-            block: 1,
-            attempt: 1,
-            cast: Cast::MulticastToMulticast,
-            sink_kind: "packet",
-            rate_pps: 1_000,
-            payload_bytes: 100,
             verdict: Verdict::Fail,
             reasons: vec!["the subject ended".into()],
-            expected: None,
             measured: None,
-            files: "/x".into(),
+            ..fixtures::trial("recv", 1, 0.0)
         };
         Results {
             schema: SCHEMA,
@@ -317,6 +292,7 @@ mod tests {
             error: None,
             trials: vec![trial],
             comparisons: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -325,6 +301,7 @@ mod tests {
         let json = serde_json::to_value(results()).unwrap();
         assert_eq!((json["schema"].as_str(), json["verdict"].as_str()), (Some(SCHEMA), Some("fail")));
         assert_eq!(json["trials"][0]["cast"], "multicast-to-multicast");
+        assert_eq!(json["trials"][0]["sink_kind"], "packet");
         assert!(json["trials"][0].get("lost").is_none());
     }
 

@@ -1,5 +1,6 @@
 //! A scenario: what to measure, under which conditions, and what is expected. Checked in whole before anything runs.
 
+mod expect;
 mod read;
 mod subject;
 
@@ -8,10 +9,13 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use multicast_relay::config::document::Mistakes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+pub use expect::{Expect, Metric, Ratio};
 
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
@@ -48,6 +52,8 @@ pub struct Traffic {
     pub rates_pps: Vec<u64>,
     /// UDP payload sizes in bytes.
     pub payloads_bytes: Vec<usize>,
+    /// How many datagrams are due at once; 1 when they are evenly paced.
+    pub burst: u64,
     /// Number of distinct flows.
     pub flows: usize,
     /// How long each trial offers its rate.
@@ -72,15 +78,6 @@ pub struct Trials {
     pub blocks: usize,
     /// How often a trial that proved nothing is repeated.
     pub retries: usize,
-}
-
-/// What is expected of a trial.
-#[derive(Clone, Debug)]
-pub struct Expect {
-    /// Exact counts over all sinks.
-    pub counts: Counts,
-    /// Names of the subjects of whom they are expected; `None` for all.
-    pub subjects: Option<Vec<String>>,
 }
 
 /// A program to be measured.
@@ -156,8 +153,14 @@ pub fn sink_kind_name(kind: SinkKind) -> &'static str {
     }
 }
 
+impl Serialize for SinkKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(sink_kind_name(*self))
+    }
+}
+
 /// Everything that may differ between two trials of a subject, except the block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
     /// From and to what kind of address.
     pub cast: Cast,
@@ -174,7 +177,7 @@ impl Scenario {
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
-        read::scenario(&text).map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
+        text.parse().map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
     }
 
     /// Every condition, rates changing fastest.
@@ -200,6 +203,14 @@ impl Scenario {
     pub fn expected_of(&self, subject: &Subject) -> Option<Counts> {
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = Mistakes;
+
+    fn from_str(text: &str) -> Result<Self, Mistakes> {
+        read::scenario(text)
     }
 }
 

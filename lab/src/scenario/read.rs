@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
-use super::{Cast, Expect, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject};
+use super::expect::{self, Known};
+use super::{Cast, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject};
 use crate::datagram::MIN_BYTES;
-use crate::plan::MAX_DATAGRAMS;
+use crate::plan::{MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
 use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
-use crate::verdict::Counts;
 
 /// The most flows of a scenario, fewer than a plan can have: they are told apart by their group or port, and the ports
 /// from 6000 on must be enough.
@@ -43,7 +43,8 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let traffic = traffic.and_then(|section| read_traffic(&section, link, sink_count));
     let trials = read_trials(root.section("trials").as_ref());
     let subjects = read_subjects(root, traffic.as_ref());
-    let expect = read_expect(root.section("expect").as_ref(), &subjects);
+    let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
+    let expect = expect::read(root.section("expect").as_ref(), &known);
     Some(Scenario {
         name: name?,
         link,
@@ -76,19 +77,14 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
     // Both mean the packet generator, as long as it is the only one.
     let generator = section.string("generator").unwrap_or("auto");
     refuse_unknown(section, "generator", generator, &["auto", "packet"]);
-    let headers = match link.family {
-        Family::Ipv4 => 20 + 8,
-        Family::Ipv6 => 40 + 8,
-    };
-    let payload_range = MIN_BYTES as u64..=u64::from(link.mtu) - headers;
     section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
 
     let casts = defaulted(section, "cast", vec![Cast::MulticastToMulticast], || {
         section.choice_list("cast", &Cast::NAMES)
     });
     let rates = section.integers("rate-pps", 1..=10_000_000);
-    let payloads =
-        defaulted(section, "payload-bytes", vec![100], || section.integers("payload-bytes", payload_range));
+    let payloads = defaulted(section, "payload-bytes", vec![100], || read_payloads(section, link));
+    let burst = defaulted(section, "burst", 1, || section.integer("burst", 1..=MAX_DATAGRAMS));
     let flows = defaulted(section, "flows", 1, || section.integer("flows", 1..=MOST_FLOWS));
     let duration = defaulted(section, "duration", Duration::from_secs(3), || {
         section.parsed("duration", DURATION, parse_duration)
@@ -100,6 +96,7 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
         casts: casts?,
         rates_pps: rates?,
         payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
+        burst: burst?,
         flows: flows? as usize,
         duration: duration?,
         warmup: warmup?,
@@ -108,11 +105,41 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
     Some(traffic)
 }
 
-/// Every rate must give each flow something to carry, and no more than can be counted.
+/// IPv4 datagrams that are larger than the MTU are sent as fragments.
+fn read_payloads(section: &Section<'_>, link: Link) -> Option<Vec<u64>> {
+    const LEAST: u64 = MIN_BYTES as u64;
+    let most = match link.family {
+        Family::Ipv4 => return section.integers("payload-bytes", LEAST..=MAX_IPV4_PAYLOAD as u64),
+        Family::Ipv6 => u64::from(link.mtu) - (40 + 8),
+    };
+    let payloads = section.integers("payload-bytes", LEAST..=MAX_IPV6_PAYLOAD as u64)?;
+    for bytes in payloads.iter().filter(|bytes| **bytes > most) {
+        section.mistake(
+            "payload-bytes",
+            format!(
+                "over IPv6 an MTU of {} carries at most {most} bytes, found {bytes}: IPv6 fragments are not in this \
+                 version, so shorten the payload or raise link.mtu, or send fragments with family = \"ipv4\"",
+                link.mtu
+            ),
+        );
+    }
+    Some(payloads)
+}
+
+/// Every rate must give each flow something to carry, make up a burst, and be no more than can be counted.
 fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
     for &rate in &traffic.rates_pps {
         let datagrams = u128::from(rate) * traffic.duration.as_nanos() / 1_000_000_000;
-        let flows = traffic.flows;
+        let (flows, burst) = (traffic.flows, traffic.burst);
+        if datagrams < u128::from(burst) {
+            let remedy = "lower burst, or raise rate-pps or duration";
+            section.mistake(
+                "burst",
+                format!(
+                    "{rate} packets/s make {datagrams} datagrams, less than one burst of {burst}: {remedy}"
+                ),
+            );
+        }
         if datagrams < flows as u128 {
             let remedy = "raise rate-pps or duration, or take fewer flows";
             section.mistake(
@@ -193,30 +220,13 @@ fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>) -> Vec<Subject> 
     subjects
 }
 
-fn read_expect(section: Option<&Section<'_>>, subjects: &[Subject]) -> Option<Expect> {
-    let Some(section) = section else { return Some(Expect { counts: Counts::default(), subjects: None }) };
-    if section.has("ratio") {
-        section.mistake("ratio", "comparing subjects is not in this version: remove it");
-    }
-    let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
-    let counts = Counts {
-        lost: count("loss")?,
-        duplicated: count("duplicates")?,
-        reordered: count("reordered")?,
-        corrupted: count("corrupted")?,
-    };
-    let names = section.parsed_list("subjects", "the name of a subject", |name| Some(name.to_owned()));
-    for name in names.iter().flatten() {
-        if !subjects.iter().any(|subject| subject.name == *name) {
-            let known = subjects.iter().map(|subject| format!("\"{}\"", subject.name)).collect::<Vec<_>>();
-            section.mistake("subjects", format!("no subject \"{name}\": there is {}", known.join(", ")));
-        }
-    }
-    Some(Expect { counts, subjects: names })
-}
-
 /// What `read` makes of `key`, or `default` when it is not written at all.
-fn defaulted<T>(section: &Section<'_>, key: &str, default: T, read: impl FnOnce() -> Option<T>) -> Option<T> {
+pub(super) fn defaulted<T>(
+    section: &Section<'_>,
+    key: &str,
+    default: T,
+    read: impl FnOnce() -> Option<T>,
+) -> Option<T> {
     if section.has(key) { read() } else { Some(default) }
 }
 

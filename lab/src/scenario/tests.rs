@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::scenario::Condition;
+use crate::scenario::Metric;
+use crate::verdict::Counts;
 
 const LEAST: &str =
     "name = 'x'\n[traffic]\nrate-pps = 1000\n[[subject]]\nname = 'r'\nrelay = { rx = 'recv' }\n";
@@ -108,8 +110,6 @@ fn every_mistake_is_collected_with_its_line() {
 fn the_limits_are_those_of_what_is_built() {
     let smallest = LEAST.replace("[[sub", "payload-bytes = 40\n[link]\nmtu = 68\n[[sub");
     assert_eq!(scenario(&smallest).unwrap().link.mtu, Family::Ipv4.least_mtu());
-    let larger = mistake(&smallest.replace("= 40", "= 41"));
-    assert!(larger.contains("from 18 to 40"), "{larger}");
     assert!(mistake(&smallest.replace("= 68", "= 67")).contains("from 68 to 65535"));
 }
 
@@ -129,17 +129,22 @@ fn what_is_not_in_this_version_says_so() {
     assert!(xdp.contains("\"xdp\" is not in this version"), "{xdp}");
     let sink = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = ['packet', 'xdp']\n[[sub"));
     assert!(sink.starts_with("line 5: sinks.kind: \"xdp\" is not in this version"), "{sink}");
-    let ratio = mistake(&format!("{LEAST}[[expect.ratio]]\nmetric = 'p99'\n"));
-    assert!(ratio.contains("expect.ratio: comparing subjects is not in this version"), "{ratio}");
 }
 
 #[test]
 fn sizes_are_bounded_by_the_mtu_and_the_family() {
     let with = |keys: &str| LEAST.replace("[[sub", &format!("{keys}\n[[sub"));
-    assert!(scenario(&with("payload-bytes = 1472")).is_ok());
-    assert!(mistake(&with("payload-bytes = 1473")).contains("from 18 to 1472"));
-    assert!(mistake(&with("payload-bytes = 17")).contains("from 18 to 1472"));
-    assert!(mistake(&with("payload-bytes = 1453\nfamily = 'ipv6'")).contains("from 18 to 1452"));
+    // Over IPv4, what is larger than the MTU is sent as fragments.
+    assert!(scenario(&with("payload-bytes = [1472, 1473, 65507]")).is_ok());
+    assert!(mistake(&with("payload-bytes = 65508")).contains("from 18 to 65507"));
+    assert!(mistake(&with("payload-bytes = 17")).contains("from 18 to 65507"));
+    assert!(scenario(&with("payload-bytes = 1452\nfamily = 'ipv6'")).is_ok());
+    let six = mistake(&with("payload-bytes = [100, 1453]\nfamily = 'ipv6'"));
+    assert!(
+        six.starts_with("line 4: traffic.payload-bytes: over IPv6 an MTU of 1500 carries at most 1452"),
+        "{six}"
+    );
+    assert!(six.contains("found 1453: IPv6 fragments are not in this version"), "{six}");
     assert!(mistake(&with("family = 'ipv6'\n[link]\nmtu = 1279")).contains("from 1280 to 65535"));
 }
 
@@ -152,6 +157,20 @@ fn amounts_that_cannot_be_counted_are_refused() {
     assert!(many.contains("must be a duration up to an hour"), "{many}");
     let text = LEAST.replace("1000", "10_000_000").replace("[[sub", "duration = '30m'\n[[sub");
     assert!(mistake(&text).contains("more than the 4294967296"), "{text}");
+}
+
+#[test]
+fn a_burst_is_part_of_what_is_sent() {
+    let with = |keys: &str| LEAST.replace("[[sub", &format!("{keys}\n[[sub"));
+    assert_eq!(scenario(LEAST).unwrap().traffic.burst, 1);
+    assert_eq!(scenario(&with("burst = 3_000")).unwrap().traffic.burst, 3_000);
+    let large = mistake(&with("burst = 3_001"));
+    assert_eq!(
+        large,
+        "line 4: traffic.burst: 1000 packets/s make 3000 datagrams, less than one burst of 3001: lower burst, or raise \
+         rate-pps or duration"
+    );
+    assert!(mistake(&with("burst = 0")).contains("from 1 to 4294967296"));
 }
 
 #[test]
@@ -189,6 +208,74 @@ fn commands_are_checked() {
 fn expectations_name_subjects_that_exist() {
     let text = format!("{LEAST}[expect]\nsubjects = ['q']\n");
     assert_eq!(mistake(&text), "line 8: expect.subjects: no subject \"q\": there is \"r\"");
+}
+
+/// Two subjects in `blocks` blocks, and one ratio with `keys`.
+fn with_ratio(blocks: usize, keys: &str) -> String {
+    format!(
+        "{LEAST}[[subject]]\nname = 's'\nrelay = {{ rx = 'recv' }}\n[trials]\nblocks = {blocks}\n[[expect.ratio]]\n{keys}\n"
+    )
+}
+
+#[test]
+fn ratios_are_read() {
+    let ratio = |keys: &str| scenario(&with_ratio(3, keys)).unwrap().expect.ratios.remove(0);
+    let read = ratio("metric = 'p999'\nof = 's'\nto = 'r'");
+    assert_eq!((read.metric, read.of.as_str(), read.to.as_str()), (Metric::P999, "s", "r"));
+    assert_eq!((read.at_most, read.rates_pps), (None, vec![1_000]));
+    let read = ratio("metric = 'relay-cpu'\nof = 's'\nto = 'r'\nat-most = 0.8\nrate-pps = 1_000");
+    assert_eq!((read.at_most, read.rates_pps), (Some(0.8), vec![1_000]));
+}
+
+#[test]
+fn ratios_are_checked() {
+    let told = |keys: &str| mistake(&with_ratio(3, keys));
+    let good = "metric = 'p99'\nof = 's'\nto = 'r'";
+    assert_eq!(
+        told(&good.replace("'s'", "'q'")),
+        "line 14: expect.ratio[0].of: no subject \"q\": there is \"r\", \"s\""
+    );
+    assert_eq!(
+        told(&good.replace("'r'", "'s'")),
+        "line 15: expect.ratio[0].to: is the same subject as `of`: name another one"
+    );
+    assert!(told(&good.replace("p99", "p98")).contains("one of \"relay-cpu\", \"system-cpu\", \"p50\""));
+    for at_most in ["0", "-0.5"] {
+        let told = told(&format!("{good}\nat-most = {at_most}"));
+        assert!(
+            told.starts_with("line 16: expect.ratio[0].at-most: must be a number from 0.001 to 1000"),
+            "{told}"
+        );
+    }
+    assert_eq!(
+        told(&format!("{good}\nrate-pps = [1_000, 7]")),
+        "line 16: expect.ratio[0].rate-pps: 7 is no rate of this scenario: traffic.rate-pps has 1000"
+    );
+    assert!(told("of = 's'\nto = 'r'").contains("metric: is missing: give what to compare"));
+    assert!(told(&format!("{good}\natmost = 1")).contains("did you mean `at-most`?"));
+}
+
+#[test]
+fn a_verdict_on_a_ratio_takes_blocks() {
+    let keys = "metric = 'p99'\nof = 's'\nto = 'r'\nat-most = 0.8";
+    assert!(scenario(&with_ratio(3, keys)).is_ok());
+    assert_eq!(
+        mistake(&with_ratio(2, keys)),
+        "line 16: expect.ratio[0].at-most: a verdict takes 3 blocks or more, found 2: raise trials.blocks, or leave \
+         at-most out to have the ratio reported only"
+    );
+    assert!(scenario(&with_ratio(1, &keys.replace("at-most = 0.8", ""))).is_ok());
+}
+
+#[test]
+fn latencies_are_compared_where_payloads_have_room_for_a_time() {
+    let with = |payloads: &str, metric: &str| {
+        let keys = format!("metric = '{metric}'\nof = 's'\nto = 'r'");
+        with_ratio(1, &keys).replacen("[[sub", &format!("payload-bytes = {payloads}\n[[sub"), 1)
+    };
+    assert!(mistake(&with("[18, 33]", "p50")).contains("payload-bytes must have one of 34 or more"));
+    assert!(scenario(&with("[18, 34]", "p50")).is_ok());
+    assert!(scenario(&with("18", "relay-cpu")).is_ok());
 }
 
 #[test]

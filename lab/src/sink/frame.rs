@@ -196,6 +196,24 @@ pub(super) mod tests {
         frame
     }
 
+    /// The same frame cut into fragments, with this identification, of `each` bytes of UDP.
+    pub(in crate::sink) fn fragments_of(frame: &[u8], identification: u16, each: usize) -> Vec<Vec<u8>> {
+        let (head, datagram) = frame.split_at(ETHERNET_BYTES + 20);
+        let parts: Vec<_> = datagram.chunks(each).enumerate().collect();
+        let fragment = |(index, part): &(usize, &[u8])| {
+            let mut frame = [head, part].concat();
+            let mut packet = MutableIpv4Packet::new(&mut frame[ETHERNET_BYTES..]).unwrap();
+            packet.set_total_length(20 + part.len() as u16);
+            packet.set_identification(identification);
+            packet.set_fragment_offset((index * each / 8) as u16);
+            packet.set_flags(if index + 1 < parts.len() { ipv4::Ipv4Flags::MoreFragments } else { 0 });
+            let checksum = ipv4::checksum(&packet.to_immutable());
+            packet.set_checksum(checksum);
+            frame
+        };
+        parts.iter().map(fragment).collect()
+    }
+
     fn ipv6_frame(payload: &[u8], extension: bool) -> Vec<u8> {
         let (source, group): (Ipv6Addr, Ipv6Addr) =
             ("fd82::1".parse().unwrap(), "ff15::82:0:1".parse().unwrap());

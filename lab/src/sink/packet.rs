@@ -1,4 +1,7 @@
 //! The packet sink: reads the device's frames from a ring.
+//!
+//! Where the plan's datagrams are larger than the MTU, the kernel puts their fragments together before they reach the
+//! ring, and the stamp is that of the last one. A datagram that misses a fragment then never comes.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -59,6 +62,8 @@ impl PacketReader {
         socket.use_version_3().map_err(failed("choose TPACKET_V3"))?;
         socket.with_virtio_header().map_err(failed("set PACKET_VNET_HDR"))?;
         socket.ignore_outgoing().map_err(failed("set PACKET_IGNORE_OUTGOING"))?;
+        let mtu = socket.mtu(&device.name).map_err(failed("read the MTU"))?;
+        let fragmented = plan.fragments(mtu).count() > 1;
         let ring = map_ring(socket, shape(plan), &device.name)?;
         let placeholders = distinct_unicast(plan)
             .map(|address| placeholder(address).map_err(failed("hold a UDP port")))
@@ -68,6 +73,9 @@ impl PacketReader {
         let recorder = Recorder::new(plan)?;
         // Last, so that nothing arrives before the rest stands.
         ring.socket().bind(device.index, ALL_PROTOCOLS).map_err(failed("bind packet socket"))?;
+        if fragmented {
+            ring.socket().reassemble().map_err(failed("join a fanout group that reassembles"))?;
+        }
         Ok(Self {
             ring,
             ready,
@@ -199,11 +207,13 @@ fn count_udp(recorder: &mut Recorder, frame: &Frame<'_>, udp: &Udp<'_>, during: 
     }
 }
 
-/// A ring that takes a second of the plan's traffic while nobody reads, as far as [`MAX_BLOCK_BYTES`] allows.
+/// A ring that takes a second of the plan's traffic while nobody reads, and a whole burst, as far as
+/// [`MAX_BLOCK_BYTES`] allows.
 fn shape(plan: &Plan) -> RingShape {
     let frame_bytes = plan.payload_bytes as u64 + FRAME_OVERHEAD_BYTES;
     let per_retire = plan.rate_pps.saturating_mul(frame_bytes) / 1_000 * u64::from(RETIRE_MS);
-    let block_bytes = usize::try_from(per_retire).unwrap_or(usize::MAX).min(MAX_BLOCK_BYTES);
+    let of_burst = plan.burst.saturating_mul(frame_bytes) / BLOCKS as u64;
+    let block_bytes = usize::try_from(per_retire.max(of_burst)).unwrap_or(usize::MAX).min(MAX_BLOCK_BYTES);
     RingShape {
         block_bytes: block_bytes.next_power_of_two().clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES),
         blocks: BLOCKS,

@@ -12,6 +12,7 @@ use crate::plan::Flow;
 use crate::sys::mmsg::SendBatch;
 use crate::sys::packet_socket::{NO_PROTOCOL, PacketSocket};
 use crate::sys::socket_option;
+use crate::tally::IncidentKind;
 use crate::topology::{Checksum, Family, Link, RunName, Segmentation, Topology};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 82, 1, 1);
@@ -19,13 +20,17 @@ const PAYLOAD_BYTES: usize = 100;
 const PER_SUPER_FRAME: u64 = 50;
 
 fn plan(datagrams: u64) -> Arc<Plan> {
+    plan_of(PAYLOAD_BYTES, datagrams)
+}
+
+fn plan_of(payload_bytes: usize, datagrams: u64) -> Arc<Plan> {
     let flow = Flow {
         source: ([10, 82, 0, 1], 4000).into(),
         destination: (GROUP, 6000).into(),
         destination_mac: [1, 0, 0x5E, 82, 1, 1],
         delivered: (GROUP, 6000).into(),
     };
-    Arc::new(Plan::new(1, vec![flow], PAYLOAD_BYTES, 1_000, datagrams).unwrap())
+    Arc::new(Plan::new(1, vec![flow], payload_bytes, 1_000, datagrams).unwrap())
 }
 
 fn open(topology: &Topology, kind: SinkKind, plan: &Arc<Plan>) -> Sink {
@@ -97,7 +102,7 @@ fn send_frames(topology: &Topology, frames: &[Vec<u8>]) {
     let socket = port.namespace().run(|| PacketSocket::open().unwrap()).unwrap();
     socket.bind(port.index(), NO_PROTOCOL).unwrap();
     for frame in frames {
-        let mut batch = SendBatch::new(1, frame.len());
+        let mut batch = SendBatch::new(1, &[frame.len()]);
         batch.slot(0).unwrap().copy_from_slice(frame);
         assert_eq!(batch.send(socket.as_fd(), 0, 1).unwrap(), 1);
     }
@@ -193,4 +198,52 @@ fn what_came_before_measuring_began_is_not_measured() {
     }
     assert_eq!((packet.other_frames, packet.unclaimed), (2, 0), "{packet:?}");
     assert_eq!((socket.other_frames, socket.unclaimed), (0, 2), "{socket:?}");
+}
+
+/// Of 20 datagrams, each six fragments, one misses its first fragment, one another, one its last; one comes in reverse
+/// order, the fragments of two are mixed, and one has a wrong UDP checksum that only the whole of it shows.
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_lost_fragment_loses_exactly_its_datagram() {
+    let topology = topology(Segmentation::Wire, Checksum::Wire);
+    let (payload_bytes, datagrams) = (8_000, 20);
+    let plan = plan_of(payload_bytes, datagrams);
+    let encoder = Encoder::new(payload_bytes);
+    let fragments = |sequence: u64| {
+        let mut payload = vec![0; payload_bytes];
+        let header = Header { run: 1, flow: 0, sequence, kind: Kind::Measured };
+        encoder.encode(&mut payload, &header, Stamps { intended_ns: 1, actual_ns: 2 });
+        let mut frame = frame::tests::ipv4_frame(&payload, 6000);
+        frame[..6].copy_from_slice(&[1, 0, 0x5E, 82, 1, 1]);
+        if sequence == 17 {
+            frame[40] ^= 1;
+        }
+        frame::tests::fragments_of(&frame, 65_530_u16.wrapping_add(sequence as u16), 1_480)
+    };
+    let mut frames: Vec<Vec<Vec<u8>>> = (0..datagrams).map(fragments).collect();
+    for (sequence, fragment) in [(3, 0), (7, 2), (11, 5)] {
+        frames[sequence].remove(fragment);
+    }
+    frames[9].reverse();
+    let mixed = std::mem::take(&mut frames[14]);
+    frames[13] = frames[13].drain(..).zip(mixed).flat_map(|(one, other)| [one, other]).collect();
+    let packet = open(&topology, SinkKind::Packet, &plan);
+    let socket = open(&topology, SinkKind::Socket, &plan);
+    for sink in [&packet, &socket] {
+        topology.sinks[0].namespace().run(|| sink.begin_measuring()).unwrap().unwrap();
+    }
+    send_frames(&topology, &frames.concat());
+    wait_until_received(&packet, 17);
+    wait_until_received(&socket, 16);
+    let (packet, socket) = (packet.finish().unwrap(), socket.finish().unwrap());
+    let lost = |report: &SinkReport| {
+        let lost = report.tally.incidents.iter().filter(|incident| incident.kind == IncidentKind::Lost);
+        lost.filter_map(|incident| incident.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&packet), [3, 7, 11], "{packet:?}");
+    assert_eq!((packet.tally.received, packet.tally.damaged, packet.tally.alien), (16, 1, 0), "{packet:?}");
+    assert!(packet.dropped.is_empty(), "{packet:?}");
+    assert_eq!(lost(&socket), [3, 7, 11, 17], "{socket:?}");
+    assert_eq!((socket.tally.received, socket.tally.alien), (16, 0), "{socket:?}");
+    assert_eq!(socket.dropped, BTreeMap::from([("checksum", 1)]), "{socket:?}");
 }

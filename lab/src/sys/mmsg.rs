@@ -3,14 +3,18 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Frames of one length, side by side, ready to be sent together.
+/// Frames, side by side, ready to be sent together. They are written slot by slot; a slot is one frame or, when they
+/// belong together, several.
 #[derive(Debug)]
 pub struct SendBatch {
     bytes: Vec<u8>,
     slot_bytes: usize,
     slots: usize,
+    /// Where each frame is in `bytes`.
+    frames: Vec<Range<usize>>,
     vectors: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
@@ -20,49 +24,63 @@ pub struct SendBatch {
 unsafe impl Send for SendBatch {}
 
 impl SendBatch {
-    /// Room for `slots` frames of `slot_bytes` each.
-    pub fn new(slots: usize, slot_bytes: usize) -> Self {
+    /// Room for `slots` slots, each of frames of these lengths.
+    pub fn new(slots: usize, frame_lengths: &[usize]) -> Self {
+        let mut end = 0;
+        let lengths = frame_lengths.iter().cycle().take(slots * frame_lengths.len());
+        let frames: Vec<_> = lengths
+            .map(|length| {
+                let start = end;
+                end += length;
+                start..end
+            })
+            .collect();
         Self {
-            bytes: vec![0; slots * slot_bytes],
-            slot_bytes,
+            bytes: vec![0; end],
+            slot_bytes: frame_lengths.iter().sum(),
             slots,
-            vectors: vec![empty_vector(); slots],
-            headers: vec![empty_header(); slots],
+            vectors: vec![empty_vector(); frames.len()],
+            headers: vec![empty_header(); frames.len()],
+            frames,
         }
     }
 
-    /// How many frames fit.
+    /// How many slots there are.
     pub fn slots(&self) -> usize {
         self.slots
     }
 
-    /// The frame in this slot; `None` behind the last.
+    /// How many frames each slot has; at least 1.
+    pub fn frames_per_slot(&self) -> usize {
+        (self.frames.len() / self.slots.max(1)).max(1)
+    }
+
+    /// The frames in this slot, side by side; `None` behind the last.
     pub fn slot(&mut self, index: usize) -> Option<&mut [u8]> {
         let start = index.checked_mul(self.slot_bytes)?;
         self.bytes.get_mut(start..start.checked_add(self.slot_bytes)?)
     }
 
-    /// Sends the frames in slots `first..end` without waiting and returns how many the kernel took, at least one.
+    /// Sends frames `first..end` without waiting and returns how many the kernel took, at least one.
     ///
     /// # Errors
     /// What the kernel said to the first of them; none was sent then.
     pub fn send(&mut self, socket: BorrowedFd<'_>, first: usize, end: usize) -> io::Result<usize> {
-        let end = end.min(self.slots);
-        let count = end.saturating_sub(first);
-        if count == 0 {
+        let Some(frames) = self.frames.get(first..end.min(self.frames.len())).filter(|f| !f.is_empty())
+        else {
             return Ok(0);
-        }
-        let frames = self.bytes.chunks_exact_mut(self.slot_bytes.max(1)).skip(first);
-        for ((frame, vector), header) in frames.zip(&mut self.vectors).zip(&mut self.headers).take(count) {
-            vector.iov_base = frame.as_mut_ptr().cast();
+        };
+        let bytes = self.bytes.as_mut_ptr();
+        for ((frame, vector), header) in frames.iter().zip(&mut self.vectors).zip(&mut self.headers) {
+            vector.iov_base = bytes.wrapping_add(frame.start).cast();
             vector.iov_len = frame.len();
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
         }
-        let headers = self.headers.as_mut_ptr();
-        // SAFETY: the loop above pointed the first `count` headers (count <= slots, their number) at vectors, and
-        // those at slots, all owned by `self` and not touched during the call.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as u32, libc::MSG_DONTWAIT) };
+        let (headers, count) = (self.headers.as_mut_ptr(), frames.len() as u32);
+        // SAFETY: the loop above pointed the first `count` headers (there is one for each frame) at vectors, and those
+        // at frames, which `new` laid out inside `bytes`; all are owned by `self` and not touched during the call.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 }
@@ -264,11 +282,12 @@ mod tests {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
-        let mut batch = SendBatch::new(4, 5);
+        let mut batch = SendBatch::new(4, &[5]);
         for index in 0..4 {
             batch.slot(index).unwrap().fill(index as u8);
         }
         assert!(batch.slot(4).is_none());
+        assert_eq!((batch.slots(), batch.frames_per_slot()), (4, 1));
         assert_eq!(batch.send(sender.as_fd(), 1, 9).unwrap(), 3);
         assert_eq!(batch.send(sender.as_fd(), 4, 4).unwrap(), 0);
 
@@ -278,5 +297,20 @@ mod tests {
         assert_eq!(payloads, [vec![1; 3], vec![2; 3], vec![3; 3]]);
         assert_eq!(received.receive(receiver.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(received.datagrams().count(), 0);
+    }
+    #[test]
+    fn a_slot_may_hold_several_frames() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let mut batch = SendBatch::new(2, &[3, 3, 1]);
+        assert_eq!((batch.slots(), batch.frames_per_slot()), (2, 3));
+        batch.slot(0).unwrap().copy_from_slice(b"abcdefg");
+        batch.slot(1).unwrap().copy_from_slice(b"hijklmn");
+        assert_eq!(batch.send(sender.as_fd(), 1, 6).unwrap(), 5);
+        let mut received = ReceiveBatch::new(8, 9);
+        assert_eq!(received.receive(receiver.as_fd()).unwrap(), 5);
+        let payloads: Vec<_> = received.datagrams().map(|one| one.payload.to_vec()).collect();
+        assert_eq!(payloads, [&b"def"[..], b"g", b"hij", b"klm", b"n"]);
     }
 }

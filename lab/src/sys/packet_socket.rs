@@ -52,6 +52,16 @@ impl PacketSocket {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Has the kernel put IPv4 fragments together before it queues them: it offers that to fanout groups only, so the
+    /// socket joins one of its own. Must come after [`Self::bind`]; what comes in between is queued as it is.
+    pub fn reassemble(&self) -> io::Result<()> {
+        // How a group spreads frames over its sockets does not matter to a single one. The lower half, the number of
+        // the group, must be 0 for the kernel to choose a free one (Linux 4.13).
+        let kind =
+            libc::PACKET_FANOUT_LB | libc::PACKET_FANOUT_FLAG_DEFRAG | libc::PACKET_FANOUT_FLAG_UNIQUEID;
+        self.set(libc::PACKET_FANOUT, (kind << 16).cast_signed())
+    }
+
     /// Leaves out what this host itself sends on the interface (Linux 4.20).
     pub fn ignore_outgoing(&self) -> io::Result<()> {
         self.set(libc::PACKET_IGNORE_OUTGOING, 1)

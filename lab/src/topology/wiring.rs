@@ -20,6 +20,13 @@ const SINK_OPTION_MEMORY: &str = "8388608";
 /// the credit of one minute, so that with more than a day not even the first is sent.
 const NO_ERRORS: &str = "100000000";
 
+/// How long a sink keeps the fragments of a datagram that misses one, in seconds. The kernel's 30 s let identifications,
+/// of which there are 65,536, come round again: what is left of one datagram would be put together with another.
+const SINK_FRAGMENT_SECONDS: &str = "1";
+/// Memory for such fragments, in bytes; once it is used up, whole datagrams are lost at the sink. The kernel's 4 MiB
+/// are some 300 datagrams of 8,000 bytes.
+const SINK_FRAGMENT_MEMORY: &str = "268435456";
+
 /// Settings of every namespace that shall have nothing to do with IPv6.
 const WITHOUT_IPV6: &[(&str, &str)] =
     &[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")];
@@ -102,6 +109,8 @@ fn set_all(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<(), NetEr
 fn configure_sink(sink: &Namespace, family: Family) -> Result<(), NetError> {
     sink.set_sysctl("net/ipv4/igmp_max_memberships", SINK_MEMBERSHIPS)?;
     sink.set_sysctl("net/ipv4/icmp_ratelimit", NO_ERRORS)?;
+    sink.set_sysctl("net/ipv4/ipfrag_time", SINK_FRAGMENT_SECONDS)?;
+    sink.set_sysctl("net/ipv4/ipfrag_high_thresh", SINK_FRAGMENT_MEMORY)?;
     if family == Family::Ipv6 {
         sink.set_sysctl("net/ipv6/icmp/ratelimit", NO_ERRORS)?;
     }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::flows::{Ends, Exit, Route, SOURCE_PORT, routes};
+use super::framing::Framing;
 use super::{Order, Placement, TrialError};
 use crate::generator::{Generator, GeneratorReport};
 use crate::plan::{Flow, Plan, PlanError, multicast_mac};
@@ -69,12 +70,15 @@ impl Bench {
         self.sinks.iter().map(Sink::warm_up_flows_seen).min().unwrap_or_default()
     }
 
-    /// How many frames the devices toward the sinks carried that the sinks have not read.
-    pub(super) fn unread(&self) -> Result<u64, TrialError> {
+    /// How many datagrams the devices toward the sinks carried that the sinks have not read.
+    pub(super) fn unread(&self, order: &Order<'_>) -> Result<u64, TrialError> {
+        let framing = Framing::at_egress(order.scenario.link, &order.condition);
         let mut unread = 0;
         let Topology { egress, sinks: ports, .. } = &self.topology;
         for ((egress, port), sink) in egress.iter().zip(ports).zip(&self.sinks) {
-            let carried = egress.counters()?.tx_packets.max(port.counters()?.rx_packets);
+            let (near, far) = (egress.counters()?, port.counters()?);
+            let transmitted = framing.datagrams(near.tx_packets, near.tx_bytes);
+            let carried = transmitted.max(framing.datagrams(far.rx_packets, far.rx_bytes));
             unread += port.namespace().run(|| sink.unread_of(carried))??;
         }
         Ok(unread)
@@ -155,5 +159,6 @@ fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -
         condition.payload_bytes,
         condition.rate_pps,
         datagrams(condition.rate_pps, order.scenario.traffic.duration),
-    )
+    )?
+    .in_bursts_of(order.scenario.traffic.burst)
 }

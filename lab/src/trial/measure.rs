@@ -6,6 +6,7 @@ use std::time::Duration;
 use multicast_relay::control::Stats;
 
 use super::bench::Bench;
+use super::framing::Framing;
 use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
 use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
@@ -15,7 +16,7 @@ use crate::net::DeviceCounters;
 use crate::scenario::SubjectKind;
 use crate::sink::{Sink, SinkKind, SinkReport};
 use crate::subject::Stopped;
-use crate::topology::{Family, Port, Segmentation, Topology};
+use crate::topology::{Port, Topology};
 use crate::verdict::{Counts, Evidence, judge};
 
 /// All counters at one quiet moment.
@@ -163,7 +164,8 @@ impl Record {
         let sees_other_frames = order.condition.sink_kind == SinkKind::Packet;
         let generator = after.generator - before.generator;
         let ingress = after.ingress - before.ingress;
-        let datagrams = |packets, bytes| datagrams_in(packets, bytes, order);
+        let (link, condition) = (order.scenario.link, &order.condition);
+        let (inward, outward) = (Framing::at_ingress(link, condition), Framing::at_egress(link, condition));
         let mut outputs = Vec::new();
         for (i, report) in reports.iter().enumerate() {
             let (Some(egress_port), Some(sink_port)) = (topology.egress.get(i), topology.sinks.get(i)) else {
@@ -174,9 +176,9 @@ impl Record {
             let arrived = report.tally.arrivals - before.arrived.get(i).copied().unwrap_or_default();
             outputs.push(Output {
                 wire: Wire {
-                    transmitted: datagrams(egress.tx_packets, egress.tx_bytes),
+                    transmitted: outward.datagrams(egress.tx_packets, egress.tx_bytes),
                     transmit_dropped: egress.tx_dropped,
-                    received: datagrams(sink.rx_packets, sink.rx_bytes),
+                    received: outward.datagrams(sink.rx_packets, sink.rx_bytes),
                     receive_dropped: sink.rx_dropped,
                 },
                 arrived,
@@ -191,10 +193,11 @@ impl Record {
             sent: self.generated.sent,
             refused: self.generated.refused.clone(),
             not_offered: self.generated.not_offered(),
+            fragmented: inward.is_fragmented(),
             ingress: Wire {
-                transmitted: generator.tx_packets,
+                transmitted: inward.datagrams(generator.tx_packets, generator.tx_bytes),
                 transmit_dropped: generator.tx_dropped,
-                received: ingress.rx_packets,
+                received: inward.datagrams(ingress.rx_packets, ingress.rx_bytes),
                 receive_dropped: ingress.rx_dropped,
             },
             relay,
@@ -282,20 +285,4 @@ fn summed<'a>(counts: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeM
         *sum.entry(name.clone()).or_default() += count;
     }
     sum
-}
-
-/// How many datagrams a device carried. Where super-frames may cross it, one frame is several datagrams: each frame
-/// has one set of headers, and the rest is payload of one size. Strays among them leave a remainder; then frames are
-/// what is known.
-fn datagrams_in(packets: u64, bytes: u64, order: &Order<'_>) -> u64 {
-    if order.scenario.link.segmentation == Segmentation::Wire {
-        return packets;
-    }
-    // Ethernet, IP and UDP.
-    let headers = match order.scenario.link.family {
-        Family::Ipv4 => 14 + 20 + 8,
-        Family::Ipv6 => 14 + 40 + 8,
-    };
-    let (payload, size) = (bytes.saturating_sub(packets * headers), order.condition.payload_bytes as u64);
-    if payload.is_multiple_of(size) { payload / size } else { packets }
 }

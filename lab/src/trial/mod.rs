@@ -6,6 +6,7 @@
 
 mod bench;
 pub mod flows;
+mod framing;
 mod measure;
 mod phases;
 pub mod placement;

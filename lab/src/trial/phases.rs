@@ -86,7 +86,8 @@ fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Re
     Ok(Record { generated, before, after, clock_step: clock.step() })
 }
 
-/// Offers the trial's rate, uncounted.
+/// Offers the trial's rate, uncounted, and evenly also where the run makes bursts: a warm-up is to find everything in
+/// place, is often shorter than one burst with its silence, and should leave nothing to be drained.
 fn warm_up(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<(), Halt> {
     let (rate, duration) = (order.condition.rate_pps, order.scenario.traffic.warmup);
     let offer =

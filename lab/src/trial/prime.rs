@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bench::Bench;
+use super::framing::Framing;
 use super::phases::{Halt, LOOK};
 use super::{Order, Phase, TrialError, Watch};
 use crate::cpu::{MachineTime, Proc};
@@ -37,7 +38,7 @@ pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> 
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let missing = Missing::look(bench, (sent, refused), &machine)?;
+            let missing = Missing::look(bench, order, (sent, refused), &machine)?;
             let reason = out_of_patience(bench.flows_seen(), flows, patience);
             return Err(missing.blame(&with_last_words(&reason, &bench.subject.last_words())));
         }
@@ -69,9 +70,9 @@ struct Missing {
     sent: u64,
     /// Datagrams it refused.
     refused: u64,
-    /// Frames at the subject's input device.
+    /// Datagrams at the subject's input device.
     reached: u64,
-    /// Frames that came out of the subject and that the sinks have not read.
+    /// Datagrams that came out of the subject and that the sinks have not read.
     unread: u64,
     /// What the hypervisor kept of the processors' time.
     steal_percent: f64,
@@ -81,17 +82,20 @@ impl Missing {
     /// Looks where the datagrams are, once the sinks have had time to read.
     fn look(
         bench: &Bench,
+        order: &Order<'_>,
         (sent, refused): (u64, u64),
         machine_before: &MachineTime,
     ) -> Result<Self, TrialError> {
         let steal_percent = Proc::default().machine()?.since(machine_before).steal_percent;
         let deadline = Instant::now() + READ_PATIENCE;
-        let mut unread = bench.unread()?;
+        let mut unread = bench.unread(order)?;
         while unread > 0 && Instant::now() < deadline {
             thread::sleep(LOOK);
-            unread = bench.unread()?;
+            unread = bench.unread(order)?;
         }
-        let reached = bench.topology.ingress.counters()?.rx_packets;
+        let ingress = bench.topology.ingress.counters()?;
+        let framing = Framing::at_ingress(order.scenario.link, &order.condition);
+        let reached = framing.datagrams(ingress.rx_packets, ingress.rx_bytes);
         Ok(Self { sent, refused, reached, unread, steal_percent })
     }
 

@@ -1,0 +1,237 @@
+//! Subjects against each other: how large a metric of one is, measured by that of another. Pure code.
+//!
+//! What drifts from minute to minute drifts for both: so only trials of the same block and condition are compared, and
+//! what is judged is the ratio of each such pair, never a mean of one subject against a mean of the other.
+
+use serde::Serialize;
+
+use crate::results::{Latency, Measured, Trial, last_attempts};
+use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject};
+use crate::statistics::{geometric_mean, interval, median};
+use crate::verdict::{BURST_LIMIT_NS, STEAL_LIMIT_PERCENT, Verdict};
+
+/// How many pairs an interval and a verdict take. With two, nothing can be said of how much they vary.
+pub const LEAST_PAIRS: usize = 3;
+
+/// One subject against another under one condition.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// What is compared.
+    pub metric: Metric,
+    /// Under which condition.
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// The subject above the line.
+    pub of: String,
+    /// The subject beneath it.
+    pub to: String,
+    /// How many pairs of trials tell of it.
+    pub pairs: usize,
+    /// How many blocks have no such pair.
+    pub left_out: usize,
+    /// Median of the metric over the pairs, in nanoseconds; null without pairs.
+    pub of_median: Option<f64>,
+    /// The same of the other subject.
+    pub to_median: Option<f64>,
+    /// The geometric mean of the ratios of the pairs; null without pairs.
+    pub ratio: Option<f64>,
+    /// Where it lies with 95 % confidence; null with fewer than [`LEAST_PAIRS`].
+    pub ci95: Option<[f64; 2]>,
+    /// What it must not exceed; null when it is only reported.
+    pub at_most: Option<f64>,
+    /// Whether it does: null when it is only reported.
+    pub verdict: Option<Verdict>,
+    /// Why it is no pass, and what to know of the trials it rests on.
+    pub reasons: Vec<String>,
+}
+
+/// Everything that `scenario` compares between those `measured`, from all `trials` of a run.
+pub fn compare(scenario: &Scenario, measured: &[&Subject], trials: &[Trial]) -> Vec<Comparison> {
+    let last: Vec<_> = last_attempts(trials).collect();
+    let conditions = scenario.conditions();
+    let ratios = scenario.expect.ratios.iter().filter(|ratio| absent(ratio, measured).is_empty());
+    let comparisons = ratios.flat_map(|ratio| {
+        let conditions = conditions.iter().filter(|condition| ratio.applies_to(condition));
+        conditions.map(|condition| comparison(ratio, condition, scenario.trials.blocks, &last))
+    });
+    comparisons.collect()
+}
+
+/// A note on each ratio of `scenario` that cannot be told because not both its subjects are among the `measured`.
+pub fn not_compared(scenario: &Scenario, measured: &[&Subject]) -> Vec<String> {
+    let notes = scenario.expect.ratios.iter().filter_map(|ratio| {
+        let absent = absent(ratio, measured).join(" and ");
+        let Ratio { metric, of, to, .. } = ratio;
+        (!absent.is_empty())
+            .then(|| format!("{metric} of {of} to {to} is not compared: {absent} was not run"))
+    });
+    notes.collect()
+}
+
+/// Which subjects of `ratio` are not among the `measured`.
+fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject]) -> Vec<&'a str> {
+    let is_absent = |name: &&str| !measured.iter().any(|subject| subject.name == *name);
+    [ratio.of.as_str(), ratio.to.as_str()].into_iter().filter(is_absent).collect()
+}
+
+/// The trials of two subjects in the same block, and what they measured.
+struct Pair<'a> {
+    trials: [&'a Trial; 2],
+    values: [f64; 2],
+}
+
+fn comparison(ratio: &Ratio, condition: &Condition, blocks: usize, last: &[&Trial]) -> Comparison {
+    let (pairs, gaps) = pairs(ratio, condition, blocks, last);
+    let logs: Vec<_> = pairs.iter().map(|pair| (pair.values[0] / pair.values[1]).ln()).collect();
+    let ci95 = if logs.len() < LEAST_PAIRS { None } else { interval(&logs) };
+    let mean = geometric_mean(&logs);
+    let judged = ratio.at_most.map(|at_most| judge(pairs.len(), ci95, at_most));
+    let mut reasons: Vec<_> = judged.iter().filter_map(|(_, reason)| reason.clone()).collect();
+    if !gaps.is_empty() {
+        reasons.push(format!("no pair, because {}", with_blocks(&gaps)));
+    }
+    reasons.extend(doubts(ratio.metric, &pairs));
+    Comparison {
+        metric: ratio.metric,
+        condition: *condition,
+        of: ratio.of.clone(),
+        to: ratio.to.clone(),
+        pairs: pairs.len(),
+        left_out: blocks - pairs.len(),
+        of_median: median(pairs.iter().map(|pair| pair.values[0])),
+        to_median: median(pairs.iter().map(|pair| pair.values[1])),
+        ratio: mean,
+        ci95,
+        at_most: ratio.at_most,
+        verdict: judged.map(|(verdict, _)| verdict),
+        reasons,
+    }
+}
+
+/// The pair of each block, and what is in the way of it with the block in which it is.
+fn pairs<'a>(
+    ratio: &Ratio,
+    condition: &Condition,
+    blocks: usize,
+    last: &[&'a Trial],
+) -> (Vec<Pair<'a>>, Vec<(String, usize)>) {
+    let (mut pairs, mut gaps) = (Vec::new(), Vec::new());
+    for block in 1..=blocks {
+        let side = |name: &str| {
+            let is_it = |trial: &&&Trial| {
+                trial.block == block && trial.condition == *condition && trial.subject == name
+            };
+            let trial = *last.iter().find(is_it).ok_or_else(|| format!("{name} was not run"))?;
+            value(ratio.metric, trial).map(|value| (trial, value))
+        };
+        match (side(&ratio.of), side(&ratio.to)) {
+            (Ok((of, of_value)), Ok((to, to_value))) => {
+                pairs.push(Pair { trials: [of, to], values: [of_value, to_value] });
+            }
+            (of, to) => gaps.extend([of.err(), to.err()].into_iter().flatten().map(|why| (why, block))),
+        }
+    }
+    (pairs, gaps)
+}
+
+/// What was so in which blocks: `a was invalid in block 2; b was invalid in blocks 3, 4`.
+fn with_blocks(told: &[(String, usize)]) -> String {
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for (what, block) in told {
+        match groups.iter_mut().find(|(known, _)| known == what) {
+            Some((_, blocks)) => blocks.push(block.to_string()),
+            None => groups.push((what, vec![block.to_string()])),
+        }
+    }
+    let words = groups.iter().map(|(what, blocks)| {
+        let plural = if blocks.len() > 1 { "s" } else { "" };
+        format!("{what} in block{plural} {}", blocks.join(", "))
+    });
+    words.collect::<Vec<_>>().join("; ")
+}
+
+/// What `trial` says of `metric`, in nanoseconds, or why it says nothing.
+fn value(metric: Metric, trial: &Trial) -> Result<f64, String> {
+    let name = &trial.subject;
+    if !trial.verdict.is_conclusive() {
+        return Err(format!("{name} was {}", trial.verdict));
+    }
+    let measured = trial.measured.as_ref().ok_or_else(|| format!("{name} failed before it was measured"))?;
+    let value = reading(metric, measured);
+    // Of nothing there is no ratio.
+    value.filter(|value| *value > 0.0).ok_or_else(|| format!("{name} had no {metric}"))
+}
+
+fn reading(metric: Metric, measured: &Measured) -> Option<f64> {
+    let latency =
+        |pick: fn(&Latency) -> u64| measured.latency_ns.as_ref().map(|latency| pick(latency) as f64);
+    match metric {
+        Metric::RelayCpu => measured.cpu_ns_per_packet.relay,
+        Metric::SystemCpu => measured.cpu_ns_per_packet.system,
+        Metric::P50 => latency(|latency| latency.p50),
+        Metric::P99 => latency(|latency| latency.p99),
+        Metric::P999 => latency(|latency| latency.p999),
+    }
+}
+
+/// The verdict on a ratio, and the reason when it is no pass: only an interval that lies on one side as a whole tells.
+fn judge(pairs: usize, ci95: Option<[f64; 2]>, at_most: f64) -> (Verdict, Option<String>) {
+    let Some([low, high]) = ci95 else {
+        let reason = format!("a verdict takes {LEAST_PAIRS} pairs of trials, found {pairs}");
+        return (Verdict::Inconclusive, Some(reason));
+    };
+    if high <= at_most {
+        (Verdict::Pass, None)
+    } else if low > at_most {
+        (Verdict::Fail, Some(format!("all of the interval is above {at_most}")))
+    } else {
+        let reason = format!("the interval reaches over {at_most}: more blocks make it narrower");
+        (Verdict::Inconclusive, Some(reason))
+    }
+}
+
+/// Something that makes a trial less than certain, without making it worthless.
+struct Doubt {
+    says: &'static str,
+    /// Whether it matters to a metric.
+    matters: fn(Metric) -> bool,
+    is_about: fn(&Trial, &Measured) -> bool,
+}
+
+const DOUBTS: [Doubt; 4] = [
+    Doubt {
+        says: "did not pass and are compared all the same",
+        matters: |_| true,
+        is_about: |trial, _| trial.verdict != Verdict::Pass,
+    },
+    Doubt {
+        says: "shared the machine with others (steal)",
+        matters: |_| true,
+        is_about: |_, measured| measured.steal_percent > STEAL_LIMIT_PERCENT,
+    },
+    Doubt {
+        says: "have the generator's own lateness in their latency",
+        matters: Metric::is_latency,
+        is_about: |_, measured| measured.generator_lag_ns.max > BURST_LIMIT_NS,
+    },
+    Doubt {
+        says: "have their CPU time from coarse ticks",
+        matters: |metric| metric == Metric::RelayCpu,
+        is_about: |_, measured| measured.cpu_ns_per_packet.relay_from_ticks,
+    },
+];
+
+/// What the reader should know of the trials that a comparison rests on.
+fn doubts(metric: Metric, pairs: &[Pair<'_>]) -> Vec<String> {
+    let told = DOUBTS.iter().filter(|doubt| (doubt.matters)(metric)).filter_map(|doubt| {
+        let trials = pairs.iter().flat_map(|pair| pair.trials);
+        let about =
+            trials.filter(|trial| trial.measured.as_ref().is_some_and(|m| (doubt.is_about)(trial, m)));
+        let about: Vec<_> = about.map(|trial| (trial.subject.clone(), trial.block)).collect();
+        (!about.is_empty()).then(|| format!("{}: {}", doubt.says, with_blocks(&about)))
+    });
+    told.collect()
+}
+
+#[cfg(test)]
+mod tests;

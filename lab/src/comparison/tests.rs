@@ -1,0 +1,179 @@
+//! What makes a pair, what an interval says, and what the reader is told.
+
+use super::*;
+use crate::results::fixtures::{CONDITION, trial};
+
+const RATIO: &str = "[[expect.ratio]]\nmetric = 'relay-cpu'\nof = 'new'\nto = 'old'\n";
+
+/// A scenario of five blocks that compares as `ratios` say.
+fn scenario(ratios: &str) -> Scenario {
+    let subject = |name| format!("[[subject]]\nname = '{name}'\nrelay = {{ rx = 'recv' }}\n");
+    let text = format!(
+        "name = 'x'\n[traffic]\nrate-pps = [1_000, 2_000]\n[trials]\nblocks = 5\n{}{}{ratios}",
+        subject("new"),
+        subject("old")
+    );
+    text.parse().unwrap()
+}
+
+/// The trials of five blocks, in which `new` takes 0.49 to 0.51 times what `old` does although both drift.
+fn drifting() -> Vec<Trial> {
+    let blocks =
+        [(1, 1_000.0, 0.50), (2, 1_500.0, 0.51), (3, 700.0, 0.49), (4, 3_000.0, 0.50), (5, 900.0, 0.50)];
+    let pairs =
+        blocks.map(|(block, old, ratio)| [trial("old", block, old), trial("new", block, old * ratio)]);
+    pairs.into_iter().flatten().collect()
+}
+
+fn compared(ratios: &str, trials: &[Trial]) -> Vec<Comparison> {
+    let scenario = scenario(ratios);
+    let measured: Vec<_> = scenario.subjects.iter().collect();
+    compare(&scenario, &measured, trials)
+}
+
+/// The comparison at the rate of the trials, and with `at_most`.
+fn judged(at_most: f64, trials: &[Trial]) -> Comparison {
+    compared(&format!("{RATIO}rate-pps = 1_000\nat-most = {at_most}\n"), trials).remove(0)
+}
+
+#[test]
+fn pairs_of_one_block_cancel_what_drifts() {
+    let comparison = judged(0.8, &drifting());
+    assert_eq!((comparison.pairs, comparison.left_out), (5, 0));
+    assert_eq!((comparison.of_median, comparison.to_median), (Some(500.0), Some(1_000.0)));
+    let (ratio, [low, high]) = (comparison.ratio.unwrap(), comparison.ci95.unwrap());
+    assert!((ratio - 0.5).abs() < 0.001, "{ratio}");
+    assert!(0.48 < low && low < ratio && ratio < high && high < 0.52, "{low} to {high}");
+    assert_eq!((comparison.verdict, comparison.reasons.len()), (Some(Verdict::Pass), 0));
+}
+
+#[test]
+fn only_an_interval_on_one_side_tells() {
+    let fail = judged(0.4, &drifting());
+    assert_eq!(fail.verdict, Some(Verdict::Fail));
+    assert_eq!(fail.reasons, ["all of the interval is above 0.4"]);
+    let open = judged(0.5, &drifting());
+    assert_eq!(open.verdict, Some(Verdict::Inconclusive));
+    assert_eq!(open.reasons, ["the interval reaches over 0.5: more blocks make it narrower"]);
+}
+
+#[test]
+fn what_is_only_reported_has_no_verdict() {
+    let comparisons = compared(&format!("{RATIO}rate-pps = 1_000\n"), &drifting());
+    assert_eq!((comparisons[0].verdict, comparisons[0].at_most), (None, None));
+    assert!(comparisons[0].ci95.is_some());
+    let json = serde_json::to_value(&comparisons[0]).unwrap();
+    assert_eq!((&json["metric"], &json["rate_pps"]), (&"relay-cpu".into(), &1_000.into()));
+    assert_eq!((&json["sink_kind"], json["verdict"].is_null()), (&"packet".into(), true));
+}
+
+#[test]
+fn too_few_pairs_have_no_interval_and_no_verdict() {
+    let mut trials = drifting();
+    for trial in &mut trials[4..] {
+        trial.verdict = Verdict::Invalid;
+    }
+    let comparison = judged(0.8, &trials);
+    assert_eq!((comparison.pairs, comparison.left_out), (2, 3));
+    assert!(comparison.ratio.is_some() && comparison.ci95.is_none());
+    assert_eq!(comparison.verdict, Some(Verdict::Inconclusive));
+    assert_eq!(comparison.reasons[0], "a verdict takes 3 pairs of trials, found 2");
+    // A run that was interrupted before the condition was met.
+    let nothing = judged(0.8, &[]);
+    assert_eq!((nothing.pairs, nothing.ratio, nothing.of_median), (0, None, None));
+    assert_eq!(nothing.verdict, Some(Verdict::Inconclusive));
+}
+
+#[test]
+fn a_block_without_a_pair_is_left_out_and_told() {
+    let mut trials = drifting();
+    trials[1].verdict = Verdict::Inconclusive;
+    trials[2].measured = None;
+    trials[2].verdict = Verdict::Fail;
+    trials[3].measured.as_mut().unwrap().cpu_ns_per_packet.relay = Some(0.0);
+    let comparison = judged(0.8, &trials);
+    assert_eq!((comparison.pairs, comparison.left_out, comparison.verdict), (3, 2, Some(Verdict::Pass)));
+    assert_eq!(
+        comparison.reasons,
+        [
+            "no pair, because new was inconclusive in block 1; new had no relay-cpu in block 2; old failed before it \
+             was measured in block 2"
+        ]
+    );
+}
+
+#[test]
+fn the_last_attempt_counts() {
+    let mut trials = drifting();
+    let mut first = trials[1].clone();
+    first.verdict = Verdict::Invalid;
+    first.measured = None;
+    trials[1].attempt = 2;
+    trials.insert(1, first);
+    assert_eq!(judged(0.8, &trials).pairs, 5);
+}
+
+#[test]
+fn trials_that_are_not_above_doubt_are_compared_and_told() {
+    let mut trials = drifting();
+    trials[1].verdict = Verdict::Fail;
+    trials[5].verdict = Verdict::Fail;
+    let measured = trials[4].measured.as_mut().unwrap();
+    measured.steal_percent = 1.5;
+    measured.cpu_ns_per_packet.relay_from_ticks = true;
+    measured.generator_lag_ns.max = BURST_LIMIT_NS + 1;
+    let cpu = judged(0.8, &trials);
+    assert_eq!((cpu.pairs, cpu.verdict), (5, Some(Verdict::Pass)));
+    assert_eq!(
+        cpu.reasons,
+        [
+            "did not pass and are compared all the same: new in blocks 1, 3",
+            "shared the machine with others (steal): old in block 3",
+            "have their CPU time from coarse ticks: old in block 3",
+        ]
+    );
+    let latency = compared(&RATIO.replace("relay-cpu", "p99"), &trials).remove(0);
+    let own = "have the generator's own lateness in their latency: old in block 3";
+    assert_eq!(latency.reasons[2], own);
+}
+
+#[test]
+fn every_metric_is_the_one_it_is_called() {
+    let mut trials = drifting();
+    for trial in &mut trials {
+        let latency = trial.measured.as_mut().unwrap().latency_ns.as_mut().unwrap();
+        (latency.p50, latency.p99, latency.p999) = (latency.p50 / 10, latency.p50, latency.p50 * 10);
+    }
+    let medians =
+        [("relay-cpu", 500.0), ("system-cpu", 1_000.0), ("p50", 500.0), ("p99", 5e3), ("p999", 5e4)];
+    for (metric, median) in medians {
+        let comparison = compared(&RATIO.replace("relay-cpu", metric), &trials).remove(0);
+        assert_eq!((comparison.metric.to_string().as_str(), comparison.of_median), (metric, Some(median)));
+    }
+}
+
+#[test]
+fn conditions_without_the_metric_or_the_rate_are_not_compared() {
+    let rates = |ratios: &str| -> Vec<_> {
+        let comparisons = compared(ratios, &drifting());
+        comparisons.iter().map(|comparison| comparison.condition.rate_pps).collect()
+    };
+    assert_eq!(rates(RATIO), [1_000, 2_000]);
+    assert_eq!(rates(&format!("{RATIO}rate-pps = [2_000]\n")), [2_000]);
+    let ratio = |metric: &str| scenario(&RATIO.replace("relay-cpu", metric)).expect.ratios.remove(0);
+    let short = Condition { payload_bytes: 33, ..CONDITION };
+    assert!(ratio("relay-cpu").applies_to(&short) && !ratio("p50").applies_to(&short));
+    assert!(ratio("p50").applies_to(&Condition { payload_bytes: 34, ..CONDITION }));
+}
+
+#[test]
+fn a_ratio_without_one_of_its_subjects_is_a_note() {
+    let scenario = scenario(RATIO);
+    let only_old = [&scenario.subjects[1]];
+    assert!(compare(&scenario, &only_old, &drifting()).is_empty());
+    assert_eq!(
+        not_compared(&scenario, &only_old),
+        ["relay-cpu of new to old is not compared: new was not run"]
+    );
+    assert!(not_compared(&scenario, &[&scenario.subjects[0], &scenario.subjects[1]]).is_empty());
+}

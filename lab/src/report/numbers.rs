@@ -1,0 +1,44 @@
+//! Numbers that are easy to read.
+
+/// `value` as `show` writes it, a dash when there is none.
+pub(super) fn or_nothing<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), show)
+}
+
+/// Nanoseconds, in microseconds.
+pub(super) fn micros(nanos: f64) -> String {
+    let micros = nanos / 1_000.0;
+    if micros < 100.0 { format!("{micros:.1}") } else { rounded(micros) }
+}
+
+/// Without fraction.
+pub(super) fn rounded(number: f64) -> String {
+    grouped(number.round() as u64)
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_easy_to_read() {
+        let shown = [0, 999, 1_000, 1_234_567].map(grouped);
+        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([450.0, 99_960.0, 1_234_567.0].map(micros), ["0.5", "100.0", "1,235"]);
+        assert_eq!(rounded(1_234.5), "1,235");
+        assert_eq!((or_nothing(None, rounded), or_nothing(Some(1.0), rounded)), ("-".into(), "1".into()));
+    }
+}

@@ -1,0 +1,133 @@
+//! The trials: a table, and for those that are no pass the reasons and the ledger.
+
+use std::fmt::Write;
+
+use super::columns::{Column, Conditions, in_words};
+use super::numbers::{grouped, micros, or_nothing, rounded};
+use crate::ledger::{Ledger, Step};
+use crate::results::{Latency, Measured, Trial};
+use crate::verdict::Verdict;
+
+const TRIAL: [Column<Trial>; 2] = [
+    Column::text("subject", |trial| trial.subject.clone()),
+    Column::text("verdict", |trial| trial.verdict.to_string()),
+];
+
+const FINDINGS: [Column<Trial>; 7] = [
+    Column::number("lost", |trial| measured(trial, |m| grouped(m.counts.lost))),
+    Column::number("dup", |trial| measured(trial, |m| grouped(m.counts.duplicated))),
+    Column::number("reord", |trial| measured(trial, |m| grouped(m.counts.reordered))),
+    Column::number("corr", |trial| measured(trial, |m| grouped(m.counts.corrupted))),
+    Column::number("p50 µs", |trial| latency(trial, |latency| latency.p50)),
+    Column::number("p99 µs", |trial| latency(trial, |latency| latency.p99)),
+    Column::number("cpu ns", |trial| measured(trial, |m| or_nothing(m.cpu_ns_per_packet.relay, rounded))),
+];
+
+const LEGEND: &str = "p50, p99: latency; cpu: the subject's time per datagram; -: not measured";
+
+/// Every attempt, in the order in which they were held.
+pub(super) fn table(trials: &[Trial], conditions: &Conditions) -> String {
+    let table = conditions.table(trials, &TRIAL, |trial| &trial.condition, &FINDINGS);
+    let common = conditions.common();
+    let common = if common.is_empty() { common } else { format!("all trials: {common}\n") };
+    format!("{table}\n\n{common}{LEGEND}\n")
+}
+
+/// Reasons and ledgers. The first trial stands for all that passed: their ledgers are all the same kind of boring.
+pub(super) fn details(trials: &[Trial]) -> String {
+    let passed = trials.iter().find(|trial| trial.verdict == Verdict::Pass);
+    let others = trials.iter().filter(|trial| trial.verdict != Verdict::Pass);
+    let texts = passed.into_iter().chain(others).map(|trial| {
+        let mut text = String::new();
+        // Writing to memory cannot fail.
+        let _ = write_trial(&mut text, trial);
+        text
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+fn measured(trial: &Trial, show: impl Fn(&Measured) -> String) -> String {
+    or_nothing(trial.measured.as_ref(), show)
+}
+
+fn latency(trial: &Trial, pick: impl Fn(&Latency) -> u64) -> String {
+    let latency = trial.measured.as_ref().and_then(|measured| measured.latency_ns.as_ref());
+    or_nothing(latency, |latency| micros(pick(latency) as f64))
+}
+
+fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
+    let Trial { subject, condition, verdict, .. } = trial;
+    writeln!(text, "{subject}, {}: {verdict}", in_words(condition))?;
+    for reason in &trial.reasons {
+        writeln!(text, "  - {}", reason.replace('\n', "\n    | "))?;
+    }
+    if let Some(measured) = &trial.measured {
+        write_ledger(text, &measured.ledger)?;
+    }
+    if *verdict != Verdict::Pass {
+        writeln!(text, "  output of the subject: {}", trial.files.display())?;
+    }
+    Ok(())
+}
+
+fn write_ledger(text: &mut String, ledger: &Ledger) -> std::fmt::Result {
+    writeln!(text, "  ledger, which {}:", if ledger.adds_up { "adds up" } else { "does NOT add up" })?;
+    for step in &ledger.steps {
+        writeln!(text, "    {:<15} {:>14}{}", step.place.to_string(), grouped(step.count), remarks(step))?;
+    }
+    Ok(())
+}
+
+/// What happened on the way to a step, in words.
+fn remarks(step: &Step) -> String {
+    let mut words = Vec::new();
+    if step.copies != 1 {
+        words.push(format!("x {} copies", step.copies));
+    }
+    words.extend(
+        step.drops.iter().map(|drop| format!("- {} {} ({})", grouped(drop.count), drop.name, drop.source)),
+    );
+    if step.other_frames > 0 {
+        words.push(format!("+ {} other frames", grouped(step.other_frames)));
+    }
+    if step.added_by_subject > 0 {
+        words.push(format!("+ {} added by the subject", grouped(step.added_by_subject)));
+    }
+    if step.unexplained != 0 {
+        words.push(format!("{} UNEXPLAINED", -step.unexplained));
+    }
+    if words.is_empty() { String::new() } else { format!("  {}", words.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Facts, Output, Wire, settle};
+
+    #[test]
+    fn a_ledger_names_every_loss() {
+        let through = |count| Wire { transmitted: count, received: count, ..Wire::default() };
+        let facts = Facts {
+            intended: 2_000,
+            sent: 2_000,
+            ingress: through(2_000),
+            outputs: vec![Output {
+                wire: through(1_990),
+                arrived: 1_985,
+                other_frames: Some(0),
+                ..Output::default()
+            }],
+            ..Facts::default()
+        };
+        let mut text = String::new();
+        write_ledger(&mut text, &settle(&facts)).unwrap();
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[0], "ledger, which does NOT add up:");
+        assert_eq!(lines[1], "intended                 2,000");
+        assert_eq!(
+            lines[4],
+            "egress device            1,990  - 10 not relayed (net) (subject, which reports no counters)"
+        );
+        assert_eq!(lines[6], "sink                     1,985  -5 UNEXPLAINED");
+    }
+}

@@ -1,0 +1,59 @@
+//! Trials for tests.
+
+use super::{Latency, Measured, Trial};
+use crate::generator::Lag;
+use crate::ledger::Ledger;
+use crate::scenario::{Cast, Condition};
+use crate::sink::SinkKind;
+use crate::trial::CpuPerPacket;
+use crate::verdict::{Counts, Verdict};
+
+/// An ordinary condition.
+pub(crate) const CONDITION: Condition = Condition {
+    cast: Cast::MulticastToMulticast,
+    sink_kind: SinkKind::Packet,
+    payload_bytes: 100,
+    rate_pps: 1_000,
+};
+
+/// A trial that passed: the subject took `cpu_ns` for each datagram, the machine twice that, and every latency is ten
+/// times that.
+pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
+    let latency = (10.0 * cpu_ns) as u64;
+    let measured = Measured {
+        offered_pps: 1_000.0,
+        generator_lag_ns: Lag::default(),
+        generator_retried: 0,
+        ledger: Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: true },
+        counts: Counts::default(),
+        alien: 0,
+        misdelivered: 0,
+        incidents: Vec::new(),
+        latency_ns: Some(Latency {
+            p50: latency,
+            p90: latency,
+            p99: latency,
+            p999: latency,
+            max: latency,
+            hdr: String::new(),
+        }),
+        cpu_ns_per_packet: CpuPerPacket {
+            relay: Some(cpu_ns),
+            system: Some(2.0 * cpu_ns),
+            relay_from_ticks: false,
+        },
+        steal_percent: 0.0,
+        sinks: Vec::new(),
+    };
+    Trial {
+        subject: subject.into(),
+        block,
+        attempt: 1,
+        condition: CONDITION,
+        verdict: Verdict::Pass,
+        reasons: Vec::new(),
+        expected: None,
+        measured: Some(measured),
+        files: "/x".into(),
+    }
+}

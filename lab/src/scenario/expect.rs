@@ -1,0 +1,179 @@
+//! What a scenario expects: exact counts of each subject, and ratios between two of them.
+
+use std::fmt;
+
+use multicast_relay::config::document::Section;
+use serde::Serialize;
+
+use super::read::defaulted;
+use super::{Condition, Subject, Traffic, Trials};
+use crate::comparison::LEAST_PAIRS;
+use crate::datagram::STAMPED_BYTES;
+use crate::verdict::Counts;
+
+/// What is expected of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Expect {
+    /// Exact counts over all sinks.
+    pub counts: Counts,
+    /// Names of the subjects of whom they are expected; `None` for all.
+    pub subjects: Option<Vec<String>>,
+    /// Which subjects are compared, and by what.
+    pub ratios: Vec<Ratio>,
+}
+
+/// A metric of one subject, divided by that of another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ratio {
+    /// What is compared.
+    pub metric: Metric,
+    /// The subject above the line.
+    pub of: String,
+    /// The subject beneath it.
+    pub to: String,
+    /// What the ratio must not exceed; `None` when it is only reported.
+    pub at_most: Option<f64>,
+    /// At which rates; never empty.
+    pub rates_pps: Vec<u64>,
+}
+
+impl Ratio {
+    /// Whether it is to be told under `condition`: payloads without room for a time have no latency to compare.
+    pub fn applies_to(&self, condition: &Condition) -> bool {
+        self.rates_pps.contains(&condition.rate_pps) && self.metric.is_measured_with(condition.payload_bytes)
+    }
+}
+
+/// What subjects can be compared by. Less is better in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Time of the subject's processes for each datagram.
+    RelayCpu,
+    /// Time of the whole machine for each datagram, generator and sinks included.
+    SystemCpu,
+    /// Median of the latency.
+    P50,
+    /// 99th percentile of the latency.
+    P99,
+    /// 99.9th percentile of the latency.
+    P999,
+}
+
+impl Metric {
+    /// Every metric with its name in scenarios and results.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("relay-cpu", Self::RelayCpu),
+        ("system-cpu", Self::SystemCpu),
+        ("p50", Self::P50),
+        ("p99", Self::P99),
+        ("p999", Self::P999),
+    ];
+
+    /// Whether it is about time on the way, and not on a processor.
+    pub fn is_latency(self) -> bool {
+        matches!(self, Self::P50 | Self::P99 | Self::P999)
+    }
+
+    fn is_measured_with(self, payload_bytes: usize) -> bool {
+        !self.is_latency() || payload_bytes >= STAMPED_BYTES
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::NAMES.iter().find(|(_, metric)| metric == self).map_or("", |(name, _)| name))
+    }
+}
+
+/// What the rest of the scenario says, as far as it could be read; what could not be is not held against a ratio.
+pub(super) struct Known<'a> {
+    pub(super) subjects: &'a [Subject],
+    pub(super) traffic: Option<&'a Traffic>,
+    pub(super) trials: Option<Trials>,
+}
+
+impl Known<'_> {
+    /// Records a mistake when there is no subject `name`.
+    fn check_subject(&self, section: &Section<'_>, key: &str, name: &str) {
+        if !self.subjects.iter().any(|subject| subject.name == name) {
+            let known = self.subjects.iter().map(|subject| format!("\"{}\"", subject.name));
+            let known = known.collect::<Vec<_>>().join(", ");
+            section.mistake(key, format!("no subject \"{name}\": there is {known}"));
+        }
+    }
+}
+
+/// Reads `[expect]`.
+pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<Expect> {
+    let Some(section) = section else { return Some(Expect::default()) };
+    // Read before anything can end this early: every mistake is to be found.
+    let ratios =
+        if section.has("ratio") { section.sections("ratio").unwrap_or_default() } else { Vec::new() };
+    let ratios: Vec<_> = ratios.iter().map(|section| read_ratio(section, known)).collect();
+    let names = section.parsed_list("subjects", "the name of a subject", |name| Some(name.to_owned()));
+    for name in names.iter().flatten() {
+        known.check_subject(section, "subjects", name);
+    }
+    let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
+    let [lost, duplicated, reordered, corrupted] =
+        ["loss", "duplicates", "reordered", "corrupted"].map(count);
+    let counts =
+        Counts { lost: lost?, duplicated: duplicated?, reordered: reordered?, corrupted: corrupted? };
+    Some(Expect { counts, subjects: names, ratios: ratios.into_iter().collect::<Option<_>>()? })
+}
+
+fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
+    section.require("metric", "what to compare, such as \"relay-cpu\" or \"p99\"");
+    section.require("of", "the subject above the line, such as \"mmap\"");
+    section.require("to", "the subject beneath the line, such as \"recv\"");
+    let metric = section.choice("metric", &Metric::NAMES);
+    let [of, to] = ["of", "to"].map(|key| section.string(key));
+    for (key, name) in [("of", of), ("to", to)] {
+        if let Some(name) = name {
+            known.check_subject(section, key, name);
+        }
+    }
+    if of.is_some() && of == to {
+        section.mistake("to", "is the same subject as `of`: name another one");
+    }
+    if let (Some(metric), Some(traffic)) = (metric, known.traffic)
+        && !traffic.payloads_bytes.iter().any(|bytes| metric.is_measured_with(*bytes))
+    {
+        let remedy = format!("payload-bytes must have one of {STAMPED_BYTES} or more");
+        section
+            .mistake("metric", format!("no payload has room for a time, so there is no latency: {remedy}"));
+    }
+    let at_most = read_at_most(section, known.trials);
+    let rates_pps = read_rates(section, known.traffic);
+    Some(Ratio { metric: metric?, of: of?.to_owned(), to: to?.to_owned(), at_most, rates_pps: rates_pps? })
+}
+
+fn read_at_most(section: &Section<'_>, trials: Option<Trials>) -> Option<f64> {
+    let at_most = section.number("at-most", 0.001..=1_000.0)?;
+    if let Some(Trials { blocks, .. }) = trials
+        && blocks < LEAST_PAIRS
+    {
+        section.mistake(
+            "at-most",
+            format!(
+                "a verdict takes {LEAST_PAIRS} blocks or more, found {blocks}: raise trials.blocks, or leave \
+                 at-most out to have the ratio reported only"
+            ),
+        );
+    }
+    Some(at_most)
+}
+
+fn read_rates(section: &Section<'_>, traffic: Option<&Traffic>) -> Option<Vec<u64>> {
+    let written = section.has("rate-pps").then(|| section.integers("rate-pps", 1..=u64::MAX));
+    let all = &traffic?.rates_pps;
+    let Some(rates) = written else { return Some(all.clone()) };
+    let rates = rates?;
+    for rate in rates.iter().filter(|rate| !all.contains(rate)) {
+        let known = all.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        section
+            .mistake("rate-pps", format!("{rate} is no rate of this scenario: traffic.rate-pps has {known}"));
+    }
+    Some(rates)
+}
