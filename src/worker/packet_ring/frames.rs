@@ -75,9 +75,12 @@ impl<'a> BlockFrames<'a> {
     }
 }
 
+// All that the walk consists of is `#[inline]`: compiled apart from its caller, as with several codegen units, it would be
+// calls that cost more than the walk itself.
 impl<'a> Iterator for BlockFrames<'a> {
     type Item = Result<RingFrame<'a>, Broken>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let Some((frame, step)) = self.block.get(self.at..).and_then(frame_v3) else {
@@ -98,6 +101,7 @@ impl<'a> Iterator for BlockFrames<'a> {
 impl ExactSizeIterator for BlockFrames<'_> {}
 
 /// The frame at the begin of `bytes`, and how far the next one is behind its begin.
+#[inline]
 fn frame_v3(bytes: &[u8]) -> Option<(RingFrame<'_>, usize)> {
     const VLAN: usize = offset_of!(tpacket3_hdr, hv1) + offset_of!(tpacket_hdr_variant1, tp_vlan_tci);
     let head = bytes.first_chunk::<FRAME_HEADER_V3>()?;
@@ -116,10 +120,12 @@ fn frame_v3(bytes: &[u8]) -> Option<(RingFrame<'_>, usize)> {
 ///
 /// # Errors
 /// When what the header says is not within the slot.
+#[inline]
 pub fn slot_frame(slot: &[u8]) -> Result<RingFrame<'_>, Broken> {
     frame_v2(slot).ok_or(Broken)
 }
 
+#[inline]
 fn frame_v2(slot: &[u8]) -> Option<RingFrame<'_>> {
     let head = slot.first_chunk::<FRAME_HEADER_V2>()?;
     let header = Header {
@@ -133,6 +139,7 @@ fn frame_v2(slot: &[u8]) -> Option<RingFrame<'_>> {
 }
 
 /// The frame that `header`, `header_len` bytes long, describes at the begin of `bytes`.
+#[inline]
 fn frame<'a>(bytes: &'a [u8], header_len: usize, header: &Header) -> Option<RingFrame<'a>> {
     let packet = usize::from(header.packet);
     let vnet_header = packet.checked_sub(VNET_HEADER_LEN).filter(|start| *start >= header_len)?;
@@ -154,10 +161,12 @@ pub(super) fn received_frame(bytes: &[u8], len: usize) -> Result<RingFrame<'_>, 
     Ok(RingFrame { vnet_header, bytes, captured_len, vlan_tag: None })
 }
 
+#[inline]
 fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+#[inline]
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
