@@ -63,6 +63,9 @@ pub struct Supervisor {
     /// Microseconds that a worker with nothing to do spins before it sleeps, from 0 to 1000000 [default: 0]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     busy_poll_us: Option<String>,
+    /// Send every datagram by itself instead of in trains of one size that the kernel or the device cuts apart
+    #[arg(long)]
+    no_gso: bool,
     /// Workers, from 1 to 256 [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     num_workers: Option<String>,
@@ -91,6 +94,7 @@ impl Supervisor {
             num_workers: self.num_workers.clone(),
             fanout: self.fanout,
             busy_poll_us: self.busy_poll_us.clone(),
+            no_gso: self.no_gso,
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct Config {
     pub fanout: FanoutMode,
     /// How long a worker with nothing to do spins before it sleeps: whole microseconds, up to a second.
     pub busy_poll: Duration,
+    /// Whether datagrams may leave in trains that the kernel or the device cuts apart (`UDP_SEGMENT`).
+    pub gso: bool,
     /// The rules; every name and every input is unique among them.
     pub rules: Vec<Rule>,
 }
@@ -75,6 +77,7 @@ impl Default for Config {
             num_workers: 1,
             fanout: FanoutMode::default(),
             busy_poll: Duration::ZERO,
+            gso: true,
             rules: Vec::new(),
         }
     }
@@ -97,6 +100,8 @@ pub struct Flags {
     pub fanout: Option<FanoutMode>,
     /// `--busy-poll-us`.
     pub busy_poll_us: Option<String>,
+    /// `--no-gso`.
+    pub no_gso: bool,
 }
 
 /// Why there is no configuration.
@@ -183,6 +188,7 @@ impl Config {
         if let Some(text) = &flags.num_workers {
             self.num_workers = number_within(NUM_WORKERS, "--num-workers", text)? as usize;
         }
+        self.gso &= !flags.no_gso;
         if let Some(text) = &flags.busy_poll_us {
             self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
         }
@@ -240,6 +246,7 @@ impl Config {
         self.num_workers = num_workers.map_or(self.num_workers, |number| number as usize);
         let busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US);
         self.busy_poll = busy_poll.map_or(self.busy_poll, Duration::from_micros);
+        self.gso = relay.boolean("gso").unwrap_or(self.gso);
     }
 }
 

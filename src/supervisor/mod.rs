@@ -204,7 +204,7 @@ impl<'a> Relay<'a> {
     fn start(config: &'a Config) -> Result<Self, SupervisorError> {
         let rules = &config.rules;
         let mut interfaces = Interfaces::default();
-        let egress = outputs::open(rules, &mut interfaces)?;
+        let egress = outputs::open(rules, config.gso, &mut interfaces)?;
         let memberships = join_groups(rules, &mut interfaces)?;
         let names = rules::interfaces(rules);
         let Receive { inputs, workers: sources, path } =

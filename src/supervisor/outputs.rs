@@ -10,8 +10,13 @@ use crate::worker::egress::Egress;
 /// Send buffer asked for, in bytes: some 4,000 small datagrams that a device has not sent yet.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// Opens the sockets that `rules` send through. Rules with the same output share one.
-pub(super) fn open(rules: &[Rule], interfaces: &mut Interfaces) -> Result<Egress, SupervisorError> {
+/// Opens the sockets that `rules` send through. Rules with the same output share one. Without `gso` each datagram is
+/// sent by itself.
+pub(super) fn open(
+    rules: &[Rule],
+    gso: bool,
+    interfaces: &mut Interfaces,
+) -> Result<Egress, SupervisorError> {
     let mut egress = Egress::default();
     let mut places = HashMap::new();
     let mut smallest = SEND_BUFFER;
@@ -35,14 +40,13 @@ pub(super) fn open(rules: &[Rule], interfaces: &mut Interfaces) -> Result<Egress
                 };
                 let (socket, obtained) = open_egress(&address, SEND_BUFFER).map_err(failed)?;
                 smallest = smallest.min(obtained);
-                egress.sockets.push(socket);
-                let place = egress.sockets.len() as u32 - 1;
+                let place = egress.add_output(output.to_string(), socket, gso);
                 places.insert(address, place);
                 place
             };
             route.push(place);
         }
-        egress.routes.push(route.into());
+        egress.add_rule(route);
     }
     if smallest < SEND_BUFFER {
         tracing::warn!(

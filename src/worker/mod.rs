@@ -95,12 +95,12 @@ pub fn run(
     stop: &PipeReader,
     ready: impl FnOnce(),
 ) -> Result<(), WorkerError> {
-    let Descriptors { inputs, egress } = descriptors;
+    let Descriptors { inputs, mut egress } = descriptors;
     let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
     let recv = |ring: &mut _, sockets, single_shot| {
         Recv::new(ring, sockets, single_shot).map_err(WorkerError::Buffers)
     };
-    let surroundings = Surroundings { rules, egress: &egress, counters, busy_poll };
+    let surroundings = Surroundings { rules, egress: &mut egress, counters, busy_poll };
     match inputs {
         Inputs::Blocks(rings) => {
             ready();

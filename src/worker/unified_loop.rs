@@ -20,7 +20,7 @@ pub(super) struct Surroundings<'a> {
     /// Which rule takes what.
     pub rules: &'a RuleTable,
     /// Where copies leave.
-    pub egress: &'a Egress,
+    pub egress: &'a mut Egress,
     /// What is counted.
     pub counters: &'a Counters,
     /// How long to look for frames before sleeping.
@@ -120,7 +120,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 
     /// Relays what has arrived and releases it; says whether anything had.
     fn relay(&mut self) -> io::Result<bool> {
-        let Surroundings { rules, egress, counters, .. } = self.surroundings;
+        let Surroundings { rules, egress, counters, .. } = &mut self.surroundings;
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
         for frame in batch.frames() {

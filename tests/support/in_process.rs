@@ -15,6 +15,16 @@ pub fn descriptors(
     rules: &[Rule],
     make: impl FnOnce(&PacketSocket) -> Inputs,
 ) -> (Descriptors, PacketSocket) {
+    descriptors_with(topology, rules, 1 << 20, make)
+}
+
+/// The same with send buffers of so many bytes.
+pub fn descriptors_with(
+    topology: &Topology,
+    rules: &[Rule],
+    send_buffer: usize,
+    make: impl FnOnce(&PacketSocket) -> Inputs,
+) -> (Descriptors, PacketSocket) {
     let open = || {
         let socket = PacketSocket::open().unwrap();
         socket.ignore_outgoing().unwrap();
@@ -27,11 +37,15 @@ pub fn descriptors(
             interface_index: port.index(),
             ttl: 64,
         });
-        let sockets = addresses.map(|address| open_egress(&address, 1 << 20).unwrap().0).collect();
-        let routes = (0..rules.len()).map(|i| vec![i as u32].into()).collect();
+        let mut egress = Egress::default();
+        for address in addresses {
+            let socket = open_egress(&address, send_buffer).unwrap().0;
+            let output = egress.add_output(address.interface, socket, true);
+            egress.add_rule(vec![output]);
+        }
         let inputs = make(&socket);
         socket.bind(topology.ingress.index()).unwrap();
-        (Descriptors { inputs, egress: Egress { sockets, routes } }, socket)
+        (Descriptors { inputs, egress }, socket)
     };
     topology.relay_namespace().run(open).unwrap()
 }

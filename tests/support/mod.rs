@@ -95,6 +95,11 @@ pub struct Network {
 
 pub fn network(family: Family, sinks: usize) -> Network {
     let link = Link { mtu: 1500, segmentation: Segmentation::Wire, checksum: Checksum::Wire, family };
+    network_of(link, sinks)
+}
+
+/// The same with links like `link`.
+pub fn network_of(link: Link, sinks: usize) -> Network {
     let build = || {
         let run = RunName::claim()?;
         Ok::<_, NetError>(Network { topology: Topology::build(&run, &link, sinks)?, _run: run })

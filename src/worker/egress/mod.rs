@@ -1,83 +1,154 @@
 //! Egress: copies of a batch's payloads leave through connected UDP sockets, still borrowed from the batch.
+//!
+//! Copies to one output that follow each other and are of one size leave as a train: one send, which the kernel or the
+//! device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in which its copies came.
+
+mod segmentation;
+mod train;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use arrayvec::ArrayVec;
 
+use self::segmentation::Segmentation;
+use self::train::{Origin, Trains};
 use crate::rules::RuleIndex;
-use crate::stats::{Counters, SendFailure};
-use crate::sys::uring::{SEND_BATCH, Send, Uring};
+use crate::stats::Counters;
+use crate::sys::uring::Uring;
 
-/// The sockets of a worker, and which of them each rule sends through.
+/// Most copies that wait before they are sent: enough for long trains to several outputs at once.
+const COPIES: usize = 1_024;
+
+/// The outputs of a worker, and which of them each rule sends through.
 #[derive(Debug, Default)]
 pub struct Egress {
-    /// Connected UDP sockets; rules with the same output share one.
-    pub sockets: Vec<OwnedFd>,
-    /// For each rule, in the order of its outputs, the place of the socket in `sockets`.
-    pub routes: Vec<Box<[u32]>>,
+    outputs: Vec<Output>,
+    /// For each rule, in the order of its outputs, their places in `outputs`.
+    routes: Vec<Box<[u32]>>,
 }
 
-/// Which counters a send belongs to.
-#[derive(Clone, Copy)]
-struct Origin {
-    rule: u32,
-    output: u32,
+/// Where copies leave.
+#[derive(Debug)]
+struct Output {
+    /// As `GROUP:PORT:IF`, for messages.
+    name: String,
+    /// A connected UDP socket.
+    socket: OwnedFd,
+    segmentation: Segmentation,
+    /// Copies that wait for it.
+    queue: Option<Queue>,
+}
+
+/// A chain through the waiting copies.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    first: usize,
+    last: usize,
+}
+
+/// A copy that waits to be sent.
+struct Waiting<'b> {
+    payload: &'b [u8],
+    origin: Origin,
+    /// The next one for the same output.
+    next: Option<usize>,
 }
 
 /// Copies that wait to be sent, none of which outlives the batch `'b` that its payload is borrowed from.
-pub struct EgressBatch<'b> {
-    egress: &'b Egress,
-    counters: &'b Counters,
-    sends: ArrayVec<Send<'b>, SEND_BATCH>,
-    origins: ArrayVec<Origin, SEND_BATCH>,
+pub struct EgressBatch<'a, 'b> {
+    egress: &'a mut Egress,
+    counters: &'a Counters,
+    /// In the order they came.
+    waiting: ArrayVec<Waiting<'b>, COPIES>,
+    /// Outputs that they wait for.
+    touched: ArrayVec<u32, COPIES>,
 }
 
 impl Egress {
+    /// Adds an output that sends through `socket`, a connected UDP socket, and returns its place. Its `name` is for
+    /// messages. Without `segment` each datagram is sent by itself.
+    pub fn add_output(&mut self, name: String, socket: OwnedFd, segment: bool) -> u32 {
+        self.outputs.push(Output { name, socket, segmentation: Segmentation::new(segment), queue: None });
+        self.outputs.len() as u32 - 1
+    }
+
+    /// Adds the next rule, which sends through the outputs at these places.
+    pub fn add_rule(&mut self, outputs: Vec<u32>) {
+        self.routes.push(outputs.into());
+    }
+
     /// The same outputs through descriptors of their own.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let sockets = self.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, routes: self.routes.clone() })
+        let outputs = self.outputs.iter().map(Output::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { outputs, routes: self.routes.clone() })
     }
 
     /// Begins a batch of copies.
-    pub fn begin<'b>(&'b self, counters: &'b Counters) -> EgressBatch<'b> {
-        EgressBatch { egress: self, counters, sends: ArrayVec::new(), origins: ArrayVec::new() }
+    pub fn begin<'a, 'b>(&'a mut self, counters: &'a Counters) -> EgressBatch<'a, 'b> {
+        EgressBatch { egress: self, counters, waiting: ArrayVec::new(), touched: ArrayVec::new() }
     }
 }
 
-impl<'b> EgressBatch<'b> {
+impl Output {
+    fn try_clone(&self) -> io::Result<Self> {
+        let (name, socket) = (self.name.clone(), self.socket.try_clone()?);
+        Ok(Self { name, socket, segmentation: self.segmentation, queue: None })
+    }
+
+    /// Says that trains of datagrams of `size` bytes are refused.
+    fn warn(&self, size: usize, errno: i32) {
+        let (name, error) = (&self.name, io::Error::from_raw_os_error(errno));
+        tracing::warn!(
+            "{name}: cannot send datagrams of {size} bytes as trains: {error}; sending such one by one, which takes \
+             more CPU time and loses nothing"
+        );
+    }
+}
+
+impl<'b> EgressBatch<'_, 'b> {
     /// Queues a copy of `payload` for each output of `rule`, sending what is queued whenever that is a full batch.
     pub fn queue(&mut self, ring: &mut Uring, rule: RuleIndex, payload: &'b [u8]) -> io::Result<()> {
-        let Some(route) = self.egress.routes.get(rule.0 as usize) else { return Ok(()) };
-        for (output, socket) in route.iter().enumerate() {
-            let Some(socket) = self.egress.sockets.get(*socket as usize) else { continue };
-            if self.sends.is_full() {
+        let outputs = self.egress.routes.get(rule.0 as usize).map_or(0, |route| route.len());
+        for output in 0..outputs {
+            if self.waiting.is_full() {
                 self.send(ring)?;
             }
-            self.sends.push(Send { socket: socket.as_fd(), payload });
-            self.origins.push(Origin { rule: rule.0, output: output as u32 });
+            self.wait(Origin { rule: rule.0, output: output as u32 }, payload);
         }
         Ok(())
     }
 
-    /// Sends what is queued and counts what became of each copy. A copy that fails never holds up another.
-    pub fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
-        let (sends, origins, counters) = (&self.sends, &self.origins, self.counters);
-        ring.send_all(sends, |place, result| {
-            let Some(origin) = origins.get(place) else { return };
-            let rule = counters.rules.get(origin.rule as usize);
-            let Some(output) = rule.and_then(|rule| rule.outputs.get(origin.output as usize)) else { return };
-            match result {
-                Ok(bytes) => {
-                    output.relayed.add(1);
-                    output.bytes.add(bytes as u64);
-                }
-                Err(errno) => output.dropped.add(SendFailure::from_errno(errno), 1),
+    fn wait(&mut self, origin: Origin, payload: &'b [u8]) {
+        let Egress { outputs, routes } = &mut *self.egress;
+        let place = routes[origin.rule as usize][origin.output as usize];
+        let Some(output) = outputs.get_mut(place as usize) else { return };
+        let at = self.waiting.len();
+        self.waiting.push(Waiting { payload, origin, next: None });
+        match &mut output.queue {
+            Some(queue) => {
+                self.waiting[queue.last].next = Some(at);
+                queue.last = at;
             }
-        })?;
-        self.sends.clear();
-        self.origins.clear();
+            queue => {
+                *queue = Some(Queue { first: at, last: at });
+                self.touched.push(place);
+            }
+        }
+    }
+
+    /// Sends what is queued, output by output, and counts what becomes of each copy.
+    pub fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
+        let mut trains = Trains::new(&mut self.egress.outputs, self.counters);
+        for place in self.touched.drain(..) {
+            let mut next = trains.take_queue(place as usize);
+            while let Some(waiting) = next.and_then(|at| self.waiting.get(at)) {
+                trains.load(ring, place as usize, waiting.payload, waiting.origin)?;
+                next = waiting.next;
+            }
+        }
+        trains.send(ring)?;
+        self.waiting.clear();
         Ok(())
     }
 }

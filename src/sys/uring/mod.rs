@@ -1,0 +1,221 @@
+//! One `io_uring` for everything a worker waits for: receives, sends, and the stop signal.
+//!
+//! Sends borrow their payload, so [`Uring::send_all`] returns only when the kernel holds none of them. Receives write
+//! to buffers that the ring owns, and a completed one brings its buffer along.
+
+mod send;
+mod token;
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, cqueue, opcode, types};
+
+use send::Messages;
+pub use send::{SEND_BATCH, Send};
+pub use token::Token;
+use token::UserData;
+
+use super::buffer_pool::{BufferPool, Filled};
+
+const SUBMISSIONS: u32 = 2 * SEND_BATCH as u32;
+
+/// The one group of provided buffers that a ring has.
+const GROUP: u16 = 0;
+
+/// One finished operation, or one result of a multishot operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// What it belongs to.
+    pub token: Token,
+    /// Bytes moved, or the errno. A receive tells the length of its datagram even where the buffer is shorter.
+    pub result: Result<usize, i32>,
+    /// Whether more results of the same operation will come.
+    pub more: bool,
+    /// The buffer of a receive.
+    pub filled: Option<Filled>,
+}
+
+/// An `io_uring` that belongs to one thread.
+pub struct Uring {
+    ring: IoUring,
+    pool: Option<BufferPool>,
+    /// After `ring`, so that the kernel is done with them when they go.
+    messages: Messages,
+    /// Completions that came while the results of sends were awaited.
+    deferred: VecDeque<Completion>,
+    /// Set when an entry with a borrowed payload may still stand in the submission queue: nothing may be submitted
+    /// any more.
+    poisoned: bool,
+    /// The kernel lets only the thread that made a ring submit to it.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl Uring {
+    /// Sets up a ring that holds up to `completions` results, at least 512, before they are taken.
+    pub fn new(completions: u32) -> io::Result<Self> {
+        let build = |configure: fn(&mut io_uring::Builder)| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(completions.max(SUBMISSIONS));
+            configure(&mut builder);
+            builder.build(SUBMISSIONS)
+        };
+        // Completion work runs when this thread asks for it, not when it interrupts (Linux 6.1); else whenever the
+        // thread enters the kernel (5.19); else as the kernel likes.
+        let ring = build(|builder| _ = builder.setup_single_issuer().setup_defer_taskrun())
+            .or_else(|_| build(|builder| _ = builder.setup_coop_taskrun()))
+            .or_else(|_| build(|_| ()))?;
+        let deferred = VecDeque::with_capacity(completions as usize);
+        Ok(Self {
+            ring,
+            pool: None,
+            messages: Messages::new(),
+            deferred,
+            poisoned: false,
+            _not_send: PhantomData,
+        })
+    }
+
+    /// Gives the ring its receive buffers: `count` of them, a power of two, of at least `len` bytes. With
+    /// `multishot`, the kernel takes them as it needs them.
+    pub fn set_buffers(&mut self, count: u16, len: usize, multishot: bool) -> io::Result<()> {
+        if self.pool.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut pool = BufferPool::map(count, len)?;
+        if multishot {
+            let submitter = self.ring.submitter();
+            // SAFETY: the pool calls this with the address of `count` zeroed entries in a page-aligned mapping that
+            // never ends.
+            pool.provide(|entries, count| unsafe {
+                submitter.register_buf_ring_with_flags(entries, count, GROUP, 0)
+            })?;
+        }
+        self.pool = Some(pool);
+        Ok(())
+    }
+
+    /// Bytes of each receive buffer.
+    pub fn buffer_len(&self) -> usize {
+        self.pool.as_ref().map_or(0, BufferPool::buffer_len)
+    }
+
+    /// Returns the buffer of a receive.
+    pub fn give_back(&mut self, filled: Filled) {
+        if let Some(pool) = &mut self.pool {
+            pool.give_back(filled);
+        }
+    }
+
+    /// Whether receives can be multishot. That has no probe of its own, but came with the same release (Linux 6.0) as
+    /// the operation `SEND_ZC`, which has.
+    pub fn has_multishot_receive(&self) -> bool {
+        let mut probe = io_uring::Probe::new();
+        self.ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendZc::CODE)
+    }
+
+    /// Asks to be told once when `fd` is readable or its other end is closed.
+    pub fn poll(&mut self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32).build();
+        // SAFETY: the operation reads and writes no memory of the process.
+        unsafe { self.push(entry, token, None) }
+    }
+
+    /// Receives into provided buffers until an error ends it (Linux 6.0).
+    pub fn receive_multishot(&mut self, socket: BorrowedFd<'_>, input: u16) -> io::Result<()> {
+        let entry =
+            opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), GROUP).flags(libc::MSG_TRUNC).build();
+        // SAFETY: the kernel writes to provided buffers only, which are mapped as long as the process.
+        unsafe { self.push(entry, Token::Receive(input), None) }
+    }
+
+    /// Receives once into a free buffer; `false` when none is free.
+    pub fn receive_once(&mut self, socket: BorrowedFd<'_>, input: u16) -> io::Result<bool> {
+        let Some((id, start, len)) = self.pool.as_mut().and_then(BufferPool::take_free) else {
+            return Ok(false);
+        };
+        let fd = types::Fd(socket.as_raw_fd());
+        let entry = opcode::Recv::new(fd, start.as_ptr(), len).flags(libc::MSG_TRUNC).build();
+        // SAFETY: `take_free` has made the buffer the kernel's until its completion, and it is mapped as long as the
+        // process.
+        let pushed = unsafe { self.push(entry, Token::Receive(input), Some(id)) };
+        if let (Err(_), Some(pool)) = (&pushed, &mut self.pool) {
+            pool.reclaim(id);
+        }
+        pushed.map(|()| true)
+    }
+
+    /// Submits what is queued and waits until there is a completion; with `block` unset it only collects what is
+    /// there.
+    pub fn wait(&mut self, block: bool) -> io::Result<()> {
+        self.check()?;
+        if !block {
+            // A no-operation completes at once: the kernel runs its completion work and returns.
+            // SAFETY: the operation reads and writes no memory of the process.
+            unsafe { self.push(opcode::Nop::new().build(), Token::Wake, None) }?;
+        }
+        if self.deferred.is_empty() { enter(&self.ring, 1) } else { Ok(()) }
+    }
+
+    /// The next completion that is there.
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.deferred.pop_front() {
+            return Some(completion);
+        }
+        let entry = self.ring.completion().next()?;
+        Some(read(&entry, &mut self.pool))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.poisoned { Err(io::Error::other("an earlier submission failed")) } else { Ok(()) }
+    }
+
+    /// # Safety
+    /// What the entry points to stays valid until its completion.
+    unsafe fn push(&mut self, entry: Entry, token: Token, buffer: Option<u16>) -> io::Result<()> {
+        self.check()?;
+        let entry = entry.user_data(UserData { token, buffer }.pack());
+        // SAFETY: passed on to the caller.
+        unsafe { push_entry(&mut self.ring, &entry) }
+    }
+}
+
+/// # Safety
+/// What the entry points to stays valid until its completion.
+unsafe fn push_entry(ring: &mut IoUring, entry: &Entry) -> io::Result<()> {
+    loop {
+        // SAFETY: passed on to the caller.
+        if unsafe { ring.submission().push(entry) }.is_ok() {
+            return Ok(());
+        }
+        // The queue is full: the kernel takes what is there.
+        enter(ring, 0)?;
+    }
+}
+
+fn enter(ring: &IoUring, want: usize) -> io::Result<()> {
+    match ring.submit_and_wait(want) {
+        Ok(_) => Ok(()),
+        // A signal came, or memory is short for a moment: the caller takes what is there and comes again.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a completion and takes the buffer that it brings.
+fn read(entry: &cqueue::Entry, pool: &mut Option<BufferPool>) -> Completion {
+    let UserData { token, buffer } = UserData::unpack(entry.user_data());
+    let result = usize::try_from(entry.result()).map_err(|_| -entry.result());
+    let buffer = buffer.or_else(|| cqueue::buffer_select(entry.flags()));
+    let len = result.unwrap_or(0);
+    let filled = pool.as_mut().and_then(|pool| pool.claim(buffer?, len));
+    Completion { token, result, more: cqueue::more(entry.flags()), filled }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use std::io::IoSlice;
+use std::net::UdpSocket;
+use std::num::NonZeroU16;
+use std::os::fd::AsFd;
+
+use super::*;
+
+fn pair() -> (UdpSocket, UdpSocket) {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    (sender, receiver)
+}
+
+fn datagram<'a>(socket: &'a impl AsFd, payload: &'a [IoSlice<'a>; 1]) -> Send<'a> {
+    Send { socket: socket.as_fd(), payloads: payload, segment_size: None }
+}
+
+fn next(ring: &mut Uring) -> Completion {
+    ring.wait(true).unwrap();
+    ring.next_completion().unwrap()
+}
+
+#[test]
+fn user_data_survives_packing() {
+    for token in [Token::Stop, Token::Receive(65_535), Token::Wake, Token::Send(255)] {
+        for buffer in [None, Some(0), Some(32_767)] {
+            let data = UserData { token, buffer };
+            assert_eq!(UserData::unpack(data.pack()), data);
+        }
+    }
+}
+
+#[test]
+fn a_failed_batch_is_never_submitted_later() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    let payload = b"gone".to_vec();
+    let slice = [IoSlice::new(&payload)];
+    let sends = [datagram(&sender, &slice); 2];
+    // A batch that ends before its time, as one that the kernel refuses to take would.
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        ring.send_all(&sends, |_, _| panic!("before its time"))
+    }));
+    assert!(ended.is_err());
+    drop(payload);
+    assert!(ring.wait(true).is_err() && ring.wait(false).is_err());
+    assert!(ring.poll(receiver.as_fd(), Token::Stop).is_err());
+    assert!(ring.send_all(&[], |_, _| ()).is_err());
+}
+
+#[test]
+fn sends_arrive_in_order_and_every_result_is_told() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    let payloads: Vec<_> = (0..SEND_BATCH).map(|i| vec![i as u8; i % 9 + 1]).collect();
+    let slices: Vec<_> = payloads.iter().map(|payload| [IoSlice::new(payload)]).collect();
+    let sends: Vec<_> = slices.iter().map(|slice| datagram(&sender, slice)).collect();
+    let mut results = vec![None; SEND_BATCH];
+    ring.send_all(&sends, |place, result| results[place] = Some(result)).unwrap();
+    let mut buffer = [0; 100];
+    for (payload, result) in payloads.iter().zip(results) {
+        assert_eq!(result, Some(Ok(payload.len())));
+        let len = receiver.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], payload);
+    }
+}
+
+#[test]
+fn a_send_that_fails_names_its_errno_and_the_others_go_on() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    let large = vec![0; 65_535];
+    let slices = [[IoSlice::new(&large)], [IoSlice::new(b"small")]];
+    let sends = slices.each_ref().map(|slice| datagram(&sender, slice));
+    let mut results = Vec::new();
+    ring.send_all(&sends, |place, result| results.push((place, result))).unwrap();
+    results.sort_unstable();
+    assert_eq!(results, [(0, Err(libc::EMSGSIZE)), (1, Ok(5))]);
+    assert_eq!(receiver.recv(&mut [0; 10]).unwrap(), 5);
+}
+
+#[test]
+fn a_train_arrives_as_its_datagrams() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    let payloads: Vec<_> = (0..5).map(|i| vec![i; if i == 4 { 30 } else { 100 }]).collect();
+    let slices: Vec<_> = payloads.iter().map(|payload| IoSlice::new(payload)).collect();
+    let train = Send { socket: sender.as_fd(), payloads: &slices, segment_size: NonZeroU16::new(100) };
+    let single = [IoSlice::new(b"after")];
+    let mut results = Vec::new();
+    for _ in 0..2 {
+        let sends = [train, datagram(&sender, &single)];
+        ring.send_all(&sends, |place, result| results.push((place, result))).unwrap();
+    }
+    assert_eq!(results, [(0, Ok(430)), (1, Ok(5)), (0, Ok(430)), (1, Ok(5))]);
+    let mut buffer = [0; 500];
+    for _ in 0..2 {
+        for payload in payloads.iter().map(Vec::as_slice).chain([&b"after"[..]]) {
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], payload);
+        }
+    }
+}
+
+#[test]
+fn a_train_that_cannot_leave_does_not_leave_in_part() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    let payload = vec![1; 60_000];
+    let slices = [IoSlice::new(&payload); 2];
+    let single = [IoSlice::new(b"after")];
+    let train = Send { socket: sender.as_fd(), payloads: &slices, segment_size: NonZeroU16::new(60_000) };
+    let mut results = Vec::new();
+    ring.send_all(&[train, datagram(&sender, &single)], |place, result| results.push((place, result)))
+        .unwrap();
+    results.sort_unstable();
+    assert_eq!(results, [(0, Err(libc::EMSGSIZE)), (1, Ok(5))]);
+    assert_eq!(receiver.recv(&mut [0; 10]).unwrap(), 5);
+}
+
+#[test]
+fn a_full_socket_buffer_is_an_answer_not_a_wait() {
+    let (sender, _receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let mut ring = Uring::new(1_024).unwrap();
+    let payload = vec![0; 4_096];
+    let slice = [IoSlice::new(&payload)];
+    let sends = vec![datagram(&sender, &slice); SEND_BATCH];
+    let mut refused = 0;
+    ring.send_all(&sends, |_, result| refused += usize::from(result == Err(libc::EAGAIN))).unwrap();
+    assert!(refused > 0 && refused < SEND_BATCH, "{refused} refused");
+}
+
+#[test]
+fn both_kinds_of_receive_fill_buffers_and_tell_the_whole_length() {
+    for multishot in [true, false] {
+        let (sender, receiver) = pair();
+        let mut ring = Uring::new(1_024).unwrap();
+        ring.set_buffers(4, 64, multishot).unwrap();
+        assert!(ring.set_buffers(4, 64, multishot).is_err(), "a ring has one set of buffers");
+        if multishot {
+            ring.receive_multishot(receiver.as_fd(), 7).unwrap();
+        }
+        // More than there are buffers, so each is used again.
+        for payload in [&b"first"[..], &[9; 100], b"3", b"4", b"5", b"6"] {
+            if !multishot {
+                assert!(ring.receive_once(receiver.as_fd(), 7).unwrap());
+            }
+            sender.send(payload).unwrap();
+            let completion = next(&mut ring);
+            assert_eq!(completion.token, Token::Receive(7));
+            assert_eq!((completion.result, completion.more), (Ok(payload.len()), multishot));
+            let filled = completion.filled.unwrap();
+            assert_eq!(filled.bytes(), &payload[..payload.len().min(64)]);
+            ring.give_back(filled);
+        }
+    }
+}
+
+#[test]
+fn a_receive_needs_a_free_buffer() {
+    let (_sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    assert!(!ring.receive_once(receiver.as_fd(), 0).unwrap(), "no buffers yet");
+    ring.set_buffers(1, 64, false).unwrap();
+    assert!(ring.receive_once(receiver.as_fd(), 0).unwrap());
+    assert!(!ring.receive_once(receiver.as_fd(), 0).unwrap(), "it is the kernel's");
+}
+
+#[test]
+fn receives_that_complete_during_sends_are_kept() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    ring.set_buffers(4, 64, true).unwrap();
+    ring.receive_multishot(receiver.as_fd(), 0).unwrap();
+    ring.wait(false).unwrap();
+    let slice = [IoSlice::new(b"x")];
+    let sends = [datagram(&sender, &slice); 3];
+    ring.send_all(&sends, |_, result| assert_eq!(result, Ok(1))).unwrap();
+    let mut received = 0;
+    while received < 3 {
+        ring.wait(true).unwrap();
+        while let Some(completion) = ring.next_completion() {
+            received += usize::from(completion.token == Token::Receive(0));
+        }
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_a_wait() {
+    let (reader, writer) = io::pipe().unwrap();
+    let mut ring = Uring::new(1_024).unwrap();
+    ring.poll(reader.as_fd(), Token::Stop).unwrap();
+    drop(writer);
+    assert_eq!(next(&mut ring).token, Token::Stop);
+}

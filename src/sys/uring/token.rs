@@ -1,0 +1,44 @@
+//! What completions are told apart by.
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// The stop signal.
+    Stop,
+    /// A receive on the input with this number.
+    Receive(u16),
+    /// A no-operation that only ends a wait.
+    Wake,
+    /// The send with this place in its batch.
+    Send(u32),
+}
+
+/// What an entry's user data say: the token, and the buffer of a receive that brings its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UserData {
+    pub(super) token: Token,
+    pub(super) buffer: Option<u16>,
+}
+
+impl UserData {
+    // Bits 0..32: a number; 32..48: the buffer; 48: whether there is one; 56..: the kind of token.
+    pub(super) fn pack(self) -> u64 {
+        let (kind, number) = match self.token {
+            Token::Stop => (0, 0),
+            Token::Receive(input) => (1, u64::from(input)),
+            Token::Wake => (2, 0),
+            Token::Send(place) => (3, u64::from(place)),
+        };
+        kind << 56 | self.buffer.map_or(0, |buffer| 1 << 48 | u64::from(buffer) << 32) | number
+    }
+
+    pub(super) fn unpack(data: u64) -> Self {
+        let token = match data >> 56 {
+            0 => Token::Stop,
+            1 => Token::Receive(data as u16),
+            2 => Token::Wake,
+            _ => Token::Send(data as u32),
+        };
+        Self { token, buffer: (data >> 48 & 1 != 0).then_some((data >> 32) as u16) }
+    }
+}

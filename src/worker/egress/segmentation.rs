@@ -1,0 +1,114 @@
+//! Which trains an output can take, as experience tells. No I/O.
+
+use crate::stats::SendFailure;
+
+/// Most datagrams of a train: `UDP_MAX_SEGMENTS` of all kernels (`include/linux/udp.h`; 128 since 6.9).
+pub(super) const MAX_SEGMENTS: usize = 64;
+/// Most bytes of its payloads: they travel as one IP datagram until they are cut.
+pub(super) const MAX_BYTES: usize = 65_507;
+
+/// What is known of one output.
+///
+/// What the kernel refuses depends on the datagrams' size (none may exceed the path's MTU: `EMSGSIZE`, on old kernels
+/// `EINVAL`) or on the device (`EIO`, where it transforms datagrams or, to an old kernel, has no checksum offload).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segmentation {
+    /// Datagrams of up to so many bytes have left in a train.
+    proven: usize,
+    /// Larger ones do not.
+    limit: usize,
+}
+
+impl Segmentation {
+    /// Nothing is known yet, or `enabled` forbids all trains.
+    pub(super) fn new(enabled: bool) -> Self {
+        Self { proven: 0, limit: if enabled { MAX_BYTES } else { 0 } }
+    }
+
+    /// Whether a train of `count` datagrams of `size` bytes can take another one of `next` bytes.
+    pub(super) fn takes(&self, size: usize, count: usize, next: usize) -> bool {
+        next == size
+            && (1..=self.limit).contains(&size)
+            && count < MAX_SEGMENTS
+            && (count + 1) * size <= MAX_BYTES
+    }
+
+    /// Whether a train of datagrams of this size can be counted on to leave.
+    pub(super) fn is_proven(&self, size: usize) -> bool {
+        size <= self.proven
+    }
+
+    /// A train of datagrams of this size has left.
+    pub(super) fn succeeded(&mut self, size: usize) {
+        self.proven = self.proven.max(size);
+    }
+
+    /// A train of datagrams of this size was refused. Returns whether that changes what will be tried.
+    pub(super) fn failed(&mut self, size: usize, errno: i32) -> bool {
+        let limit = match errno {
+            libc::EIO => 0,
+            libc::EMSGSIZE | libc::EINVAL => size.saturating_sub(1),
+            // Nothing that segmentation has to do with, such as an error that an earlier datagram has left behind.
+            _ => return false,
+        };
+        let news = limit < self.limit;
+        self.limit = self.limit.min(limit);
+        self.proven = self.proven.min(limit);
+        news
+    }
+}
+
+/// Whether a train that failed so would fail again at once, one datagram at a time: there is no room for any.
+pub(super) fn is_for_want_of_room(errno: i32) -> bool {
+    matches!(SendFailure::from_errno(errno), SendFailure::BufferFull | SendFailure::QueueFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_train_holds_datagrams_of_one_size_up_to_the_limits() {
+        let segmentation = Segmentation::new(true);
+        assert!(segmentation.takes(100, 1, 100) && segmentation.takes(100, 63, 100));
+        assert!(!segmentation.takes(100, 64, 100), "too many");
+        assert!(!segmentation.takes(100, 1, 99) && !segmentation.takes(100, 1, 101), "another size");
+        assert!(
+            segmentation.takes(1_472, 43, 1_472) && !segmentation.takes(1_472, 44, 1_472),
+            "65,507 bytes"
+        );
+        assert!(!segmentation.takes(0, 1, 0), "nothing cannot be cut apart");
+        assert!(!Segmentation::new(false).takes(100, 1, 100));
+    }
+
+    #[test]
+    fn what_was_refused_for_its_size_is_not_tried_again() {
+        let mut segmentation = Segmentation::new(true);
+        assert!(!segmentation.is_proven(1));
+        segmentation.succeeded(1_400);
+        assert!(segmentation.is_proven(100) && !segmentation.is_proven(1_401));
+        for errno in [libc::EMSGSIZE, libc::EINVAL] {
+            assert!(segmentation.failed(1_200, errno) == (errno == libc::EMSGSIZE), "news once");
+            assert!(!segmentation.takes(1_200, 1, 1_200) && segmentation.takes(1_199, 1, 1_199));
+            assert!(segmentation.is_proven(1_199) && !segmentation.is_proven(1_200));
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_is_not_asked_again() {
+        let mut segmentation = Segmentation::new(true);
+        assert!(segmentation.failed(100, libc::EIO) && !segmentation.failed(100, libc::EIO));
+        assert!(!segmentation.takes(1, 1, 1));
+    }
+
+    #[test]
+    fn other_failures_say_nothing_of_segmentation() {
+        let mut segmentation = Segmentation::new(true);
+        for errno in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::EAGAIN, libc::ENOBUFS, libc::ENETDOWN] {
+            assert!(!segmentation.failed(100, errno));
+        }
+        assert_eq!(segmentation, Segmentation::new(true));
+        assert!(is_for_want_of_room(libc::EAGAIN) && is_for_want_of_room(libc::ENOBUFS));
+        assert!(!is_for_want_of_room(libc::ECONNREFUSED) && !is_for_want_of_room(libc::EMSGSIZE));
+    }
+}

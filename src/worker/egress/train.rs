@@ -1,0 +1,177 @@
+//! Trains of copies on their way into the kernel, and what becomes of them.
+
+use std::io::{self, IoSlice};
+use std::num::NonZeroU16;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use arrayvec::ArrayVec;
+
+use super::segmentation::{MAX_SEGMENTS, is_for_want_of_room};
+use super::{COPIES, Output};
+use crate::stats::{Counters, OutputCounters, SendFailure};
+use crate::sys::uring::{SEND_BATCH, Send, Uring};
+
+/// Which counters a copy belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) rule: u32,
+    /// The place of the output in its rule.
+    pub(super) output: u32,
+}
+
+/// Copies that leave with one send.
+#[derive(Clone)]
+struct Train {
+    /// Place of the output.
+    output: usize,
+    /// Bytes of each copy.
+    size: usize,
+    /// Places of the copies.
+    copies: Range<usize>,
+}
+
+impl Train {
+    fn is_single(&self) -> bool {
+        self.copies.len() == 1
+    }
+}
+
+/// Copies in the order they leave.
+pub(super) struct Trains<'a, 'b> {
+    outputs: &'a mut [Output],
+    counters: &'a Counters,
+    payloads: ArrayVec<IoSlice<'b>, COPIES>,
+    origins: ArrayVec<Origin, COPIES>,
+    formed: ArrayVec<Train, SEND_BATCH>,
+}
+
+impl<'a, 'b> Trains<'a, 'b> {
+    pub(super) fn new(outputs: &'a mut [Output], counters: &'a Counters) -> Self {
+        let (payloads, origins, formed) = Default::default();
+        Self { outputs, counters, payloads, origins, formed }
+    }
+
+    /// The first of the copies that wait for the output at place `output`; its queue is empty from then on.
+    pub(super) fn take_queue(&mut self, output: usize) -> Option<usize> {
+        self.outputs.get_mut(output)?.queue.take().map(|queue| queue.first)
+    }
+
+    /// Puts a copy for the output at place `output` behind those that are loaded. At most [`COPIES`] until all are
+    /// sent.
+    pub(super) fn load(
+        &mut self,
+        ring: &mut Uring,
+        output: usize,
+        payload: &'b [u8],
+        origin: Origin,
+    ) -> io::Result<()> {
+        if !self.extend(output, payload.len()) {
+            if self.formed.is_full() || self.last_is_a_trial(output) {
+                self.send(ring)?;
+            }
+            let first = self.payloads.len();
+            self.formed.push(Train { output, size: payload.len(), copies: first..first + 1 });
+        }
+        self.payloads.push(IoSlice::new(payload));
+        self.origins.push(origin);
+        Ok(())
+    }
+
+    /// Makes the last train longer, if a copy of `len` bytes for `output` can be part of it.
+    fn extend(&mut self, output: usize, len: usize) -> bool {
+        let (Some(last), Some(to)) = (self.formed.last_mut(), self.outputs.get(output)) else { return false };
+        let extends = last.output == output && to.segmentation.takes(last.size, last.copies.len(), len);
+        last.copies.end += usize::from(extends);
+        extends
+    }
+
+    /// Whether the last train may be refused: its copies then leave one by one, and what comes after it to the same
+    /// output has to wait for that.
+    fn last_is_a_trial(&self, output: usize) -> bool {
+        let (Some(last), Some(to)) = (self.formed.last(), self.outputs.get(output)) else { return false };
+        last.output == output && !last.is_single() && !to.segmentation.is_proven(last.size)
+    }
+
+    /// Sends what is loaded and counts what becomes of each copy. A train that fails never holds up another.
+    pub(super) fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
+        for (place, errno) in self.hand_over(ring)? {
+            self.settle(ring, place, errno)?;
+        }
+        self.formed.clear();
+        self.payloads.clear();
+        self.origins.clear();
+        Ok(())
+    }
+
+    /// Gives the kernel all trains at once; returns the place of each, and its errno if it has not left.
+    fn hand_over(&self, ring: &mut Uring) -> io::Result<ArrayVec<(usize, Option<i32>), SEND_BATCH>> {
+        let mut sends = ArrayVec::<_, SEND_BATCH>::new();
+        for train in &self.formed {
+            let segment_size = if train.is_single() { 0 } else { train.size as u16 };
+            sends.push(self.send_of(train.output, &train.copies, segment_size));
+        }
+        let mut results = ArrayVec::new();
+        ring.send_all(&sends, |place, result| results.push((place, result.err())))?;
+        Ok(results)
+    }
+
+    /// What the kernel is told of `copies` that leave together; a `segment_size` of 0 is for one datagram.
+    fn send_of(&self, output: usize, copies: &Range<usize>, segment_size: u16) -> Send<'_> {
+        let segment_size = NonZeroU16::new(segment_size);
+        let socket = self.outputs[output].socket.as_fd();
+        Send { socket, payloads: &self.payloads[copies.clone()], segment_size }
+    }
+
+    /// Counts a train that has left or failed with `errno`.
+    fn settle(&mut self, ring: &mut Uring, place: usize, errno: Option<i32>) -> io::Result<()> {
+        let train = self.formed[place].clone();
+        let output = &mut self.outputs[train.output];
+        match errno {
+            None => {
+                if !train.is_single() {
+                    output.segmentation.succeeded(train.size);
+                }
+            }
+            Some(errno) if !train.is_single() && !is_for_want_of_room(errno) => {
+                if output.segmentation.failed(train.size, errno) {
+                    output.warn(train.size, errno);
+                }
+                return self.send_one_by_one(ring, &train);
+            }
+            Some(_) => {}
+        }
+        for at in train.copies {
+            self.count(at, errno);
+        }
+        Ok(())
+    }
+
+    fn send_one_by_one(&self, ring: &mut Uring, train: &Train) -> io::Result<()> {
+        let mut sends = ArrayVec::<_, MAX_SEGMENTS>::new();
+        for at in train.copies.clone() {
+            sends.push(self.send_of(train.output, &(at..at + 1), 0));
+        }
+        ring.send_all(&sends, |place, result| self.count(train.copies.start + place, result.err()))
+    }
+
+    /// Counts the copy at place `at`, which has left or failed with an errno.
+    fn count(&self, at: usize, errno: Option<i32>) {
+        let Some(counters) = self.origins.get(at).and_then(|origin| origin.counters(self.counters)) else {
+            return;
+        };
+        match errno {
+            None => {
+                counters.relayed.add(1);
+                counters.bytes.add(self.payloads[at].len() as u64);
+            }
+            Some(errno) => counters.dropped.add(SendFailure::from_errno(errno), 1),
+        }
+    }
+}
+
+impl Origin {
+    fn counters(self, counters: &Counters) -> Option<&OutputCounters> {
+        counters.rules.get(self.rule as usize)?.outputs.get(self.output as usize)
+    }
+}

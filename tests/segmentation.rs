@@ -1,0 +1,146 @@
+//! Datagrams that leave in trains arrive as the datagrams they were.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lab::topology::{Checksum, Family, Link, Segmentation};
+use multicast_relay::rules::{Rule, RuleTable};
+use multicast_relay::stats::Counters;
+use multicast_relay::worker;
+use support::in_process::{INPUTS, descriptors_with};
+use support::{
+    DEADLINE, Injector, Path, Relay, Tap, fragments, good, network, network_of, receive, rule, sink,
+};
+
+/// Payloads that tell which they are: `count` of `len` bytes each.
+fn payloads(count: usize, len: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|i| (0..len).map(|at| (i + at * 7) as u8).collect()).collect()
+}
+
+/// Frames that the relay finds waiting when it comes to look, so that they leave together.
+fn offer(injector: &mut Injector, payloads: &[Vec<u8>]) {
+    for (i, payload) in payloads.iter().enumerate() {
+        let frame = good(payload);
+        // What does not fit into a frame comes as fragments, which the kernel puts together before capture.
+        let frames = if frame.len() > 1_514 { fragments(&frame, i as u16) } else { vec![frame] };
+        for frame in &frames {
+            injector.send(frame);
+        }
+    }
+}
+
+fn sizes_are_kept_in_order(path: Path) {
+    let network = network(Family::Ipv4, 2);
+    let topology = &network.topology;
+    let sinks = topology.egress.iter().zip(&topology.sinks).map(|(_, port)| sink(port)).collect::<Vec<_>>();
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+    // Long trains, sizes that change with every datagram, the smallest and the largest, and such as the MTU forbids
+    // in a train.
+    let mut all = [payloads(200, 100), payloads(70, 1_472), payloads(3, 0), payloads(65, 1)].concat();
+    all.extend((0..60).map(|i| vec![i as u8; [10, 1_000, 1_472][i % 3]]));
+    all.extend([payloads(5, 2_000), payloads(4, 300), payloads(1, 65_507), payloads(5, 2_000)].concat());
+    all.extend(payloads(100, 1_316));
+    offer(&mut injector, &all);
+    for sink in &sinks {
+        assert!(receive(sink, all.len()) == all, "as they came");
+    }
+    let stats = relay.stop();
+    for output in &stats.rules[0].outputs {
+        assert_eq!((output.relayed, output.dropped.len()), (all.len() as u64, 0));
+        assert_eq!(output.bytes, all.iter().map(|payload| payload.len() as u64).sum::<u64>());
+    }
+}
+
+over_every_path!(sizes_are_kept_in_order);
+
+/// The longest of the frames in which 64 datagrams of 100 bytes leave when the device can cut trains apart.
+fn longest_frame(arguments: &[&str]) -> usize {
+    let link = Link {
+        mtu: 1500,
+        segmentation: Segmentation::Offload,
+        checksum: Checksum::Offload,
+        family: Family::Ipv4,
+    };
+    let network = network_of(link, 1);
+    let topology = &network.topology;
+    let mut tap = Tap::new(&topology.sinks[0]);
+    let spec = rule(topology);
+    let relay = Relay::start(topology, Path::MmapV3, &[&["--rule", &spec], arguments].concat());
+    let sent = payloads(64, 100);
+    offer(&mut Injector::new(&topology.generator), &sent);
+    let (mut bytes, mut longest) = (0, 0);
+    while bytes < 64 * 100 {
+        let frame = tap.next_udp();
+        bytes += frame.len() - 42;
+        longest = longest.max(frame.len());
+    }
+    assert_eq!(relay.stop().relayed, 64);
+    longest
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn trains_are_made_unless_that_is_switched_off() {
+    assert!(longest_frame(&[]) > 1_514, "a device that can cut trains is given trains");
+    assert_eq!(longest_frame(&["--no-gso"]), 142);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_size_that_cannot_leave_in_trains_is_reported_once() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let relay = Relay::start(topology, Path::MmapV3, &["--rule", &rule(topology)]);
+    let mut injector = Injector::new(&topology.generator);
+    for _ in 0..3 {
+        let sent = payloads(10, 2_000);
+        offer(&mut injector, &sent);
+        assert!(receive(&sink, 10) == sent);
+    }
+    let log = relay.log();
+    let warnings = log.lines().filter(|line| line.contains("cannot send datagrams of 2000 bytes as trains"));
+    assert_eq!(warnings.count(), 1, "{log}");
+    assert_eq!(relay.stop().relayed, 30);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_small_send_buffer_loses_nothing_silently() {
+    const COUNT: u64 = 2_000;
+    for (path, make) in INPUTS {
+        let network = network(Family::Ipv4, 1);
+        let topology = &network.topology;
+        let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
+        let (descriptors, _tap) = descriptors_with(topology, &rules, 4_096, make);
+        let sink = sink(&topology.sinks[0]);
+        let counters = Arc::new(Counters::new(1, [1]));
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let counted = Arc::clone(&counters);
+        let worker = std::thread::spawn(move || {
+            let table = RuleTable::new(&rules, &["ingress"]);
+            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
+        });
+        let mut injector = Injector::new(&topology.generator);
+        for _ in 0..COUNT / 100 {
+            offer(&mut injector, &payloads(100, 1_400));
+        }
+        let output = &counters.rules[0].outputs[0];
+        let dropped = || output.dropped.report().values().sum::<u64>();
+        let deadline = Instant::now() + DEADLINE;
+        while output.relayed.get() + dropped() < COUNT {
+            assert!(Instant::now() < deadline, "{path}: {} + {}", output.relayed.get(), dropped());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(stop);
+        worker.join().unwrap().unwrap();
+        assert_eq!(output.relayed.get() + dropped(), COUNT, "{path}");
+        let arrived = receive(&sink, output.relayed.get() as usize);
+        assert!(arrived.iter().all(|payload| payload.len() == 1_400) && support::is_empty(&sink), "{path}");
+    }
+}
