@@ -130,6 +130,14 @@ fn what_is_not_said_has_its_default() {
         (config.rx, config.num_workers, config.fanout, config.busy_poll),
         (Rx::Auto, 1, FanoutMode::Hash, Duration::ZERO)
     );
+    assert!(config.gso);
+}
+
+#[test]
+fn trains_can_be_forbidden_by_file_or_flag() {
+    let gso = |text: &str, no_gso| load(text, &[], Flags { no_gso, ..Flags::default() }).unwrap().gso;
+    assert!(gso("[relay]\ngso = true\n", false) && !gso("[relay]\ngso = false\n", false));
+    assert!(!gso("", true) && !gso("[relay]\ngso = true\n", true) && !gso("[relay]\ngso = false\n", true));
 }
 
 const SHAPED: &str = "[relay]\nrx = \"mmap\"\nnum-workers = 4\nfanout = \"cpu\"\nbusy-poll-us = 50\nring-version = 2\n\
