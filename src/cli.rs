@@ -57,7 +57,7 @@ pub struct Supervisor {
     /// How the kernel hands frames over: 3 (by the block, for throughput) or 2 (one by one, for latency) [default: 3]
     #[arg(long, value_name = "VERSION", value_parser = one_of(&RING_VERSIONS))]
     ring_version: Option<Version>,
-    /// Milliseconds until version 3 hands over a block that is not full, from 1 to 10000 [default: 1]
+    /// Milliseconds until version 3 hands over a block that is not full, from 1 to 1000 [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     ring_retire_ms: Option<String>,
     /// Microseconds that a worker with nothing to do spins before it sleeps, from 0 to 1000000 [default: 0]

@@ -119,8 +119,8 @@ fn bad_numbers_on_the_command_line_are_one_error_with_the_range() {
         ("--num-workers", "many", "from 1 to 256, found \"many\""),
         ("--busy-poll-us", "-1", "from 0 to 1000000, found \"-1\""),
         ("--busy-poll-us", "1000001", "from 0 to 1000000, found \"1000001\""),
-        ("--ring-retire-ms", "0", "0 ms until a block is handed over: give from 1 to 10000"),
-        ("--ring-retire-ms", "1ms", "from 1 to 10000, found \"1ms\""),
+        ("--ring-retire-ms", "0", "0 ms until a block is handed over: give from 1 to 1000"),
+        ("--ring-retire-ms", "1ms", "from 1 to 1000, found \"1ms\""),
         ("--ring-block-size", "0", "a block of 0 bytes: give a multiple of the page size, from "),
         ("--ring-block-size", "5000", "a block of 5000 bytes: give a multiple of the page size, from "),
         ("--ring-block-size", "-1MiB", "bytes, such as 65536, 64KiB or 1MiB, found \"-1MiB\""),
@@ -192,7 +192,7 @@ fn bad_values_of_the_relay_in_a_file_are_named_with_file_and_line() {
         "4: relay.ring-version: must be a whole number from 2 to 3, found 4",
         "5: relay.ring-block-size: must be a multiple of the page size, from ",
         "6: relay.ring-block-count: 1 blocks of ",
-        "7: relay.ring-retire-ms: 0 ms until a block is handed over: give from 1 to 10000",
+        "7: relay.ring-retire-ms: 0 ms until a block is handed over: give from 1 to 1000",
         "8: relay.busy-poll-us: must be a whole number from 0 to 1000000, found -1",
     ];
     for (line, expected) in errors.lines().zip(expected) {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use lab::topology::{Family, Topology};
+use multicast_relay::sys::affinity;
 use support::{
     GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, frame, good, network, receive, rule, sink,
 };
@@ -185,6 +186,31 @@ fn frames_are_spread_in_turn_or_by_cpu_and_none_comes_twice() {
                 assert!(most - least <= 1, "{workers:?}");
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn by_cpu_a_worker_gets_what_its_cpu_has_received() {
+    for path in [Path::MmapV3, Path::MmapV2, Path::Recv] {
+        let network = network(Family::Ipv4, 1);
+        let topology = &network.topology;
+        let arguments = ["--rule", &rule(topology), "--num-workers", "2", "--fanout", "cpu"];
+        let relay = Relay::start(topology, path, &arguments);
+        let sink = sink(&topology.sinks[0]);
+        let mut injector = Injector::new(&topology.generator);
+        // A veth's frames are received by the CPU that sends them; a number modulo 2 chooses the worker.
+        for (cpu, count) in [(0, 100), (1, 30)] {
+            if affinity::pin_to(cpu).is_err() {
+                return;
+            }
+            for _ in 0..count {
+                injector.send(&good(b"x"));
+            }
+        }
+        receive(&sink, 130);
+        let received: Vec<_> = relay.stop().workers.iter().map(|worker| worker.received).collect();
+        assert_eq!(received, [100, 30], "{path:?}");
     }
 }
 

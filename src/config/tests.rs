@@ -158,7 +158,7 @@ fn the_file_beats_the_defaults_and_flags_beat_the_file() {
             version: Some(Version::V3),
             block_size: text("1MiB"),
             block_count: text("16"),
-            retire_ms: text("10000"),
+            retire_ms: text("1000"),
         },
         num_workers: text("256"),
         fanout: Some(FanoutMode::LoadBalance),
@@ -166,7 +166,7 @@ fn the_file_beats_the_defaults_and_flags_beat_the_file() {
         ..Flags::default()
     };
     let config = load(SHAPED, &[], flags).unwrap();
-    assert_eq!(config.ring, Layout::new(Version::V3, 1 << 20, 16, 10_000).unwrap());
+    assert_eq!(config.ring, Layout::new(Version::V3, 1 << 20, 16, 1_000).unwrap());
     assert_eq!(
         (config.rx, config.num_workers, config.fanout, config.busy_poll),
         (Rx::Recv, 256, FanoutMode::LoadBalance, Duration::from_secs(1))
@@ -240,11 +240,8 @@ fn bad_numbers_in_flags_and_environment_name_place_value_and_range() {
         let ring = RingFlags { retire_ms: Some(text.into()), ..RingFlags::default() };
         load("", &[], Flags { ring, ..Flags::default() }).unwrap_err().to_string()
     };
-    assert_eq!(retire("1ms"), "--ring-retire-ms: must be a whole number from 1 to 10000, found \"1ms\"");
-    assert_eq!(
-        retire("10001"),
-        "--ring-retire-ms: 10001 ms until a block is handed over: give from 1 to 10000"
-    );
+    assert_eq!(retire("1ms"), "--ring-retire-ms: must be a whole number from 1 to 1000, found \"1ms\"");
+    assert_eq!(retire("1001"), "--ring-retire-ms: 1001 ms until a block is handed over: give from 1 to 1000");
 }
 
 #[test]
@@ -348,8 +345,8 @@ fn bad_values_of_the_relay_in_a_file_name_line_key_and_range() {
              ring-block-size is the default"
                 .to_owned(),
         ),
-        ("ring-retire-ms = 0", "0 ms until a block is handed over: give from 1 to 10000".to_owned()),
-        ("ring-retire-ms = 0.5", "must be a whole number from 1 to 10000, found 0.5".to_owned()),
+        ("ring-retire-ms = 0", "0 ms until a block is handed over: give from 1 to 1000".to_owned()),
+        ("ring-retire-ms = 0.5", "must be a whole number from 1 to 1000, found 0.5".to_owned()),
     ] {
         let key = line.split(' ').next().unwrap();
         assert_eq!(mistakes(&format!("[relay]\n{line}\n")), [format!("line 2: relay.{key}: {expected}")]);

@@ -52,6 +52,8 @@ impl Input {
         let mut group = None;
         for socket in &self.sockets {
             socket.bind(self.interface.index).map_err(failed)?;
+            // That the interface is down is known, and no event.
+            socket.take_error().map_err(failed)?;
             match socket.join_fanout(fanout, group) {
                 Ok(joined) => group = Some(joined),
                 Err(error) if self.sockets.len() == 1 => tracing::warn!(

@@ -1,5 +1,6 @@
 //! Which receive path the workers take, and what each of them receives through.
 
+use std::cell::Cell;
 use std::io;
 
 use super::inputs::{Input, clamped, failed};
@@ -43,24 +44,34 @@ impl Receive {
 
     fn by_rings(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
         let inputs = open_inputs(config, interfaces)?;
+        let smallest = Cell::new(config.ring);
         let (workers, path) = match config.ring.version() {
             Version::V3 => {
                 let map = |_: &Interface, socket: &PacketSocket| BlockRing::map(socket, config.ring);
-                (rings(config, &inputs, map)?.into_iter().map(worker::Inputs::Blocks).collect(), "mmap-v3")
+                (
+                    rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Blocks).collect(),
+                    "mmap-v3",
+                )
             }
             Version::V2 => {
                 for input in &inputs {
                     // For frames that are too large for a slot.
-                    input.enlarge_buffers()?;
+                    if let Some(warning) = clamped(&input.interface.name, input.enlarge_buffers()?) {
+                        tracing::warn!("{warning}");
+                    }
                 }
                 let map = |interface: &Interface, socket: &PacketSocket| {
                     SlotRing::map(socket, config.ring, frame_len(interface))
                 };
-                (rings(config, &inputs, map)?.into_iter().map(worker::Inputs::Slots).collect(), "mmap-v2")
+                (
+                    rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Slots).collect(),
+                    "mmap-v2",
+                )
             }
         };
         let count = counted(inputs.len() * config.num_workers, "ring");
-        tracing::info!("receiving by mmap: {count}, {}", config.ring);
+        let less = if smallest.get() == config.ring { "" } else { "the smallest of them " };
+        tracing::info!("receiving by mmap: {count}, {less}{}", smallest.get());
         Ok(Self { inputs, workers, path })
     }
 
@@ -84,10 +95,11 @@ fn open_inputs(config: &Config, interfaces: &[Interface]) -> Result<Vec<Input>, 
     interfaces.iter().map(|interface| Input::open(interface.clone(), config.num_workers)).collect()
 }
 
-/// The rings that `map` makes, for each worker one of each input.
+/// The rings that `map` makes, for each worker one of each input; `smallest` tells the smallest layout obtained.
 fn rings<R>(
     config: &Config,
     inputs: &[Input],
+    smallest: &Cell<Layout>,
     map: impl Fn(&Interface, &PacketSocket) -> io::Result<(R, Layout)>,
 ) -> Result<Vec<Vec<worker::Input<R>>>, SupervisorError> {
     for_each_worker(config, inputs, |interface, socket| {
@@ -97,6 +109,9 @@ fn rings<R>(
             layout: config.ring,
             error,
         })?;
+        if obtained.size() < smallest.get().size() {
+            smallest.set(obtained);
+        }
         if obtained != config.ring {
             tracing::warn!(
                 "there is memory for a smaller ring on {name} only: {obtained}, not {}",

@@ -143,7 +143,7 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
         let lost = input.dropped.saturating_sub(earlier.map_or(0, |earlier| earlier.dropped));
         if lost > 0 {
             losses.push(format!(
-                "{interface}: the kernel dropped {lost} frames, the receive buffer or ring was full"
+                "{interface}: the kernel dropped {lost} frames: the receive buffer or ring was full, or it could not describe them"
             ));
         }
         let downs = input.went_down.saturating_sub(earlier.map_or(0, |earlier| earlier.went_down));

@@ -147,6 +147,11 @@ impl PacketSocket {
         Ok(joined as u16)
     }
 
+    /// Takes the error that the socket has met meanwhile, if any.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        take_error(self.0.as_fd())
+    }
+
     /// Another descriptor of the same socket.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
         self.0.as_fd().try_clone_to_owned()

@@ -9,7 +9,7 @@ use std::io;
 use super::Input;
 use super::packet_ring::frames::{Broken, RingFrame};
 use super::packet_ring::{Lent, Ring};
-use super::receiver::{Batch, Frame, ReceiveError, Receiver};
+use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
 use crate::rules::InputIndex;
 use crate::stats::{Cause, Counters};
 use crate::sys::packet_socket;
@@ -63,19 +63,15 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
         let Token::Receive(number) = completion.token else { return Ok(()) };
         let Some(input) = self.inputs.get_mut(usize::from(number)) else { return Ok(()) };
         input.armed = false;
-        let error = match completion.result {
+        let errno = match completion.result {
             Ok(events) if events & libc::POLLERR as usize == 0 => return Ok(()),
             // Taking the error clears it: the socket would be readable for its sake for ever.
-            Ok(_) => packet_socket::take_error(input.ring.socket()).unwrap_or_else(Some),
-            Err(errno) => Some(io::Error::from_raw_os_error(errno)),
+            Ok(_) => packet_socket::take_error(input.ring.socket())
+                .unwrap_or_else(Some)
+                .and_then(|e| e.raw_os_error()),
+            Err(errno) => Some(errno),
         };
-        match error {
-            None => Ok(()),
-            Some(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
-                Err(ReceiveError::InterfaceDown(InputIndex(number)))
-            }
-            Some(error) => Err(ReceiveError::Fatal { input: input.name.clone(), error }),
-        }
+        errno.map_or(Ok(()), |errno| receiver::failed(InputIndex(number), &input.name, errno))
     }
 
     fn lend(&mut self) -> Option<RingBatch<R::Lent<'_>>> {

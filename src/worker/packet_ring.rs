@@ -27,10 +27,10 @@
 
 pub mod frames;
 mod layout;
+mod mapping;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use frames::{
@@ -38,6 +38,7 @@ use frames::{
     slot_frame,
 };
 pub use layout::{Layout, LayoutError, MAX_BLOCK_SIZE, MAX_RETIRE_MS, MIN_BLOCK_COUNT, Version};
+use mapping::Mapping;
 
 use crate::sys::packet_socket::{self, PacketSocket, VNET_HEADER_LEN};
 
@@ -128,7 +129,7 @@ impl Ring for BlockRing {
     }
 
     fn lend(&mut self) -> Option<Block<'_>> {
-        // Pairs with the kernel's smp_wmb before it sets TP_STATUS_USER (prb_flush_block): what it wrote to the block
+        // Pairs with the kernel's smp_wmb before it sets TP_STATUS_USER (prb_close_block): what it wrote to the block
         // before is visible to all reads after this one.
         let status = self.word(BLOCK_STATUS).load(Ordering::Acquire);
         if status & libc::TP_STATUS_USER == 0 {
@@ -227,8 +228,7 @@ impl SlotRing {
 
     fn status(&self, slot: usize) -> &AtomicU32 {
         debug_assert!(slot < self.slot_count);
-        // SAFETY: callers take `slot` from `SlotRing::slot`, which is below `slot_count`, so this is within the
-        // mapping, and aligned since slots are powers of two of at least a page's alignment. The word is accessed
+        // SAFETY: callers take care that `slot` is below `slot_count`, so this is within the mapping, and aligned since slots are powers of two of more than `OVERHEAD` bytes. The word is accessed
         // atomically only, except through `Slots::bytes`, while which the kernel does not write and `Slots::drop`
         // cannot.
         unsafe { self.mapping.word(slot * self.slot_size + SLOT_STATUS) }
@@ -244,9 +244,9 @@ impl Ring for SlotRing {
 
     fn lend(&mut self) -> Option<Slots<'_>> {
         let (mut count, mut status) = (0, 0);
-        let mut oversize = None;
+        let mut last_is_oversize = false;
         while count < SLOTS_LENT.min(self.slot_count) {
-            // Pairs with the kernel's smp_wmb before it sets TP_STATUS_USER (tpacket_rcv): what it wrote to the slot
+            // Pairs with the kernel's smp_mb before it sets TP_STATUS_USER (tpacket_rcv): what it wrote to the slot
             // before is visible to all reads after this one.
             let slot_status = self.status(self.slot(count)).load(Ordering::Acquire);
             if slot_status & libc::TP_STATUS_USER == 0 {
@@ -256,21 +256,33 @@ impl Ring for SlotRing {
             status |= slot_status;
             if slot_status & libc::TP_STATUS_COPY != 0 {
                 // There is one buffer for these, so it is the last of its loan.
-                let received = packet_socket::receive(self.mapping.socket.as_fd(), &mut self.oversize);
-                oversize = Some(received.map_err(|_| Broken));
+                last_is_oversize = true;
                 break;
             }
         }
-        (count > 0).then_some(Slots { ring: self, count, status, oversize })
+        if count == 0 {
+            return None;
+        }
+        let mut slots = Slots { ring: self, count, status, oversize: None };
+        if last_is_oversize {
+            slots.oversize = Some(slots.receive_oversize());
+        }
+        Some(slots)
     }
 
     fn is_drained(&self) -> bool {
-        !self.is_ready()
+        // Not the next one only: processors that receive at the same time hand over in any order.
+        (0..self.slot_count).all(|slot| self.status(slot).load(Ordering::Relaxed) & libc::TP_STATUS_USER == 0)
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
         self.mapping.socket.as_fd()
     }
+}
+
+/// Whether there is nothing to be received after this error.
+fn is_final(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENETDOWN))
 }
 
 /// Slots that the kernel has handed over, until they are dropped.
@@ -295,12 +307,29 @@ impl Slots<'_> {
     }
 
     fn frame(&self, place: usize) -> Result<RingFrame<'_>, Broken> {
+        let in_slot = slot_frame(self.bytes(self.ring.slot(place)))?;
         match self.oversize {
             Some(received) if place + 1 == self.count => {
                 let (buffer, len) = (&self.ring.oversize, received?);
-                received_frame(buffer.get(..len).unwrap_or(buffer), len)
+                received_frame(buffer.get(..len).unwrap_or(buffer), len, in_slot.vlan_tag)
             }
-            _ => slot_frame(self.bytes(self.ring.slot(place))),
+            _ => Ok(in_slot),
+        }
+    }
+
+    /// Takes the frame that the last slot has only the begin of out of the receive buffer; returns its length there.
+    fn receive_oversize(&mut self) -> Result<usize, Broken> {
+        let last = self.ring.slot(self.count - 1);
+        let expected = VNET_HEADER_LEN + slot_frame(self.bytes(last))?.captured_len;
+        loop {
+            let SlotRing { mapping, oversize, .. } = &mut *self.ring;
+            match packet_socket::receive(mapping.socket.as_fd(), oversize) {
+                Ok(len) if len == expected => return Ok(len),
+                Err(error) if is_final(&error) => return Err(Broken),
+                // One that nobody came for, or an error that the socket had met before, such as ENETDOWN: the frame
+                // is behind it.
+                Ok(_) | Err(_) => {}
+            }
         }
     }
 }
@@ -323,84 +352,6 @@ impl Drop for Slots<'_> {
             self.ring.status(self.ring.slot(place)).store(libc::TP_STATUS_KERNEL, Ordering::Release);
         }
         self.ring.next = self.ring.slot(self.count);
-    }
-}
-
-/// A ring's memory, mapped as long as this lives.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-    /// Declared last: closed when the memory is unmapped.
-    socket: OwnedFd,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread; access goes through a ring, which has one owner.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    /// Requests and maps the largest ring that there is memory for, at most `layout`.
-    fn largest(
-        socket: &PacketSocket,
-        mut layout: Layout,
-        request: &dyn Fn(&Layout) -> io::Result<()>,
-    ) -> io::Result<(Self, Layout)> {
-        loop {
-            let map = || Self::new(socket.try_clone()?, layout.size());
-            let error = match request(&layout).and_then(|()| map()) {
-                Ok(mapping) => return Ok((mapping, layout)),
-                Err(error) => error,
-            };
-            // Nothing, unless the ring was there and only its mapping failed.
-            socket.remove_ring()?;
-            layout = match layout.halved() {
-                Some(halved) if error.raw_os_error() == Some(libc::ENOMEM) => halved,
-                _ => return Err(error),
-            };
-        }
-    }
-
-    /// Maps a socket's ring of `len` bytes; the kernel refuses any other length.
-    fn new(socket: OwnedFd, len: usize) -> io::Result<Self> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a mapping at an address of the kernel's choice touches no memory in use.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, socket.as_raw_fd(), 0)
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len, socket })
-    }
-
-    /// # Safety
-    /// `at` is a multiple of 4 and at least 4 bytes before the end, and the word is written atomically only.
-    unsafe fn word(&self, at: usize) -> &AtomicU32 {
-        debug_assert!(at.is_multiple_of(4) && at + 4 <= self.len);
-        // SAFETY: within the mapping, which the caller vouches for.
-        let word = unsafe { self.start.add(at) };
-        // SAFETY: mapped as long as `self`, whose ring cannot be taken away while it is mapped (EBUSY); aligned and
-        // written atomically, which the caller vouches for.
-        unsafe { AtomicU32::from_ptr(word.cast().as_ptr()) }
-    }
-
-    /// # Safety
-    /// `at + len` is at most the mapping's length, and nobody writes there while the slice is borrowed.
-    unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
-        debug_assert!(at + len <= self.len);
-        // SAFETY: within the mapping, which the caller vouches for.
-        let start = unsafe { self.start.add(at) };
-        // SAFETY: mapped as long as `self`; not written meanwhile, which the caller vouches for.
-        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is that of a successful mmap, and nothing that is borrowed from it is left: loans borrow
-        // the ring that owns this.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 

@@ -77,6 +77,16 @@ pub(super) trait Receiver {
     fn is_drained(&self) -> io::Result<bool>;
 }
 
+/// What an errno of a receive on `input`, whose name is `name`, means. Nothing where asking again is all there is to do.
+pub(super) fn failed(input: InputIndex, name: &str, errno: i32) -> Result<(), ReceiveError> {
+    match errno {
+        // Out of buffers or of memory for a moment, or interrupted: the next turn asks again.
+        libc::ENOBUFS | libc::ENOMEM | libc::EINTR | libc::EAGAIN | libc::ECANCELED => Ok(()),
+        libc::ENETDOWN => Err(ReceiveError::InterfaceDown(input)),
+        _ => Err(ReceiveError::Fatal { input: name.to_owned(), error: io::Error::from_raw_os_error(errno) }),
+    }
+}
+
 /// A receive that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {

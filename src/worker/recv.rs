@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Input;
-use super::receiver::{Batch, Frame, ReceiveError, Receiver};
+use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
 use crate::rules::InputIndex;
 use crate::sys::buffer_pool::{Filled, MAX_BUFFERS};
 use crate::sys::packet_socket::{self, VNET_HEADER_LEN};
@@ -78,19 +78,11 @@ impl Recv {
     }
 
     fn failed(&self, input: InputIndex, errno: i32) -> Result<(), ReceiveError> {
-        match errno {
-            // Out of buffers until the batch is released, or interrupted: the next turn asks again.
-            libc::ENOBUFS | libc::EINTR | libc::EAGAIN | libc::ECANCELED => Ok(()),
-            libc::ENETDOWN => Err(ReceiveError::InterfaceDown(input)),
-            libc::EINVAL => Err(ReceiveError::Undescribed(input)),
-            _ => {
-                let input = self
-                    .inputs
-                    .get(usize::from(input.0))
-                    .map_or_else(String::new, |input| input.name.clone());
-                Err(ReceiveError::Fatal { input, error: io::Error::from_raw_os_error(errno) })
-            }
+        if errno == libc::EINVAL {
+            return Err(ReceiveError::Undescribed(input));
         }
+        let name = self.inputs.get(usize::from(input.0)).map_or("", |input| &input.name);
+        receiver::failed(input, name, errno)
     }
 }
 

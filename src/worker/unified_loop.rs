@@ -2,6 +2,7 @@
 
 use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::WorkerError;
@@ -14,6 +15,11 @@ use crate::sys::uring::{Token, Uring};
 
 /// How long a worker that was told to stop goes on with what it had received by then.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// How often in a row nothing may be left, with a pause in between: a processor that was about to capture a frame when
+/// capture ended still does.
+const DRAINED_LOOKS: u32 = 3;
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a worker's loop works with, whatever the receive path.
 pub(super) struct Surroundings<'a> {
@@ -141,16 +147,21 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
     fn drain(&mut self) -> Result<(), WorkerError> {
         self.receiver.end_capture().map_err(WorkerError::ring)?;
         let deadline = Instant::now() + DRAIN_TIME;
-        while !self.receiver.is_drained().map_err(WorkerError::ring)? {
+        let mut found_drained = 0;
+        while found_drained < DRAINED_LOOKS {
             if Instant::now() > deadline {
                 tracing::warn!(
                     "stopped after {DRAIN_TIME:?} with frames left unread: see `queued` in the report"
                 );
                 break;
             }
-            self.turn(false)?;
+            let drained = self.receiver.is_drained().map_err(WorkerError::ring)?;
+            found_drained = if drained { found_drained + 1 } else { 0 };
+            // After the look: a receive that ended before it has its completion now.
+            if !self.turn(false)?.busy {
+                thread::sleep(DRAIN_PAUSE);
+            }
         }
-        // A receive that ended between the last turn and the check has its completion here.
-        self.turn(false).map(drop)
+        Ok(())
     }
 }

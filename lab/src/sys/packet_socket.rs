@@ -57,8 +57,9 @@ impl PacketSocket {
     pub fn reassemble(&self) -> io::Result<()> {
         // How a group spreads frames over its sockets does not matter to a single one. The lower half, the number of
         // the group, must be 0 for the kernel to choose a free one (Linux 4.13).
-        let kind =
-            libc::PACKET_FANOUT_LB | libc::PACKET_FANOUT_FLAG_DEFRAG | libc::PACKET_FANOUT_FLAG_UNIQUEID;
+        // Membership replaces the socket's own hook, and PACKET_IGNORE_OUTGOING with it.
+        let flags = libc::PACKET_FANOUT_FLAG_DEFRAG | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+        let kind = libc::PACKET_FANOUT_LB | flags | libc::PACKET_FANOUT_FLAG_UNIQUEID;
         self.set(libc::PACKET_FANOUT, (kind << 16).cast_signed())
     }
 

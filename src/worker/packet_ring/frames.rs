@@ -44,7 +44,7 @@ pub struct RingFrame<'a> {
     pub vlan_tag: Option<u16>,
 }
 
-/// A frame that cannot be found, because the ring contradicts itself. The kernel does not do that.
+/// A frame that cannot be found, because the ring contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
@@ -57,8 +57,8 @@ struct Header {
     vlan_tag: u16,
 }
 
-/// The frames of a V3 block. It yields as many items as the block announces, or as could be in it if it announces
-/// more; once one is broken, those behind it cannot be found either.
+/// The frames of a V3 block: as many as it announces, or as could be in it if it announces more, without those that the
+/// kernel dropped after it had announced them. Once the way to the next one makes no sense, all behind it are broken.
 #[derive(Clone, Debug)]
 pub struct BlockFrames<'a> {
     block: &'a [u8],
@@ -82,27 +82,31 @@ impl<'a> Iterator for BlockFrames<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let Some((frame, step)) = self.block.get(self.at..).and_then(frame_v3) else {
-            self.at = usize::MAX;
-            return Some(Err(Broken));
-        };
-        // The last frame has no next one: `left` says so, not its zero here. A step into the frame itself leads
-        // nowhere.
-        self.at = if step < FRAME_HEADER_V3 { usize::MAX } else { self.at.saturating_add(step) };
-        Some(Ok(frame))
+        loop {
+            self.left = self.left.checked_sub(1)?;
+            let Some((header, step, rest)) = self.block.get(self.at..).and_then(header_v3) else {
+                self.at = usize::MAX;
+                return Some(Err(Broken));
+            };
+            // The last frame has no next one: `left` says so, not its zero here. A step into the frame itself leads
+            // nowhere.
+            self.at = if step < FRAME_HEADER_V3 { usize::MAX } else { self.at.saturating_add(step) };
+            // The kernel marks a frame when it has written it. One that it announces and then cannot describe in a
+            // virtio_net_hdr (tpacket_rcv) is left as it was, and among its drops.
+            if header.status & libc::TP_STATUS_USER != 0 {
+                return Some(frame(rest, FRAME_HEADER_V3, &header).ok_or(Broken));
+            }
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (0, Some(self.left))
     }
 }
 
-impl ExactSizeIterator for BlockFrames<'_> {}
-
-/// The frame at the begin of `bytes`, and how far the next one is behind its begin.
+/// The header at the begin of `bytes`, how far the next one is behind it, and `bytes`.
 #[inline]
-fn frame_v3(bytes: &[u8]) -> Option<(RingFrame<'_>, usize)> {
+fn header_v3(bytes: &[u8]) -> Option<(Header, usize, &[u8])> {
     const VLAN: usize = offset_of!(tpacket3_hdr, hv1) + offset_of!(tpacket_hdr_variant1, tp_vlan_tci);
     let head = bytes.first_chunk::<FRAME_HEADER_V3>()?;
     let header = Header {
@@ -113,7 +117,7 @@ fn frame_v3(bytes: &[u8]) -> Option<(RingFrame<'_>, usize)> {
         vlan_tag: read_u32(head, VLAN)? as u16,
     };
     let next = read_u32(head, offset_of!(tpacket3_hdr, tp_next_offset))?;
-    Some((frame(bytes, FRAME_HEADER_V3, &header)?, next as usize))
+    Some((header, next as usize, bytes))
 }
 
 /// The frame in a V2 slot, which begins with its `tpacket2_hdr`.
@@ -153,12 +157,15 @@ fn frame<'a>(bytes: &'a [u8], header_len: usize, header: &Header) -> Option<Ring
 }
 
 /// A frame as `recv` delivers it: its `virtio_net_hdr`, then the frame. `len` is its whole length, which is more than
-/// `bytes` has when its end is missing.
-pub(super) fn received_frame(bytes: &[u8], len: usize) -> Result<RingFrame<'_>, Broken> {
+/// `bytes` has when its end is missing. The tag that was taken out of it stands in its slot.
+pub(super) fn received_frame(
+    bytes: &[u8],
+    len: usize,
+    vlan_tag: Option<u16>,
+) -> Result<RingFrame<'_>, Broken> {
     let (vnet_header, bytes) = bytes.split_at_checked(VNET_HEADER_LEN).ok_or(Broken)?;
     let captured_len = len.saturating_sub(VNET_HEADER_LEN);
-    // The kernel puts a tag that it has taken out into auxiliary data, which nobody asked for.
-    Ok(RingFrame { vnet_header, bytes, captured_len, vlan_tag: None })
+    Ok(RingFrame { vnet_header, bytes, captured_len, vlan_tag })
 }
 
 #[inline]

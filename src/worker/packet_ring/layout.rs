@@ -55,8 +55,8 @@ pub enum LayoutError {
 pub const MAX_BLOCK_SIZE: u64 = (1 << 31) - (1 << 16);
 /// Fewest blocks: one that the kernel fills while another is read.
 pub const MIN_BLOCK_COUNT: u64 = 2;
-/// Longest that frames may wait for their block to fill, in ms.
-pub const MAX_RETIRE_MS: u64 = 10_000;
+/// Longest that frames may wait for their block to fill, in ms: much less than a worker that is told to stop waits.
+pub const MAX_RETIRE_MS: u64 = 1_000;
 
 impl Layout {
     /// Bytes of a block unless the user says otherwise: the least that holds the largest datagram.

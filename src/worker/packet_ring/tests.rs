@@ -42,6 +42,15 @@ impl Kernel {
         self.0.write_all_at(&slot, (number * SLOT_SIZE) as u64).unwrap();
     }
 
+    /// Hands over slot `number` with the begin of a frame of `len` bytes that carried the tag 5; the whole of it is in
+    /// the receive buffer.
+    fn hand_over_begin(&self, number: usize, len: u32) {
+        let begin = Captured { cut: len - 2, vlan_tag: Some(5), ..Captured::whole(b"be") };
+        let slot = blocks::slot(SLOT_SIZE, &begin);
+        self.0.write_all_at(&slot, (number * SLOT_SIZE) as u64).unwrap();
+        self.set_slot_status(number, TP_STATUS_USER | TP_STATUS_COPY | libc::TP_STATUS_VLAN_VALID);
+    }
+
     fn set_slot_status(&self, number: usize, status: u32) {
         self.set(number * SLOT_SIZE + SLOT_STATUS, status);
     }
@@ -208,9 +217,11 @@ fn a_slot_of_the_kernel_is_neither_lent_nor_skipped() {
     }
     kernel.set_slot_status(2, !TP_STATUS_USER);
     assert_eq!(numbers(&ring.lend().unwrap()), [0, 1]);
-    assert!(!ring.is_ready() && ring.is_drained() && ring.lend().is_none());
+    assert!(!ring.is_ready() && ring.lend().is_none());
+    assert!(!ring.is_drained(), "two wait behind it");
     kernel.hand_over_slot(2);
     assert_eq!(numbers(&ring.lend().unwrap()), [2, 3, 4]);
+    assert!(ring.is_drained());
     assert_eq!(kernel.own_slots(8).len(), 8);
 }
 
@@ -235,22 +246,26 @@ fn a_slot_that_contradicts_itself_breaks_no_other() {
     assert_eq!(kernel.own_slots(8).len(), 8);
 }
 
+/// What `recv` returns for a frame of `len` bytes of value `byte`.
+fn received(byte: u8, len: usize) -> Vec<u8> {
+    [&[1; VNET_HEADER_LEN][..], &vec![byte; len]].concat()
+}
+
 #[test]
 fn a_frame_too_large_for_its_slot_is_taken_from_the_socket_and_ends_the_loan() {
     let (kernel, mut ring) = slot_ring(8);
     let (receive_buffer, socket) = UnixDatagram::pair().unwrap();
     ring.mapping.socket = socket.into();
     (0..4).for_each(|number| kernel.hand_over_slot(number));
-    for slot in [1, 2] {
-        kernel.set_slot_status(slot, TP_STATUS_USER | TP_STATUS_COPY);
-    }
-    let [second, third] = [[&[1; VNET_HEADER_LEN][..], &[2; 4_000]].concat(), vec![3; 6_000]];
-    receive_buffer.send(&second).unwrap();
-    receive_buffer.send(&third).unwrap();
+    kernel.hand_over_begin(1, 4_000);
+    kernel.hand_over_begin(2, 5_990);
+    receive_buffer.send(&received(2, 4_000)).unwrap();
+    receive_buffer.send(&received(3, 5_990)).unwrap();
 
     let slots = ring.lend().unwrap();
     let lent: Vec<_> = slots.frames().collect();
-    let whole = RingFrame { vnet_header: &[1; 10], bytes: &[2; 4_000], captured_len: 4_000, vlan_tag: None };
+    let whole =
+        RingFrame { vnet_header: &[1; 10], bytes: &[2; 4_000], captured_len: 4_000, vlan_tag: Some(5) };
     assert_eq!(lent.len(), 2);
     assert_eq!((lent[0].unwrap().bytes, lent[1]), (&[0, 0][..], Ok(whole)));
     drop(lent);
@@ -260,11 +275,8 @@ fn a_frame_too_large_for_its_slot_is_taken_from_the_socket_and_ends_the_loan() {
     let slots = ring.lend().unwrap();
     let lent: Vec<_> = slots.frames().map(Result::unwrap).collect();
     assert_eq!(lent.len(), 1);
-    assert_eq!(
-        (lent[0].bytes.len(), lent[0].captured_len),
-        (4_990, 5_990),
-        "larger than what it is put into"
-    );
+    let lens = (lent[0].bytes.len(), lent[0].captured_len);
+    assert_eq!(lens, (4_990, 5_990), "larger than what it is put into");
     drop(lent);
     drop(slots);
 
@@ -272,18 +284,30 @@ fn a_frame_too_large_for_its_slot_is_taken_from_the_socket_and_ends_the_loan() {
 }
 
 #[test]
+fn a_frame_that_nobody_came_for_is_not_taken_for_the_next() {
+    let (kernel, mut ring) = slot_ring(8);
+    let (receive_buffer, socket) = UnixDatagram::pair().unwrap();
+    ring.mapping.socket = socket.into();
+    kernel.hand_over_begin(0, 3_000);
+    receive_buffer.send(&received(1, 2_000)).unwrap();
+    receive_buffer.send(&received(2, 3_000)).unwrap();
+    assert_eq!(frames(&ring.lend().unwrap()), [Ok(vec![2; 3_000])]);
+}
+
+#[test]
 fn a_frame_that_the_socket_does_not_have_is_broken_and_given_back() {
     let (kernel, mut ring) = slot_ring(8);
     (0..3).for_each(|number| kernel.hand_over_slot(number));
-    kernel.set_slot_status(1, TP_STATUS_USER | TP_STATUS_COPY);
+    kernel.hand_over_begin(1, 4_000);
     // A file is no socket at all.
     assert_eq!(frames(&ring.lend().unwrap()), [Ok(vec![0, 0]), Err(Broken)]);
 
     let (receive_buffer, socket) = UnixDatagram::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
     ring.mapping.socket = socket.into();
-    kernel.set_slot_status(2, TP_STATUS_USER | TP_STATUS_COPY);
+    kernel.hand_over_begin(2, 4_000);
     assert_eq!(frames(&ring.lend().unwrap()), [Err(Broken)], "nothing is there");
-    kernel.set_slot_status(3, TP_STATUS_USER | TP_STATUS_COPY);
+    kernel.hand_over_begin(3, 4_000);
     receive_buffer.send(&[0; VNET_HEADER_LEN - 1]).unwrap();
     assert_eq!(frames(&ring.lend().unwrap()), [Err(Broken)], "less than a header");
     assert_eq!(kernel.own_slots(8).len(), 8);
