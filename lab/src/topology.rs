@@ -22,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::net::link::{self, Mac};
+use crate::net::offloads::{RECEIVE, Wanted};
 use crate::net::{DeviceCounters, Namespace, offloads};
 use wiring::{Namespaces, Ports};
 
@@ -163,6 +164,16 @@ impl Port {
     /// When the kernel refuses, or the device is gone.
     pub fn set_up(&self, up: bool) -> Result<(), NetError> {
         link::set_state(&self.namespace, &self.device, up)
+    }
+
+    /// Has the device receive through NAPI, without which it takes no frames that XDP redirects to it. Datagrams are not
+    /// coalesced: the kernel does that for UDP only where somebody asks for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the device is gone.
+    pub fn receive_by_napi(&self) -> Result<(), NetError> {
+        let remedy = "use `generator = \"packet\"`";
+        offloads::switch(&self.namespace, &self.device, &[Wanted { feature: RECEIVE, on: true, remedy }])
     }
 
     /// Whether an offload of the device is on now, by the name ethtool gives it ("tx-udp-segmentation"). One that

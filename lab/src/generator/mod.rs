@@ -1,60 +1,89 @@
-//! Offers a plan's datagrams at their exact times through one packet socket.
+//! Offers a plan's datagrams at their exact times, in one of two ways.
 //!
-//! Frames go out with `sendmmsg` on `AF_PACKET`, which needs no IP configuration where the generator lives and is
-//! cheaper than a UDP socket or a transmit ring. What the kernel refuses is retried for a moment where that can
-//! help, and otherwise counted by the name of the error: `sent` plus `refused` is what was due.
+//! [`GeneratorKind::Packet`] sends with `sendmmsg` on a packet socket. [`GeneratorKind::Xdp`] has the kernel redirect
+//! frames straight into the receive ring of the peer, which takes less time for each and is the faster one; it needs a
+//! veth whose peer has NAPI, and cannot send fragments. What goes out is the same to the byte, and so is what a report
+//! means: `sent` plus `refused` is what was due, and refusals are counted by name.
 //!
 //! An IPv4 datagram that is larger than the device's MTU goes out as fragments, in order, one after the other. Rate and
 //! counts are of datagrams all the same: one of which the kernel refuses a fragment is refused, and the rest of it is
 //! not sent.
 //!
 //! The calling thread may be pinned or not: 10,000 moves between CPUs in the midst of sending reordered nothing.
-//! The queueing discipline is not bypassed: on a veth, which has none, that saves nothing measurable, and it would
-//! hide the frames from a capture on the generator's own device.
 
 mod fragment;
 mod pace;
+mod packet;
 mod report;
 mod template;
+mod xdp;
 
-use std::io;
-use std::os::fd::AsFd;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 use crate::clock::Moment;
 use crate::datagram::{Encoder, Header, Kind, Stamps};
 use crate::plan::{Plan, Schedule};
 use crate::sys::affinity::{PreciseSleep, thread_cpu_time};
-use crate::sys::mmsg::SendBatch;
-use crate::sys::packet_socket::{NO_PROTOCOL, PacketSocket, interface_index};
+use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
 
 pub use report::{GeneratorReport, Lag};
 
+use packet::PacketSender;
 use pace::wait_until;
 use report::Recorder;
 use template::Templates;
+use xdp::XdpSender;
 
-/// Most frames per system call, but at least one datagram's: what is due together, at a rate the receiving side's
-/// backlog (1,000) digests.
-const BATCH: usize = 64;
-/// Bytes of frames the socket may have under way.
-const SEND_BUFFER_BYTES: usize = 8 << 20;
-/// How often a full queue is tried again before the datagram counts as refused ...
-const ATTEMPTS: u32 = 40;
-/// ... and how long to wait in between: 2 ms in all.
-const PATIENCE: Duration = Duration::from_micros(50);
+/// How a generator hands its frames to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorKind {
+    /// Through a packet socket.
+    Packet,
+    /// By redirecting live XDP frames.
+    Xdp,
+}
 
-/// A packet socket and the frames it sends.
+impl fmt::Display for GeneratorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+        })
+    }
+}
+
+/// Takes frames to the kernel, a batch at a time. A slot of the batch has room for the frames of one datagram.
+trait Sender: fmt::Debug + Send {
+    /// How many slots there are.
+    fn slots(&self) -> usize;
+
+    /// The frames in this slot, side by side; `None` behind the last.
+    fn slot(&mut self, index: usize) -> Option<&mut [u8]>;
+
+    /// A stretch begins.
+    fn begin(&mut self) {}
+
+    /// Hands the first `filled` slots to the kernel. Each is sent or refused; a refusal is recorded here or at the end.
+    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder);
+
+    /// The stretch is over: what the kernel took and did not send is recorded.
+    fn end(&mut self, _recorder: &mut Recorder) {}
+}
+
+/// A plan, and the way in which it is sent.
 #[derive(Debug)]
 pub struct Generator {
-    socket: PacketSocket,
     plan: Arc<Plan>,
     templates: Templates,
     encoder: Encoder,
-    batch: SendBatch,
+    sender: Box<dyn Sender>,
     /// Of the next datagram, if that is sent as fragments.
     identification: u16,
     warmed_up: u64,
@@ -77,8 +106,13 @@ impl Generator {
     /// Opens it on `source_device` of the calling thread's network namespace; `source_mac` goes into the frames.
     ///
     /// # Errors
-    /// Missing privileges, no such device, or an IPv6 payload beyond its MTU.
-    pub fn open(source_device: &str, source_mac: [u8; 6], plan: &Plan) -> Result<Self, TrafficError> {
+    /// Missing privileges, no such device, an IPv6 payload beyond its MTU, or what the kind cannot do.
+    pub fn open(
+        kind: GeneratorKind,
+        source_device: &str,
+        source_mac: [u8; 6],
+        plan: &Plan,
+    ) -> Result<Self, TrafficError> {
         let failed = |operation| TrafficError::socket(operation, source_device);
         let socket = PacketSocket::open().map_err(failed("open packet socket"))?;
         let mtu = socket.mtu(source_device).map_err(failed("read the MTU"))?;
@@ -91,14 +125,12 @@ impl Generator {
                 mtu,
             });
         }
-        // A smaller buffer only means more retries, which are counted.
-        let _ = socket.set_send_buffer(SEND_BUFFER_BYTES);
-        let index = interface_index(source_device).map_err(failed("find interface"))?;
-        socket.bind(index, NO_PROTOCOL).map_err(failed("bind packet socket"))?;
-        let frames = templates.frames();
+        let sender: Box<dyn Sender> = match kind {
+            GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &templates.frames())?),
+            GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &templates.frames())?),
+        };
         Ok(Self {
-            socket,
-            batch: SendBatch::new((BATCH / frames.len().max(1)).max(1), &frames),
+            sender,
             identification: 0,
             encoder: Encoder::new(plan.payload_bytes),
             templates,
@@ -149,23 +181,25 @@ impl Generator {
         let mut recorder = Recorder::new(stretch.count)?;
         let flows = self.plan.flows.len();
         let mut schedule = Schedule::new(flows, stretch.rate_pps, stretch.burst, stretch.first);
+        self.sender.begin();
         let start = Moment::now();
         let mut done = 0;
         while done < stretch.count && !stretch.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
-            let left = (stretch.count - done).min(self.batch.slots() as u64) as usize;
+            let left = (stretch.count - done).min(self.sender.slots() as u64) as usize;
             let filled = self.fill(stretch.kind, &start, now_ns, &mut schedule, left, &mut recorder);
             if filled == 0 {
                 let due = start.monotonic + Duration::from_nanos(schedule.peek().due_ns);
                 wait_until(due, stretch.stop);
                 continue;
             }
-            self.push(filled, stretch.stop, &mut recorder);
+            self.sender.push(filled, stretch.stop, &mut recorder);
             done += filled as u64;
             stretch.progress.store(done, Ordering::Relaxed);
             recorder.batch_over(now_ns);
         }
+        self.sender.end(&mut recorder);
         let cpu = thread_cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         Ok(recorder.finish(done, stretch.rate_pps, cpu))
     }
@@ -183,7 +217,7 @@ impl Generator {
         let actual_ns = start.realtime_ns + now_ns;
         for index in 0..limit {
             let turn = schedule.peek();
-            let Some(slot) = self.batch.slot(index).filter(|_| turn.due_ns <= now_ns) else { return index };
+            let Some(slot) = self.sender.slot(index).filter(|_| turn.due_ns <= now_ns) else { return index };
             let header = Header { run: self.plan.run, flow: turn.flow, sequence: turn.sequence, kind };
             let stamps = Stamps { intended_ns: start.realtime_ns + turn.due_ns, actual_ns };
             let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
@@ -193,58 +227,5 @@ impl Generator {
             schedule.advance();
         }
         limit
-    }
-
-    /// Hands the first `filled` datagrams of the batch to the kernel; each ends up sent or refused.
-    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder) {
-        let frames = self.batch.frames_per_slot();
-        let mut next = 0;
-        let mut attempts = 0;
-        while next < filled * frames {
-            match self.batch.send(self.socket.as_fd(), next, filled * frames) {
-                Ok(taken) => {
-                    next += taken.max(1);
-                    attempts = 0;
-                }
-                Err(error) => {
-                    let patient = attempts < ATTEMPTS && !stop.load(Ordering::Relaxed);
-                    if patient && is_temporary(&error) {
-                        attempts += 1;
-                        recorder.retried();
-                        std::thread::sleep(PATIENCE);
-                    } else {
-                        recorder.refused(&error);
-                        // Without this frame the rest of its datagram is worth nothing.
-                        next = (next / frames + 1) * frames;
-                        attempts = 0;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether the same frame may be taken a moment later: a full queue (packet(7): `ENOBUFS` means it was not sent),
-/// a full socket buffer, a signal.
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN | libc::EINTR))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_full_queues_and_signals_are_tried_again() {
-        for (errno, temporary) in [
-            (libc::ENOBUFS, true),
-            (libc::EAGAIN, true),
-            (libc::EINTR, true),
-            (libc::ENETDOWN, false),
-            (libc::EMSGSIZE, false),
-            (libc::ENXIO, false),
-        ] {
-            assert_eq!(is_temporary(&io::Error::from_raw_os_error(errno)), temporary);
-        }
     }
 }
