@@ -21,13 +21,11 @@ mod xdp;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::clock::Moment;
 use crate::datagram::{Encoder, Header, Kind, Stamps};
-use crate::plan::{Plan, Schedule};
+use crate::plan::{Plan, Schedule, Turn};
 use crate::sys::affinity::{PreciseSleep, thread_cpu_time};
 use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
@@ -35,7 +33,6 @@ use crate::traffic_error::TrafficError;
 pub use report::{GeneratorReport, Lag};
 
 use packet::PacketSender;
-use pace::wait_until;
 use report::Recorder;
 use template::Templates;
 use xdp::XdpSender;
@@ -59,33 +56,38 @@ impl fmt::Display for GeneratorKind {
     }
 }
 
-/// Takes frames to the kernel, a batch at a time. A slot of the batch has room for the frames of one datagram.
+/// Carries the datagrams of a stretch to the kernel, each when it is due.
 trait Sender: fmt::Debug + Send {
-    /// How many slots there are.
-    fn slots(&self) -> usize;
+    /// Returns how many were handed over. Which of them were refused is recorded.
+    fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64;
+}
 
-    /// The frames in this slot, side by side; `None` behind the last.
-    fn slot(&mut self, index: usize) -> Option<&mut [u8]>;
+/// Makes the frames of a plan.
+#[derive(Debug)]
+struct Frames {
+    run: u16,
+    templates: Templates,
+    encoder: Encoder,
+    /// Of the next datagram, if that is sent as fragments.
+    identification: u16,
+}
 
-    /// A stretch begins.
-    fn begin(&mut self) {}
-
-    /// Hands the first `filled` slots to the kernel. Each is sent or refused; a refusal is recorded here or at the end.
-    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder);
-
-    /// The stretch is over: what the kernel took and did not send is recorded.
-    fn end(&mut self, _recorder: &mut Recorder) {}
+impl Frames {
+    /// Writes the frames of the datagram whose turn it is into a slot of exactly their length.
+    fn write(&mut self, slot: &mut [u8], turn: &Turn, kind: Kind, stamps: Stamps) {
+        let header = Header { run: self.run, flow: turn.flow, sequence: turn.sequence, kind };
+        let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
+        self.templates.write(turn.flow, self.identification, slot, encode);
+        self.identification = self.identification.wrapping_add(1);
+    }
 }
 
 /// A plan, and the way in which it is sent.
 #[derive(Debug)]
 pub struct Generator {
     plan: Arc<Plan>,
-    templates: Templates,
-    encoder: Encoder,
+    frames: Frames,
     sender: Box<dyn Sender>,
-    /// Of the next datagram, if that is sent as fragments.
-    identification: u16,
     warmed_up: u64,
     has_run: bool,
 }
@@ -93,13 +95,25 @@ pub struct Generator {
 /// One stretch of sending.
 struct Stretch<'a> {
     kind: Kind,
+    flows: usize,
     rate_pps: u64,
     burst: u64,
     /// Global sequence of its first datagram.
     first: u64,
     count: u64,
     stop: &'a AtomicBool,
+    /// Follows how many were handed over.
     progress: &'a AtomicU64,
+}
+
+impl Stretch<'_> {
+    fn schedule(&self) -> Schedule {
+        Schedule::new(self.flows, self.rate_pps, self.burst, self.first)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 impl Generator {
@@ -125,19 +139,13 @@ impl Generator {
                 mtu,
             });
         }
+        let frames =
+            Frames { run: plan.run, templates, encoder: Encoder::new(plan.payload_bytes), identification: 0 };
         let sender: Box<dyn Sender> = match kind {
-            GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &templates.frames())?),
-            GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &templates.frames())?),
+            GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &frames)?),
+            GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &frames)?),
         };
-        Ok(Self {
-            sender,
-            identification: 0,
-            encoder: Encoder::new(plan.payload_bytes),
-            templates,
-            plan: Arc::new(plan.clone()),
-            warmed_up: 0,
-            has_run: false,
-        })
+        Ok(Self { plan: Arc::new(plan.clone()), frames, sender, warmed_up: 0, has_run: false })
     }
 
     /// Sends `count` warm-up datagrams, flows in turn, evenly at `rate_pps`; their sequence goes on from call to call.
@@ -155,8 +163,8 @@ impl Generator {
         }
         let progress = AtomicU64::new(0);
         let first = self.warmed_up;
-        let stretch =
-            Stretch { kind: Kind::WarmUp, rate_pps, burst: 1, first, count, stop, progress: &progress };
+        let (kind, flows) = (Kind::WarmUp, self.plan.flows.len());
+        let stretch = Stretch { kind, flows, rate_pps, burst: 1, first, count, stop, progress: &progress };
         let report = self.send(&stretch)?;
         self.warmed_up += report.sent + report.refused_total();
         Ok(report)
@@ -172,60 +180,16 @@ impl Generator {
             return Err(TrafficError::AlreadyRun);
         }
         let Plan { rate_pps, burst, datagrams: count, .. } = *self.plan;
-        self.send(&Stretch { kind: Kind::Measured, rate_pps, burst, first: 0, count, stop, progress })
+        let (kind, flows) = (Kind::Measured, self.plan.flows.len());
+        self.send(&Stretch { kind, flows, rate_pps, burst, first: 0, count, stop, progress })
     }
 
     fn send(&mut self, stretch: &Stretch<'_>) -> Result<GeneratorReport, TrafficError> {
         let _precise = PreciseSleep::begin();
         let cpu_before = thread_cpu_time();
         let mut recorder = Recorder::new(stretch.count)?;
-        let flows = self.plan.flows.len();
-        let mut schedule = Schedule::new(flows, stretch.rate_pps, stretch.burst, stretch.first);
-        self.sender.begin();
-        let start = Moment::now();
-        let mut done = 0;
-        while done < stretch.count && !stretch.stop.load(Ordering::Relaxed) {
-            let now = Instant::now();
-            let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
-            let left = (stretch.count - done).min(self.sender.slots() as u64) as usize;
-            let filled = self.fill(stretch.kind, &start, now_ns, &mut schedule, left, &mut recorder);
-            if filled == 0 {
-                let due = start.monotonic + Duration::from_nanos(schedule.peek().due_ns);
-                wait_until(due, stretch.stop);
-                continue;
-            }
-            self.sender.push(filled, stretch.stop, &mut recorder);
-            done += filled as u64;
-            stretch.progress.store(done, Ordering::Relaxed);
-            recorder.batch_over(now_ns);
-        }
-        self.sender.end(&mut recorder);
+        let done = self.sender.send(&mut self.frames, stretch, &mut recorder);
         let cpu = thread_cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         Ok(recorder.finish(done, stretch.rate_pps, cpu))
-    }
-
-    /// Writes the datagrams that are due into the batch, at most `limit`, and returns how many.
-    fn fill(
-        &mut self,
-        kind: Kind,
-        start: &Moment,
-        now_ns: u64,
-        schedule: &mut Schedule,
-        limit: usize,
-        recorder: &mut Recorder,
-    ) -> usize {
-        let actual_ns = start.realtime_ns + now_ns;
-        for index in 0..limit {
-            let turn = schedule.peek();
-            let Some(slot) = self.sender.slot(index).filter(|_| turn.due_ns <= now_ns) else { return index };
-            let header = Header { run: self.plan.run, flow: turn.flow, sequence: turn.sequence, kind };
-            let stamps = Stamps { intended_ns: start.realtime_ns + turn.due_ns, actual_ns };
-            let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
-            self.templates.write(turn.flow, self.identification, slot, encode);
-            self.identification = self.identification.wrapping_add(1);
-            recorder.handed_over(&turn, now_ns);
-            schedule.advance();
-        }
-        limit
     }
 }

@@ -9,11 +9,14 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::Sender;
+use super::pace::wait_until;
 use super::report::Recorder;
+use super::{Frames, Sender, Stretch};
+use crate::clock::Moment;
+use crate::datagram::Stamps;
 use crate::sys::mmsg::SendBatch;
 use crate::sys::packet_socket::{NO_PROTOCOL, PacketSocket, interface_index};
 use crate::traffic_error::{TrafficError, errno_name};
@@ -36,32 +39,58 @@ pub(super) struct PacketSender {
 }
 
 impl PacketSender {
-    /// Sends on `device` of the calling thread's network namespace; a datagram is frames of these lengths.
+    /// Sends on `device` of the calling thread's network namespace; the frames of a datagram fill a slot.
     pub(super) fn open(
         socket: PacketSocket,
         device: &str,
-        frame_lengths: &[usize],
+        frames: &Frames,
     ) -> Result<Self, TrafficError> {
         let failed = |operation| TrafficError::socket(operation, device);
         // A smaller buffer only means more retries, which are counted.
         let _ = socket.set_send_buffer(SEND_BUFFER_BYTES);
         let index = interface_index(device).map_err(failed("find interface"))?;
         socket.bind(index, NO_PROTOCOL).map_err(failed("bind packet socket"))?;
-        let slots = (BATCH / frame_lengths.len().max(1)).max(1);
-        Ok(Self { socket, batch: SendBatch::new(slots, frame_lengths) })
+        let lengths = frames.templates.frames();
+        let slots = (BATCH / lengths.len().max(1)).max(1);
+        Ok(Self { socket, batch: SendBatch::new(slots, &lengths) })
     }
 }
 
 impl Sender for PacketSender {
-    fn slots(&self) -> usize {
-        self.batch.slots()
+    fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64 {
+        let mut schedule = stretch.schedule();
+        let start = Moment::now();
+        let mut done = 0;
+        while done < stretch.count && !stretch.is_stopped() {
+            let now = Instant::now();
+            let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
+            let left = (stretch.count - done).min(self.batch.slots() as u64) as usize;
+            let mut filled = 0;
+            while filled < left && schedule.peek().due_ns <= now_ns {
+                let turn = schedule.peek();
+                let Some(slot) = self.batch.slot(filled) else { break };
+                let (intended_ns, actual_ns) = (start.realtime_ns + turn.due_ns, start.realtime_ns + now_ns);
+                frames.write(slot, &turn, stretch.kind, Stamps { intended_ns, actual_ns });
+                recorder.handed_over(&turn, now_ns);
+                schedule.advance();
+                filled += 1;
+            }
+            if filled == 0 {
+                wait_until(start.monotonic + Duration::from_nanos(schedule.peek().due_ns), stretch.stop);
+                continue;
+            }
+            self.push(filled, stretch, recorder);
+            done += filled as u64;
+            stretch.progress.store(done, Ordering::Relaxed);
+            recorder.batch_over(now_ns);
+        }
+        done
     }
+}
 
-    fn slot(&mut self, index: usize) -> Option<&mut [u8]> {
-        self.batch.slot(index)
-    }
-
-    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder) {
+impl PacketSender {
+    /// Hands the first `filled` datagrams of the batch to the kernel; each ends up sent or refused.
+    fn push(&mut self, filled: usize, stretch: &Stretch<'_>, recorder: &mut Recorder) {
         let frames = self.batch.frames_per_slot();
         let mut next = 0;
         let mut attempts = 0;
@@ -72,7 +101,7 @@ impl Sender for PacketSender {
                     attempts = 0;
                 }
                 Err(error) => {
-                    let patient = attempts < ATTEMPTS && !stop.load(Ordering::Relaxed);
+                    let patient = attempts < ATTEMPTS && !stretch.is_stopped();
                     if patient && is_temporary(&error) {
                         attempts += 1;
                         recorder.retried();

@@ -49,6 +49,11 @@ impl Templates {
         Self { header_bytes, fragments, headers, sums }
     }
 
+    /// Where the UDP checksum and the payload of a datagram are that goes whole.
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.header_bytes - CHECKSUM_FROM_END, self.header_bytes)
+    }
+
     /// Length of each frame of a datagram: one, or one for each of its fragments.
     pub(super) fn frames(&self) -> Vec<usize> {
         let ends = self.header_bytes - UDP_BYTES;

@@ -1,23 +1,42 @@
-//! Sending by XDP: the kernel makes frames of its own, has a program fill them from the batch, and redirects them
-//! into the receive ring of the peer.
+//! Sending by XDP: a program in the kernel redirects frames into the receive ring of the peer, each when it is due.
+//!
+//! The program waits by itself, awake. A call of its own for each datagram would cost too much: the kernel sets up a
+//! pool of pages for every call, in some 14 µs, and keeps the pool for a second if the peer has not let go of all
+//! frames by the end; with thousands of such pools it is busy with nothing else. So a call lasts about [`WINDOW`], and
+//! what is due in that time and the next is written beforehand. Between calls sent datagrams are recorded, and the
+//! processor is offered to others.
 //!
 //! There is no socket, no queueing discipline and no `sk_buff` on this side. Nor is there anybody who says what became
 //! of a frame: a full ring refuses it, and a peer that is down or without NAPI lets it vanish. But the device counts
-//! what its peer took, so that a stretch of sending is settled at its end: what was not taken was refused.
-//!
-//! A call costs some 14 µs whatever it carries, for the kernel sets up a pool of pages for it. So a call takes along
-//! what is due, like `sendmmsg`, and the time it takes makes the next one take more.
+//! what its peer took, so a stretch of sending is settled at its end: what was not taken was refused.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::Sender;
+use super::pace::wait_until;
 use super::report::Recorder;
+use super::{Frames, Sender, Stretch};
+use crate::clock::Moment;
+use crate::datagram::{ACTUAL, CRC32, Stamps};
+use crate::plan::Schedule;
 use crate::sys::ethtool::Statistics;
 use crate::sys::packet_socket::interface_index;
-use crate::sys::xdp::{LiveFrames, MOST_FRAMES};
+use crate::sys::xdp::{LiveFrames, Stamp, monotonic_ns};
 use crate::traffic_error::{TrafficError, errno_name};
 
+/// How long a call is to last, ns ...
+const WINDOW_NS: u64 = 2_000_000;
+/// ... and how far ahead frames are written, so that a call that lasts longer finds some ...
+const HORIZON_NS: u64 = 2 * WINDOW_NS;
+/// What sending a frame takes at least, ns, the peer's receiving included.
+const SENDING_NS: u64 = 700;
+/// Passes that tell how long one takes in which nothing is due.
+const TRIAL_PASSES: u32 = 4_096;
+const TRIALS: usize = 3;
+/// How much earlier than the first datagram a call begins after a sleep, ns.
+const CALL_NS: u64 = 30_000;
 /// A device of every network namespace, which carries nothing in that of the generator.
 const IDLE_DEVICE: &str = "lo";
 /// Counted for each transmit queue: frames that the peer's ring had room for ...
@@ -30,12 +49,10 @@ const NOT_REDIRECTED: &str = "xdp_redirect_err";
 /// The program, its frames, and the counters of the device they leave by.
 #[derive(Debug)]
 pub(super) struct XdpSender {
-    frames: LiveFrames,
+    ring: LiveFrames,
     statistics: Statistics,
-    /// At the beginning of the stretch; `None` when the device could not be asked.
-    before: Option<Transmitted>,
-    /// How many frames have been redirected since then.
-    redirected: u64,
+    /// How long a pass takes in which nothing is due.
+    pass_ns: u64,
 }
 
 /// What the device counted since it was made.
@@ -46,63 +63,161 @@ struct Transmitted {
 }
 
 impl XdpSender {
-    /// Sends on `device` of the calling thread's network namespace; a datagram is a frame of this length.
-    pub(super) fn open(device: &str, frame_lengths: &[usize]) -> Result<Self, TrafficError> {
-        let &[frame_bytes] = frame_lengths else {
-            let source = io::Error::other("a datagram is several frames, which XDP does not send");
-            return Err(TrafficError::xdp("send fragments on", device)(source));
-        };
+    /// Sends on `device` of the calling thread's network namespace.
+    pub(super) fn open(device: &str, frames: &Frames) -> Result<Self, TrafficError> {
         let failed = TrafficError::xdp;
-        let mut frames = LiveFrames::load(frame_bytes).map_err(failed("load the program for", device))?;
-        frames.attach_to(IDLE_DEVICE).map_err(failed("attach the program to", IDLE_DEVICE))?;
+        let &[frame_bytes] = &frames.templates.frames()[..] else {
+            let source = io::Error::other("a datagram is several frames, XDP sends one by one");
+            return Err(failed("send fragments on", device)(source));
+        };
+        let mut ring = load(frame_bytes, frames).map_err(failed("load the program for", device))?;
+        ring.attach_to(IDLE_DEVICE).map_err(failed("attach the program to", IDLE_DEVICE))?;
         let index = interface_index(device).map_err(failed("find interface", device))?;
-        frames.lead_to(index).map_err(failed("redirect to", device))?;
+        ring.lead_to(index).map_err(failed("redirect to", device))?;
         let statistics = Statistics::open(device).map_err(failed("read the statistics of", device))?;
         transmitted(&statistics).map_err(failed("read the statistics of", device))?;
-        Ok(Self { frames, statistics, before: None, redirected: 0 })
+        let pass_ns = time_passes(&mut ring).map_err(failed("run the program for", device))?;
+        Ok(Self { ring, statistics, pass_ns })
     }
 }
 
 impl Sender for XdpSender {
-    fn slots(&self) -> usize {
-        MOST_FRAMES
-    }
-
-    fn slot(&mut self, index: usize) -> Option<&mut [u8]> {
-        self.frames.slot(index)
-    }
-
-    fn begin(&mut self) {
-        self.before = transmitted(&self.statistics).ok();
-        self.redirected = 0;
-    }
-
-    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder) {
-        let mut next = 0;
-        while next < filled {
-            match self.frames.send(next, filled) {
-                Ok(redirected) => {
-                    next += redirected;
-                    self.redirected += redirected as u64;
-                }
-                Err(error)
-                    if error.kind() == io::ErrorKind::Interrupted && !stop.load(Ordering::Relaxed) =>
-                {
-                    recorder.retried();
-                }
+    fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64 {
+        let before = transmitted(&self.statistics).ok();
+        let mut course = Course::begin(&mut self.ring, self.pass_ns, stretch);
+        let mut discarded = 0;
+        while course.done < stretch.count && !stretch.is_stopped() {
+            course.wait_for_window();
+            course.fill(frames);
+            let ran = course.ring.run(course.passes());
+            course.record(recorder);
+            match ran {
+                Ok(()) => thread::yield_now(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => recorder.retried(),
                 Err(error) => {
-                    recorder.refused(&errno_name(&error), (filled - next) as u64);
-                    return;
+                    let count = course.discard(recorder);
+                    recorder.refused(&errno_name(&error), count);
+                    discarded += count;
                 }
             }
+            stretch.progress.store(course.done, Ordering::Relaxed);
+        }
+        let done = course.done;
+        for (name, count) in unsent(done - discarded, before, transmitted(&self.statistics)) {
+            recorder.refused(&name, count);
+        }
+        done
+    }
+}
+
+/// A stretch on its way.
+struct Course<'a> {
+    ring: &'a mut LiveFrames,
+    pass_ns: u64,
+    stretch: &'a Stretch<'a>,
+    start: Moment,
+    /// The same moment in ns of `CLOCK_MONOTONIC`.
+    start_ns: u64,
+    /// Of what is to be written next ...
+    ahead: Schedule,
+    filled: u64,
+    /// ... with the time at which the last that was written is due ...
+    filled_until_ns: u64,
+    /// ... and of what is to be sent next.
+    behind: Schedule,
+    done: u64,
+}
+
+impl<'a> Course<'a> {
+    fn begin(ring: &'a mut LiveFrames, pass_ns: u64, stretch: &'a Stretch<'a>) -> Self {
+        let start = Moment::now();
+        let start_ns = monotonic_ns().saturating_sub(start.monotonic.elapsed().as_nanos() as u64);
+        ring.begin(start.realtime_ns.wrapping_sub(start_ns));
+        let (ahead, behind) = (stretch.schedule(), stretch.schedule());
+        Self { ring, pass_ns, stretch, start, start_ns, ahead, filled: 0, filled_until_ns: 0, behind, done: 0 }
+    }
+
+    /// Time since the start.
+    fn now_ns(&self) -> u64 {
+        self.start.monotonic.elapsed().as_nanos() as u64
+    }
+
+    /// Sleeps while nothing is due for longer than a call lasts.
+    fn wait_for_window(&self) {
+        let due_ns = self.behind.peek().due_ns;
+        if due_ns > self.now_ns() + WINDOW_NS {
+            let early = Duration::from_nanos(due_ns - CALL_NS);
+            wait_until(self.start.monotonic + early, self.stretch.stop);
         }
     }
 
-    fn end(&mut self, recorder: &mut Recorder) {
-        for (name, count) in unsent(self.redirected, self.before, transmitted(&self.statistics)) {
-            recorder.refused(&name, count);
+    /// Writes the frames that are due before the horizon.
+    fn fill(&mut self, frames: &mut Frames) {
+        let horizon_ns = self.now_ns() + HORIZON_NS;
+        while self.filled < self.stretch.count {
+            let turn = self.ahead.peek();
+            let Some(slot) = self.ring.free_slot().filter(|_| turn.due_ns <= horizon_ns) else { break };
+            let stamps = Stamps { intended_ns: self.start.realtime_ns + turn.due_ns, actual_ns: 0 };
+            frames.write(slot, &turn, self.stretch.kind, stamps);
+            self.ring.commit(self.start_ns + turn.due_ns);
+            self.filled_until_ns = turn.due_ns;
+            self.filled += 1;
+            self.ahead.advance();
         }
     }
+
+    /// How many passes it takes to send what waits, or to make a call last [`WINDOW_NS`].
+    fn passes(&self) -> u32 {
+        let waiting = self.filled - self.done;
+        let busy_ns = waiting * SENDING_NS * WINDOW_NS / HORIZON_NS;
+        let until_last_ns = self.filled_until_ns.saturating_sub(self.now_ns());
+        let idle_ns = until_last_ns.min(WINDOW_NS).saturating_sub(busy_ns);
+        (waiting + idle_ns / self.pass_ns) as u32
+    }
+
+    /// Records what the call has sent.
+    fn record(&mut self, recorder: &mut Recorder) {
+        for index in self.done..self.ring.sent() {
+            self.handed_over(self.ring.sent_ns(index).saturating_sub(self.start_ns), recorder);
+        }
+    }
+
+    /// Gives up what waits, and returns how many that are.
+    fn discard(&mut self, recorder: &mut Recorder) -> u64 {
+        let (count, now_ns) = (self.ring.discard(), self.now_ns());
+        (0..count).for_each(|_| self.handed_over(now_ns, recorder));
+        count
+    }
+
+    fn handed_over(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        recorder.handed_over(&self.behind.peek(), now_ns);
+        recorder.batch_over(now_ns);
+        self.behind.advance();
+        self.done += 1;
+    }
+}
+
+/// The program with a ring for the frames of a plan.
+fn load(frame_bytes: usize, frames: &Frames) -> io::Result<LiveFrames> {
+    let (checksum_at, payload_at) = frames.templates.places();
+    let stamp = frames.encoder.changes_by_actual_time().map(|crc| Stamp {
+        at: payload_at + ACTUAL,
+        crc_at: payload_at + CRC32,
+        checksum_at,
+        crc,
+    });
+    LiveFrames::load(frame_bytes, stamp.as_ref())
+}
+
+/// How long a pass takes in which nothing is due, ns: the shortest of a few trials.
+fn time_passes(ring: &mut LiveFrames) -> io::Result<u64> {
+    let mut shortest = Duration::MAX;
+    for _ in 0..TRIALS {
+        let before = Instant::now();
+        ring.run(TRIAL_PASSES)?;
+        shortest = shortest.min(before.elapsed());
+    }
+    Ok((shortest.as_nanos() as u64 / u64::from(TRIAL_PASSES)).max(1))
 }
 
 /// What of `redirected` frames the device did not send, by name. A device that cannot be asked has sent nothing that
