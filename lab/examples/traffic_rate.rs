@@ -35,7 +35,10 @@ fn main() -> anyhow::Result<()> {
     if kind == GeneratorKind::Xdp {
         topology.sinks[0].receive_by_napi()?;
     }
-    println!("{kind} generator, {rate_pps} packets per second, {payload_bytes} bytes, {seconds} s, {} flows", plan.flows.len());
+    println!(
+        "{kind} generator, {rate_pps} packets per second, {payload_bytes} bytes, {seconds} s, {} flows",
+        plan.flows.len()
+    );
     for sink in [SinkKind::Packet, SinkKind::Socket] {
         let clock = StepWatch::start();
         let (offered, counted) = measure(&topology, kind, sink, &plan)?;

@@ -97,10 +97,7 @@ impl TrafficError {
 
 impl TrafficError {
     /// Names operation and object of what XDP needs and did not get; for `map_err`.
-    pub(crate) fn xdp(
-        operation: &'static str,
-        object: &str,
-    ) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(crate) fn xdp(operation: &'static str, object: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let object = object.to_owned();
         move |source| Self::Xdp { operation, object, source }
     }

@@ -31,6 +31,7 @@ use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
 
 pub use report::{GeneratorReport, Lag};
+pub use xdp::{try_xdp, xdp_obstacle};
 
 use packet::PacketSender;
 use report::Recorder;

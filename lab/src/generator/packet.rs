@@ -40,11 +40,7 @@ pub(super) struct PacketSender {
 
 impl PacketSender {
     /// Sends on `device` of the calling thread's network namespace; the frames of a datagram fill a slot.
-    pub(super) fn open(
-        socket: PacketSocket,
-        device: &str,
-        frames: &Frames,
-    ) -> Result<Self, TrafficError> {
+    pub(super) fn open(socket: PacketSocket, device: &str, frames: &Frames) -> Result<Self, TrafficError> {
         let failed = |operation| TrafficError::socket(operation, device);
         // A smaller buffer only means more retries, which are counted.
         let _ = socket.set_send_buffer(SEND_BUFFER_BYTES);

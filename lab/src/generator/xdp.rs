@@ -17,13 +17,15 @@ use std::time::{Duration, Instant};
 
 use super::pace::wait_until;
 use super::report::Recorder;
-use super::{Frames, Sender, Stretch};
+use super::{Frames, Sender, Stretch, template};
 use crate::clock::Moment;
 use crate::datagram::{ACTUAL, CRC32, Stamps};
+use crate::fragments::Fragments;
 use crate::plan::Schedule;
 use crate::sys::ethtool::Statistics;
 use crate::sys::packet_socket::interface_index;
-use crate::sys::xdp::{LiveFrames, Stamp, monotonic_ns};
+use crate::sys::xdp::{LiveFrames, MOST_BYTES, Stamp, monotonic_ns};
+use crate::topology::{Family, Link};
 use crate::traffic_error::{TrafficError, errno_name};
 
 /// How long a call is to last, ns ...
@@ -60,6 +62,25 @@ pub(super) struct XdpSender {
 struct Transmitted {
     taken: u64,
     ring_full: u64,
+}
+
+/// Why this generator cannot send payloads of this size over such a link; `None` when it can.
+pub fn xdp_obstacle(link: Link, payload_bytes: usize) -> Option<String> {
+    if Fragments::new(link.family, payload_bytes, link.mtu as usize).count() > 1 {
+        return Some(format!("which an MTU of {} cuts into fragments", link.mtu));
+    }
+    let frame_bytes = template::header_bytes(link.family == Family::Ipv6) + payload_bytes;
+    (frame_bytes > MOST_BYTES)
+        .then(|| format!("whose frames of {frame_bytes} bytes are longer than {MOST_BYTES} bytes"))
+}
+
+/// Whether this kernel and our privileges let the program run, for any frame.
+///
+/// # Errors
+/// What is in the way.
+pub fn try_xdp() -> Result<(), TrafficError> {
+    let run = || LiveFrames::load(MOST_BYTES, None)?.run(1);
+    run().map_err(TrafficError::xdp("run the XDP program of", "the generator"))
 }
 
 impl XdpSender {
@@ -134,7 +155,18 @@ impl<'a> Course<'a> {
         let start_ns = monotonic_ns().saturating_sub(start.monotonic.elapsed().as_nanos() as u64);
         ring.begin(start.realtime_ns.wrapping_sub(start_ns));
         let (ahead, behind) = (stretch.schedule(), stretch.schedule());
-        Self { ring, pass_ns, stretch, start, start_ns, ahead, filled: 0, filled_until_ns: 0, behind, done: 0 }
+        Self {
+            ring,
+            pass_ns,
+            stretch,
+            start,
+            start_ns,
+            ahead,
+            filled: 0,
+            filled_until_ns: 0,
+            behind,
+            done: 0,
+        }
     }
 
     /// Time since the start.
@@ -246,7 +278,8 @@ fn transmitted(statistics: &Statistics) -> io::Result<Transmitted> {
         (!counts.is_empty()).then(|| counts.iter().sum())
     };
     let counters = sum(TAKEN).zip(sum(RING_FULL));
-    let (taken, ring_full) = counters.ok_or_else(|| io::Error::other("it counts no XDP frames: not a veth"))?;
+    let (taken, ring_full) =
+        counters.ok_or_else(|| io::Error::other("it counts no XDP frames: not a veth"))?;
     Ok(Transmitted { taken, ring_full })
 }
 
@@ -258,42 +291,5 @@ fn is_of_queue(name: &str, counter: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_of_queues_are_told_from_each_other() {
-        assert!(is_of_queue("tx_queue_0_xdp_xmit", TAKEN) && is_of_queue("tx_queue_12_xdp_xmit", TAKEN));
-        assert!(is_of_queue("tx_queue_0_xdp_xmit_errors", RING_FULL));
-        for other in ["tx_queue_0_xdp_xmit_errors", "rx_queue_0_xdp_xmit", "tx_queue__xdp_xmit", "xdp_xmit"] {
-            assert!(!is_of_queue(other, TAKEN), "{other}");
-        }
-    }
-
-    fn by_name(
-        redirected: u64,
-        before: Option<Transmitted>,
-        after: io::Result<Transmitted>,
-    ) -> Vec<(String, u64)> {
-        let all = unsent(redirected, before, after).into_iter();
-        all.filter(|(_, count)| *count > 0).collect()
-    }
-
-    #[test]
-    fn what_the_peer_did_not_take_has_a_name() {
-        let counters = |taken, ring_full| Transmitted { taken, ring_full };
-        let before = Some(counters(1_000, 10));
-        assert_eq!(by_name(100, before, Ok(counters(1_100, 10))), []);
-        assert_eq!(by_name(100, before, Ok(counters(1_070, 40))), [(RING_FULL.to_owned(), 30)]);
-        let vanished = by_name(100, before, Ok(counters(1_050, 40)));
-        assert_eq!(vanished, [(RING_FULL.to_owned(), 30), (NOT_REDIRECTED.to_owned(), 20)]);
-    }
-
-    #[test]
-    fn a_device_that_is_gone_vouches_for_nothing() {
-        let gone = || Err(io::Error::from_raw_os_error(libc::ENODEV));
-        assert_eq!(by_name(7, Some(Transmitted::default()), gone()), [("ENODEV".to_owned(), 7)]);
-        assert_eq!(by_name(7, None, Ok(Transmitted::default())), [(NOT_REDIRECTED.to_owned(), 7)]);
-        assert_eq!(by_name(0, None, gone()), []);
-    }
-}
+#[path = "xdp_tests.rs"]
+mod tests;

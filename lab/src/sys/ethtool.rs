@@ -140,7 +140,7 @@ impl Statistics {
         words[1] = names.len() as u32;
         self.control.call(&mut words)?;
         let (numbers, _) = words[STATISTICS_HEADER_WORDS..].as_chunks::<2>();
-        Ok(names.into_iter().zip(numbers.iter().map(number_of)).collect())
+        Ok(names.into_iter().zip(numbers.iter().copied().map(number_of)).collect())
     }
 }
 
@@ -211,7 +211,7 @@ impl Control {
 }
 
 /// A 64-bit number of the kernel's in two words.
-fn number_of(words: &[u32; 2]) -> u64 {
+fn number_of(words: [u32; 2]) -> u64 {
     let mut bytes = [0; 8];
     for (to, from) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
         *to = from.to_ne_bytes();
@@ -263,8 +263,12 @@ mod tests {
     #[test]
     fn numbers_are_put_together_in_the_machines_order() {
         let number = 0x0102_0304_0506_0708_u64;
-        let (halves, _) = number.to_ne_bytes().as_chunks::<4>().to_owned();
-        assert_eq!(number_of(&[u32::from_ne_bytes(halves[0]), u32::from_ne_bytes(halves[1])]), number);
+        let words = if cfg!(target_endian = "little") {
+            [0x0506_0708, 0x0102_0304]
+        } else {
+            [0x0102_0304, 0x0506_0708]
+        };
+        assert_eq!(number_of(words), number);
     }
 
     #[test]

@@ -178,10 +178,7 @@ impl LiveFrames {
     /// When a frame is due and when it was sent.
     fn times(&self, index: u64) -> (&AtomicU64, &AtomicU64) {
         let at = offset_of!(Shared, times) + self.slot_of(index) * size_of::<Times>();
-        (
-            self.ring.number(at + offset_of!(Times, due_ns)),
-            self.ring.number(at + offset_of!(Times, sent_ns)),
-        )
+        (self.ring.number(at + offset_of!(Times, due_ns)), self.ring.number(at + offset_of!(Times, sent_ns)))
     }
 }
 
@@ -226,9 +223,8 @@ impl Ring {
         let (access, length) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<Shared>());
         // SAFETY: a mapping at an address of the kernel's choice touches no memory of ours. The kernel refuses one that
         // is longer than the map, rounded up to pages.
-        let memory = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, map.as_raw_fd(), 0)
-        };
+        let memory =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, map.as_raw_fd(), 0) };
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -55,7 +55,11 @@ impl Bench {
         // For the generator every sink's plan is the same: they differ in where the copies arrive.
         let plan = plan(order, &topology, &routes, 0)?;
         let port = &topology.generator;
-        let open = || Generator::open(GeneratorKind::Packet, port.device(), port.mac(), &plan);
+        let kind = order.condition.generator;
+        if kind == GeneratorKind::Xdp {
+            topology.ingress.receive_by_napi()?;
+        }
+        let open = || Generator::open(kind, port.device(), port.mac(), &plan);
         let generator = port.namespace().run(open)??;
         Ok(Self { generator, subject, sinks, topology })
     }
