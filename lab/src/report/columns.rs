@@ -120,7 +120,7 @@ mod tests {
     fn what_all_have_in_common_is_said_once() {
         let faster = Condition { rate_pps: 1_000_000, ..CONDITION };
         let conditions = Conditions::of([CONDITION, faster]);
-        assert_eq!(conditions.common(), "cast multi-multi, sink packet, generator packet, bytes 100");
+        assert_eq!(conditions.common(), "cast multi-multi, sink packet, generator xdp, bytes 100");
         let name = [Column::text("name", |condition: &Condition| format!("x{}", condition.rate_pps))];
         let table = conditions.table(&[CONDITION, faster], &name, |condition| condition, &[]);
         let lines: Vec<_> = table.lines().map(str::trim_end).collect();

@@ -12,7 +12,7 @@ use crate::verdict::{Counts, Verdict};
 pub(crate) const CONDITION: Condition = Condition {
     cast: Cast::MulticastToMulticast,
     sink_kind: SinkKind::Packet,
-    generator: GeneratorKind::Packet,
+    generator: GeneratorKind::Xdp,
     payload_bytes: 100,
     rate_pps: 1_000,
 };
