@@ -119,7 +119,7 @@ fn what_is_not_due_or_given_up_is_not_sent() {
     };
     put(&mut ring, 0);
     put(&mut ring, u64::MAX);
-    ring.run(100).unwrap();
+    ring.run(100, 16).unwrap();
     assert_eq!(ring.sent(), 1);
     assert_eq!((ring.discard(), ring.sent()), (1, 2));
     // All the way round the ring, and over its end.
@@ -127,10 +127,10 @@ fn what_is_not_due_or_given_up_is_not_sent() {
         put(&mut ring, 0);
     }
     let slots = ring.sent() + 2;
-    ring.run(100_000).unwrap();
+    ring.run(100_000, 16).unwrap();
     assert!(ring.sent() > slots, "{}", ring.sent());
     put(&mut ring, 0);
     let before = ring.sent();
-    ring.run(100).unwrap();
+    ring.run(100, 16).unwrap();
     assert_eq!(ring.sent(), before + 1);
 }

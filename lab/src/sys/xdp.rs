@@ -18,9 +18,6 @@ pub(crate) const MOST_BYTES: usize = 3328;
 const MOST_SLOTS: usize = 4096;
 /// ... and most bytes.
 const CONTENTS_BYTES: usize = 2 << 20;
-/// After so many passes the kernel hands over what they redirected. More of them make a burst of what is due together
-/// and cost less; fewer keep what is due at different times apart. The receive ring of a veth holds 256 frames.
-const PASSES_PER_BATCH: u32 = 16;
 /// Slots begin at multiples of this, a cache line.
 const SLOT_ALIGNMENT: usize = 64;
 
@@ -135,20 +132,26 @@ impl LiveFrames {
         self.ring.number(offset_of!(Shared, sent)).load(Ordering::Relaxed)
     }
 
-    /// When a frame was sent, ns of `CLOCK_MONOTONIC`. `index` counts from 0; its slot must not have been filled again.
+    /// When a frame is due, ns of `CLOCK_MONOTONIC`. `index` counts from 0; its slot must not have been filled again.
+    pub(crate) fn due_ns(&self, index: u64) -> u64 {
+        self.times(index).0.load(Ordering::Relaxed)
+    }
+
+    /// When a frame was sent, likewise.
     pub(crate) fn sent_ns(&self, index: u64) -> u64 {
         self.times(index).1.load(Ordering::Relaxed)
     }
 
-    /// Lets the program pass `passes` times; in each it sends a frame if one is due.
+    /// Lets the program pass `passes` times; in each it sends a frame if one is due. After every `batch` passes (1 to
+    /// 256) the kernel hands over to the device, which then receives in this thread's time.
     ///
     /// # Errors
     /// `EINTR` for a signal, `ENOMEM` without memory for frames. What was sent before counts.
-    pub(crate) fn run(&mut self, passes: u32) -> io::Result<()> {
+    pub(crate) fn run(&mut self, passes: u32, batch: u32) -> io::Result<()> {
         let options = TestRunOptions {
             data_in: Some(&self.blank),
             repeat: passes,
-            attrs: TestRunAttrs::new().xdp_live_frames(PASSES_PER_BATCH),
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::default()
         };
         program(&mut self.ebpf)?.test_run(options).map(drop).map_err(system_error)
