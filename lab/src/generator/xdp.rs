@@ -264,23 +264,11 @@ fn unsent(
 
 /// Reads the counters, over all queues.
 fn transmitted(statistics: &Statistics) -> io::Result<Transmitted> {
-    let read = statistics.read()?;
-    let sum = |counter: &str| {
-        let queues = read.iter().filter(|(name, _)| is_of_queue(name, counter));
-        let counts: Vec<u64> = queues.map(|(_, count)| *count).collect();
-        (!counts.is_empty()).then(|| counts.iter().sum())
-    };
-    let counters = sum(TAKEN).zip(sum(RING_FULL));
-    let (taken, ring_full) =
-        counters.ok_or_else(|| io::Error::other("it counts no XDP frames: not a veth"))?;
-    Ok(Transmitted { taken, ring_full })
-}
-
-/// Whether `name` is `tx_queue_<number>_<counter>`.
-fn is_of_queue(name: &str, counter: &str) -> bool {
-    let rest = name.strip_prefix("tx_queue_").and_then(|rest| rest.strip_suffix(counter));
-    let number = rest.and_then(|rest| rest.strip_suffix('_'));
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    let sum = |counter| statistics.sum("tx_queue_", counter);
+    match (sum(TAKEN)?, sum(RING_FULL)?) {
+        (Some(taken), Some(ring_full)) => Ok(Transmitted { taken, ring_full }),
+        _ => Err(io::Error::other("it counts no XDP frames, as a veth does")),
+    }
 }
 
 #[cfg(test)]

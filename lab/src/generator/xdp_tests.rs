@@ -7,15 +7,6 @@ use crate::datagram::{Encoder, Kind, decode};
 use crate::generator::template::Templates;
 use crate::plan::{Flow, Plan, Turn};
 
-#[test]
-fn counters_of_queues_are_told_from_each_other() {
-    assert!(is_of_queue("tx_queue_0_xdp_xmit", TAKEN) && is_of_queue("tx_queue_12_xdp_xmit", TAKEN));
-    assert!(is_of_queue("tx_queue_0_xdp_xmit_errors", RING_FULL));
-    for other in ["tx_queue_0_xdp_xmit_errors", "rx_queue_0_xdp_xmit", "tx_queue__xdp_xmit", "xdp_xmit"] {
-        assert!(!is_of_queue(other, TAKEN), "{other}");
-    }
-}
-
 fn by_name(
     redirected: u64,
     before: Option<Transmitted>,

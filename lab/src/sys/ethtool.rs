@@ -131,8 +131,14 @@ impl Statistics {
         Ok(statistics)
     }
 
+    /// What all queues of one direction (`"tx_queue_"`, `"rx_queue_"`) together count as `counter`; `None` when the device
+    /// has no such statistic.
+    pub(crate) fn sum(&self, prefix: &str, counter: &str) -> io::Result<Option<u64>> {
+        Ok(sum_of(&self.read()?, prefix, counter))
+    }
+
     /// Every statistic by its name, as it is now.
-    pub(crate) fn read(&self) -> io::Result<BTreeMap<String, u64>> {
+    fn read(&self) -> io::Result<BTreeMap<String, u64>> {
         let names = self.control.strings(STATISTIC_STRINGS)?;
         // The kernel writes as many as the device has, whatever the header grants: room for all that may become.
         let mut words = vec![0; STATISTICS_HEADER_WORDS + MAX_STRINGS * 2];
@@ -142,6 +148,18 @@ impl Statistics {
         let (numbers, _) = words[STATISTICS_HEADER_WORDS..].as_chunks::<2>();
         Ok(names.into_iter().zip(numbers.iter().copied().map(number_of)).collect())
     }
+}
+
+/// The sum of what is called `<prefix><number>_<counter>`; `None` when nothing is.
+fn sum_of(statistics: &BTreeMap<String, u64>, prefix: &str, counter: &str) -> Option<u64> {
+    let is_of_queue = |name: &str| {
+        let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(counter));
+        let number = rest.and_then(|rest| rest.strip_suffix('_'));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut counts = statistics.iter().filter(|(name, _)| is_of_queue(name)).map(|(_, count)| *count);
+    let first = counts.next()?;
+    Some(first + counts.sum::<u64>())
 }
 
 impl Control {
@@ -258,6 +276,20 @@ mod tests {
     fn a_device_without_statistics_is_an_error() {
         let none = Statistics::open("lo").expect_err("lo counts nothing for ethtool");
         assert_eq!(none.raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn queues_are_added_up() {
+        let names = [
+            "tx_queue_0_xdp_xmit",
+            "tx_queue_12_xdp_xmit",
+            "tx_queue_0_xdp_xmit_errors",
+            "rx_queue_0_xdp_xmit",
+        ];
+        let statistics = names.into_iter().map(str::to_owned).zip([1, 2, 4, 8]).collect();
+        assert_eq!(sum_of(&statistics, "tx_queue_", "xdp_xmit"), Some(3));
+        assert_eq!(sum_of(&statistics, "tx_queue_", "xdp_xmit_errors"), Some(4));
+        assert_eq!(sum_of(&statistics, "tx_queue_", "errors"), None);
     }
 
     #[test]
