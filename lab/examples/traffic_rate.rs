@@ -1,10 +1,10 @@
 //! What generator and sinks cost and how well they keep time, without a relay between them: needs root.
 //!
 //! ```text
-//! cargo run --release -p lab --example traffic_rate -- [RATE_PPS] [SECONDS] [PAYLOAD_BYTES] [FLOWS]
+//! cargo run --release -p lab --example traffic_rate -- [packet|xdp] [RATE_PPS] [SECONDS] [PAYLOAD_BYTES] [FLOWS]
 //! ```
 //!
-//! Defaults: 100,000 packets per second for 3 s, 100 bytes, one flow.
+//! Defaults: the packet generator, 100,000 packets per second for 3 s, 100 bytes, one flow.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,13 +13,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lab::clock::StepWatch;
-use lab::generator::{Generator, GeneratorReport};
+use lab::generator::{Generator, GeneratorKind, GeneratorReport};
 use lab::plan::{Flow, Plan, multicast_mac};
 use lab::sink::{Sink, SinkKind, SinkReport};
 use lab::topology::{Checksum, Family, Link, RunName, Segmentation, Topology};
 
 fn main() -> anyhow::Result<()> {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>().context(text));
+    let kind = match std::env::args().nth(1).as_deref() {
+        None | Some("packet") => GeneratorKind::Packet,
+        Some("xdp") => GeneratorKind::Xdp,
+        Some(other) => anyhow::bail!("{other}: give packet or xdp"),
+    };
+    let mut numbers = std::env::args().skip(2).map(|text| text.parse::<u64>().context(text));
     let mut next = |default| numbers.next().unwrap_or(Ok(default));
     let (rate_pps, seconds, payload_bytes, flows) = (next(100_000)?, next(3)?, next(100)?, next(1)?);
     let link =
@@ -27,11 +32,17 @@ fn main() -> anyhow::Result<()> {
     let topology = Topology::build(&RunName::claim()?, &link, 1)?;
     let flows = (0..flows as u32).map(|index| flow(&topology, index)).collect();
     let plan = Arc::new(Plan::new(1, flows, payload_bytes as usize, rate_pps, rate_pps * seconds)?);
-    println!("{rate_pps} packets per second, {payload_bytes} bytes, {seconds} s, {} flows", plan.flows.len());
-    for kind in [SinkKind::Packet, SinkKind::Socket] {
+    if kind == GeneratorKind::Xdp {
+        topology.sinks[0].receive_by_napi()?;
+    }
+    println!(
+        "{kind} generator, {rate_pps} packets per second, {payload_bytes} bytes, {seconds} s, {} flows",
+        plan.flows.len()
+    );
+    for sink in [SinkKind::Packet, SinkKind::Socket] {
         let clock = StepWatch::start();
-        let (offered, counted) = measure(&topology, kind, &plan)?;
-        print(kind, &offered, &counted);
+        let (offered, counted) = measure(&topology, kind, sink, &plan)?;
+        print(sink, &offered, &counted);
         if let Some(step) = clock.step() {
             println!("  the clock was set meanwhile, by {} ns", step.moved_ns);
         }
@@ -52,12 +63,13 @@ fn flow(topology: &Topology, index: u32) -> Flow {
 
 fn measure(
     topology: &Topology,
-    kind: SinkKind,
+    kind: GeneratorKind,
+    sink: SinkKind,
     plan: &Arc<Plan>,
 ) -> anyhow::Result<(GeneratorReport, SinkReport)> {
     let (from, to) = (&topology.egress[0], &topology.sinks[0]);
-    let sink = to.namespace().run(|| Sink::open(kind, to.device(), to.index(), to.address(), plan))??;
-    let mut generator = from.namespace().run(|| Generator::open(from.device(), from.mac(), plan))??;
+    let sink = to.namespace().run(|| Sink::open(sink, to.device(), to.index(), to.address(), plan))??;
+    let mut generator = from.namespace().run(|| Generator::open(kind, from.device(), from.mac(), plan))??;
     let stop = AtomicBool::new(false);
     let warm_up = generator.warm_up(plan.rate_pps, plan.rate_pps / 2, &stop)?;
     let offered = generator.run(&stop, &AtomicU64::new(0))?;

@@ -27,9 +27,11 @@ const FLOW: usize = 2;
 const SEQUENCE: usize = 4;
 const KIND: usize = 12;
 const CRC8: usize = 13;
-const CRC32: usize = 14;
+/// Where the CRC-32 is.
+pub(crate) const CRC32: usize = 14;
 const INTENDED: usize = 18;
-const ACTUAL: usize = 26;
+/// Where a stamped payload says when it was handed to the kernel.
+pub(crate) const ACTUAL: usize = 26;
 
 const STAMPED: u8 = 0x80;
 const KIND_MASK: u8 = 0x0F;
@@ -162,6 +164,23 @@ impl Encoder {
     /// The length of every payload it writes.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
+    }
+
+    /// What each value of each byte of the actual time, high byte first, changes in the CRC-32 of a payload that has zero
+    /// there: CRCs are linear, so who writes the time later mends the CRC-32 with eight of these. `None` for payloads
+    /// that carry no time.
+    pub(crate) fn changes_by_actual_time(&self) -> Option<Box<[[u32; 256]; 8]>> {
+        let mut payload = vec![0; self.payload_bytes];
+        let without = crc32fast::hash(&payload);
+        let mut changes = Box::new([[0; 256]; 8]);
+        for (index, of_byte) in changes.iter_mut().enumerate() {
+            for (value, change) in (0..=u8::MAX).zip(of_byte.iter_mut()) {
+                *payload.get_mut(ACTUAL..STAMPED_BYTES)?.get_mut(index)? = value;
+                *change = crc32fast::hash(&payload) ^ without;
+            }
+            payload[ACTUAL + index] = 0;
+        }
+        Some(changes)
     }
 
     /// Writes the datagram into the first [`Self::payload_bytes`] bytes of `payload`; a shorter buffer is left alone.

@@ -8,14 +8,16 @@ use std::sync::atomic::AtomicBool;
 
 use crate::cli::RunArgs;
 use crate::comparison::{compare, not_compared};
+use crate::generator::{self, GeneratorKind, xdp_obstacle};
 use crate::net::{NetError, RunName};
 use crate::relay_binary::{self, RelayBinaryError};
 use crate::report::Progress;
 use crate::results::{
     Environment, Folder, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, Trial, last_attempts,
 };
-use crate::scenario::{Condition, Scenario, ScenarioError, Subject, SubjectKind};
+use crate::scenario::{Condition, GeneratorChoice, Scenario, ScenarioError, Subject, SubjectKind};
 use crate::subject::{self, SubjectError};
+use crate::traffic_error::TrafficError;
 use crate::trial::placement::Placement;
 use crate::trial::{self, Order, TrialError, Watch};
 use crate::verdict::{Verdict, of_run};
@@ -45,6 +47,9 @@ pub enum RunError {
     /// A subject's program.
     #[error(transparent)]
     Subject(#[from] SubjectError),
+    /// The generator that the scenario asks for.
+    #[error("traffic.generator is \"xdp\", which does not work here")]
+    Generator(#[source] TrafficError),
     /// The folder for results.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -77,12 +82,17 @@ pub struct Finished {
 
 /// Runs what `arguments` ask for, until `interrupted` is true.
 pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
-    let scenario = Scenario::load(&arguments.scenario)?;
+    let mut scenario = Scenario::load(&arguments.scenario)?;
+    let mut notes = Vec::new();
+    if may_build_networks() {
+        notes.extend(settle_generator(&mut scenario)?);
+    }
     let subjects = chosen(&scenario, &arguments.only)?;
     if !may_build_networks() {
         return Err(RunError::NeedsRoot);
     }
     let session = Session::prepare(arguments, &scenario, &subjects)?;
+    notes.extend(not_compared(&scenario, &subjects));
     let mut results = Results {
         schema: SCHEMA,
         scenario: ScenarioSummary {
@@ -95,7 +105,7 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
         error: None,
         trials: Vec::new(),
         comparisons: Vec::new(),
-        notes: not_compared(&scenario, &subjects),
+        notes,
     };
     let error = session.hold_all(&subjects, interrupted, &mut results.trials).err();
     results.comparisons = compare(&scenario, &subjects, &results.trials);
@@ -217,6 +227,37 @@ impl<'a> Session<'a> {
         let outcome = trial::hold(&order, &watch).map_err(RunError::Trial)?;
         Ok(Trial::new(self.scenario, subject, &condition, turn, outcome))
     }
+}
+
+/// Makes sure of the xdp generator where the scenario leaves a choice or asks for it, and says why another one sends.
+fn settle_generator(scenario: &mut Scenario) -> Result<Vec<String>, RunError> {
+    let notes = match (scenario.traffic.generator, generator_obstacle(scenario)) {
+        (GeneratorChoice::Always(GeneratorKind::Xdp), Some(obstacle)) => {
+            return Err(RunError::Generator(obstacle));
+        }
+        (GeneratorChoice::Auto, Some(obstacle)) => {
+            scenario.traffic.generator = GeneratorChoice::Always(GeneratorKind::Packet);
+            vec![format!("the packet generator sends, because XDP does not work here: {obstacle}")]
+        }
+        (GeneratorChoice::Auto, None) => {
+            let cannot = |&bytes: &usize| {
+                let obstacle = xdp_obstacle(scenario.link, bytes)?;
+                Some(format!("the packet generator sends payloads of {bytes} bytes, {obstacle}"))
+            };
+            scenario.traffic.payloads_bytes.iter().filter_map(cannot).collect()
+        }
+        (GeneratorChoice::Always(_), _) => Vec::new(),
+    };
+    for note in &notes {
+        eprintln!("lab: {note}");
+    }
+    Ok(notes)
+}
+
+/// What keeps the xdp generator from working, if the scenario may need it.
+fn generator_obstacle(scenario: &Scenario) -> Option<TrafficError> {
+    let is_needed = scenario.conditions().iter().any(|condition| condition.generator == GeneratorKind::Xdp);
+    is_needed.then(generator::try_xdp)?.err()
 }
 
 /// The subjects that `--only` names, or all.

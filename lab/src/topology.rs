@@ -22,7 +22,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::net::link::{self, Mac};
+use crate::net::offloads::{RECEIVE, Wanted};
 use crate::net::{DeviceCounters, Namespace, offloads};
+use crate::sys::ethtool::Statistics;
 use wiring::{Namespaces, Ports};
 
 pub use crate::net::{NetError, RunName};
@@ -163,6 +165,30 @@ impl Port {
     /// When the kernel refuses, or the device is gone.
     pub fn set_up(&self, up: bool) -> Result<(), NetError> {
         link::set_state(&self.namespace, &self.device, up)
+    }
+
+    /// Has the device receive through NAPI, without which it takes no frames that XDP redirects to it. Datagrams are not
+    /// coalesced: the kernel does that for UDP only where somebody asks for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the device is gone.
+    pub fn receive_by_napi(&self) -> Result<(), NetError> {
+        let remedy = "use `generator = \"packet\"`";
+        offloads::switch(&self.namespace, &self.device, &[Wanted { feature: RECEIVE, on: true, remedy }])
+    }
+
+    /// How many frames the device took out of its receive queue by NAPI and then dropped, for want of memory. Its counters
+    /// have them among those received.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or the device is gone.
+    pub fn received_in_vain(&self) -> Result<u64, NetError> {
+        let read = self.namespace.run(|| Statistics::open(&self.device)?.sum("rx_queue_", "drops"))?;
+        read.map(Option::unwrap_or_default).map_err(|source| NetError::Statistics {
+            device: self.device.clone(),
+            namespace: self.namespace.name().to_owned(),
+            source,
+        })
     }
 
     /// Whether an offload of the device is on now, by the name ethtool gives it ("tx-udp-segmentation"). One that

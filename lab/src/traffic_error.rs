@@ -30,6 +30,16 @@ pub enum TrafficError {
         /// What the interface allows.
         mtu: usize,
     },
+    /// The XDP generator does not work here.
+    #[error("{operation} {object}: {source} ({})", xdp_remedy(source))]
+    Xdp {
+        /// What was tried, e.g. "attach the program to".
+        operation: &'static str,
+        /// What it was tried on.
+        object: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// The measured sequence exists once per generator.
     #[error("the measured datagrams were sent already: open a new generator for a new trial")]
     AlreadyRun,
@@ -82,6 +92,26 @@ impl TrafficError {
     pub(crate) fn socket(operation: &'static str, device: &str) -> impl FnOnce(io::Error) -> Self {
         let device = device.to_owned();
         move |source| Self::Socket { operation, device, source }
+    }
+}
+
+impl TrafficError {
+    /// Names operation and object of what XDP needs and did not get; for `map_err`.
+    pub(crate) fn xdp(operation: &'static str, object: &str) -> impl FnOnce(io::Error) -> Self + use<> {
+        let object = object.to_owned();
+        move |source| Self::Xdp { operation, object, source }
+    }
+}
+
+fn xdp_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "be root outside of user namespaces, or take traffic.generator = \"packet\""
+        }
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => {
+            "take Linux 5.18 or later with CONFIG_BPF_SYSCALL, or traffic.generator = \"packet\""
+        }
+        _ => "take traffic.generator = \"packet\"",
     }
 }
 

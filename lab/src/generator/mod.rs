@@ -1,62 +1,94 @@
-//! Offers a plan's datagrams at their exact times through one packet socket.
+//! Offers a plan's datagrams at their exact times, in one of two ways.
 //!
-//! Frames go out with `sendmmsg` on `AF_PACKET`, which needs no IP configuration where the generator lives and is
-//! cheaper than a UDP socket or a transmit ring. What the kernel refuses is retried for a moment where that can
-//! help, and otherwise counted by the name of the error: `sent` plus `refused` is what was due.
+//! [`GeneratorKind::Packet`] sends with `sendmmsg` on a packet socket. [`GeneratorKind::Xdp`] has the kernel redirect
+//! frames straight into the receive ring of the peer, which takes less time for each and is the faster one; it needs a
+//! veth whose peer has NAPI, and cannot send fragments. What goes out is the same to the byte, and so is what a report
+//! means: `sent` plus `refused` is what was due, and refusals are counted by name.
 //!
 //! An IPv4 datagram that is larger than the device's MTU goes out as fragments, in order, one after the other. Rate and
 //! counts are of datagrams all the same: one of which the kernel refuses a fragment is refused, and the rest of it is
 //! not sent.
 //!
 //! The calling thread may be pinned or not: 10,000 moves between CPUs in the midst of sending reordered nothing.
-//! The queueing discipline is not bypassed: on a veth, which has none, that saves nothing measurable, and it would
-//! hide the frames from a capture on the generator's own device.
 
 mod fragment;
 mod pace;
+mod packet;
 mod report;
 mod template;
+mod xdp;
 
-use std::io;
-use std::os::fd::AsFd;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use crate::clock::Moment;
+use serde::Serialize;
+
 use crate::datagram::{Encoder, Header, Kind, Stamps};
-use crate::plan::{Plan, Schedule};
+use crate::plan::{Plan, Schedule, Turn};
 use crate::sys::affinity::{PreciseSleep, thread_cpu_time};
-use crate::sys::mmsg::SendBatch;
-use crate::sys::packet_socket::{NO_PROTOCOL, PacketSocket, interface_index};
+use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
 
 pub use report::{GeneratorReport, Lag};
+pub use xdp::{try_xdp, xdp_obstacle};
 
-use pace::wait_until;
+use packet::PacketSender;
 use report::Recorder;
 use template::Templates;
+use xdp::XdpSender;
 
-/// Most frames per system call, but at least one datagram's: what is due together, at a rate the receiving side's
-/// backlog (1,000) digests.
-const BATCH: usize = 64;
-/// Bytes of frames the socket may have under way.
-const SEND_BUFFER_BYTES: usize = 8 << 20;
-/// How often a full queue is tried again before the datagram counts as refused ...
-const ATTEMPTS: u32 = 40;
-/// ... and how long to wait in between: 2 ms in all.
-const PATIENCE: Duration = Duration::from_micros(50);
+/// How a generator hands its frames to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorKind {
+    /// Through a packet socket.
+    Packet,
+    /// By redirecting live XDP frames.
+    Xdp,
+}
 
-/// A packet socket and the frames it sends.
+impl fmt::Display for GeneratorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+        })
+    }
+}
+
+/// Carries the datagrams of a stretch to the kernel, each when it is due.
+trait Sender: fmt::Debug + Send {
+    /// Returns how many were handed over. Which of them were refused is recorded.
+    fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64;
+}
+
+/// Makes the frames of a plan.
 #[derive(Debug)]
-pub struct Generator {
-    socket: PacketSocket,
-    plan: Arc<Plan>,
+struct Frames {
+    run: u16,
     templates: Templates,
     encoder: Encoder,
-    batch: SendBatch,
     /// Of the next datagram, if that is sent as fragments.
     identification: u16,
+}
+
+impl Frames {
+    /// Writes the frames of the datagram whose turn it is into a slot of exactly their length.
+    fn write(&mut self, slot: &mut [u8], turn: &Turn, kind: Kind, stamps: Stamps) {
+        let header = Header { run: self.run, flow: turn.flow, sequence: turn.sequence, kind };
+        let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
+        self.templates.write(turn.flow, self.identification, slot, encode);
+        self.identification = self.identification.wrapping_add(1);
+    }
+}
+
+/// A plan, and the way in which it is sent.
+#[derive(Debug)]
+pub struct Generator {
+    plan: Arc<Plan>,
+    frames: Frames,
+    sender: Box<dyn Sender>,
     warmed_up: u64,
     has_run: bool,
 }
@@ -64,21 +96,38 @@ pub struct Generator {
 /// One stretch of sending.
 struct Stretch<'a> {
     kind: Kind,
+    flows: usize,
     rate_pps: u64,
     burst: u64,
     /// Global sequence of its first datagram.
     first: u64,
     count: u64,
     stop: &'a AtomicBool,
+    /// Follows how many were handed over.
     progress: &'a AtomicU64,
+}
+
+impl Stretch<'_> {
+    fn schedule(&self) -> Schedule {
+        Schedule::new(self.flows, self.rate_pps, self.burst, self.first)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 impl Generator {
     /// Opens it on `source_device` of the calling thread's network namespace; `source_mac` goes into the frames.
     ///
     /// # Errors
-    /// Missing privileges, no such device, or an IPv6 payload beyond its MTU.
-    pub fn open(source_device: &str, source_mac: [u8; 6], plan: &Plan) -> Result<Self, TrafficError> {
+    /// Missing privileges, no such device, an IPv6 payload beyond its MTU, or what the kind cannot do.
+    pub fn open(
+        kind: GeneratorKind,
+        source_device: &str,
+        source_mac: [u8; 6],
+        plan: &Plan,
+    ) -> Result<Self, TrafficError> {
         let failed = |operation| TrafficError::socket(operation, source_device);
         let socket = PacketSocket::open().map_err(failed("open packet socket"))?;
         let mtu = socket.mtu(source_device).map_err(failed("read the MTU"))?;
@@ -91,21 +140,13 @@ impl Generator {
                 mtu,
             });
         }
-        // A smaller buffer only means more retries, which are counted.
-        let _ = socket.set_send_buffer(SEND_BUFFER_BYTES);
-        let index = interface_index(source_device).map_err(failed("find interface"))?;
-        socket.bind(index, NO_PROTOCOL).map_err(failed("bind packet socket"))?;
-        let frames = templates.frames();
-        Ok(Self {
-            socket,
-            batch: SendBatch::new((BATCH / frames.len().max(1)).max(1), &frames),
-            identification: 0,
-            encoder: Encoder::new(plan.payload_bytes),
-            templates,
-            plan: Arc::new(plan.clone()),
-            warmed_up: 0,
-            has_run: false,
-        })
+        let frames =
+            Frames { run: plan.run, templates, encoder: Encoder::new(plan.payload_bytes), identification: 0 };
+        let sender: Box<dyn Sender> = match kind {
+            GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &frames)?),
+            GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &frames)?),
+        };
+        Ok(Self { plan: Arc::new(plan.clone()), frames, sender, warmed_up: 0, has_run: false })
     }
 
     /// Sends `count` warm-up datagrams, flows in turn, evenly at `rate_pps`; their sequence goes on from call to call.
@@ -123,8 +164,8 @@ impl Generator {
         }
         let progress = AtomicU64::new(0);
         let first = self.warmed_up;
-        let stretch =
-            Stretch { kind: Kind::WarmUp, rate_pps, burst: 1, first, count, stop, progress: &progress };
+        let (kind, flows) = (Kind::WarmUp, self.plan.flows.len());
+        let stretch = Stretch { kind, flows, rate_pps, burst: 1, first, count, stop, progress: &progress };
         let report = self.send(&stretch)?;
         self.warmed_up += report.sent + report.refused_total();
         Ok(report)
@@ -140,111 +181,16 @@ impl Generator {
             return Err(TrafficError::AlreadyRun);
         }
         let Plan { rate_pps, burst, datagrams: count, .. } = *self.plan;
-        self.send(&Stretch { kind: Kind::Measured, rate_pps, burst, first: 0, count, stop, progress })
+        let (kind, flows) = (Kind::Measured, self.plan.flows.len());
+        self.send(&Stretch { kind, flows, rate_pps, burst, first: 0, count, stop, progress })
     }
 
     fn send(&mut self, stretch: &Stretch<'_>) -> Result<GeneratorReport, TrafficError> {
         let _precise = PreciseSleep::begin();
         let cpu_before = thread_cpu_time();
         let mut recorder = Recorder::new(stretch.count)?;
-        let flows = self.plan.flows.len();
-        let mut schedule = Schedule::new(flows, stretch.rate_pps, stretch.burst, stretch.first);
-        let start = Moment::now();
-        let mut done = 0;
-        while done < stretch.count && !stretch.stop.load(Ordering::Relaxed) {
-            let now = Instant::now();
-            let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
-            let left = (stretch.count - done).min(self.batch.slots() as u64) as usize;
-            let filled = self.fill(stretch.kind, &start, now_ns, &mut schedule, left, &mut recorder);
-            if filled == 0 {
-                let due = start.monotonic + Duration::from_nanos(schedule.peek().due_ns);
-                wait_until(due, stretch.stop);
-                continue;
-            }
-            self.push(filled, stretch.stop, &mut recorder);
-            done += filled as u64;
-            stretch.progress.store(done, Ordering::Relaxed);
-            recorder.batch_over(now_ns);
-        }
+        let done = self.sender.send(&mut self.frames, stretch, &mut recorder);
         let cpu = thread_cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         Ok(recorder.finish(done, stretch.rate_pps, cpu))
-    }
-
-    /// Writes the datagrams that are due into the batch, at most `limit`, and returns how many.
-    fn fill(
-        &mut self,
-        kind: Kind,
-        start: &Moment,
-        now_ns: u64,
-        schedule: &mut Schedule,
-        limit: usize,
-        recorder: &mut Recorder,
-    ) -> usize {
-        let actual_ns = start.realtime_ns + now_ns;
-        for index in 0..limit {
-            let turn = schedule.peek();
-            let Some(slot) = self.batch.slot(index).filter(|_| turn.due_ns <= now_ns) else { return index };
-            let header = Header { run: self.plan.run, flow: turn.flow, sequence: turn.sequence, kind };
-            let stamps = Stamps { intended_ns: start.realtime_ns + turn.due_ns, actual_ns };
-            let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
-            self.templates.write(turn.flow, self.identification, slot, encode);
-            self.identification = self.identification.wrapping_add(1);
-            recorder.handed_over(&turn, now_ns);
-            schedule.advance();
-        }
-        limit
-    }
-
-    /// Hands the first `filled` datagrams of the batch to the kernel; each ends up sent or refused.
-    fn push(&mut self, filled: usize, stop: &AtomicBool, recorder: &mut Recorder) {
-        let frames = self.batch.frames_per_slot();
-        let mut next = 0;
-        let mut attempts = 0;
-        while next < filled * frames {
-            match self.batch.send(self.socket.as_fd(), next, filled * frames) {
-                Ok(taken) => {
-                    next += taken.max(1);
-                    attempts = 0;
-                }
-                Err(error) => {
-                    let patient = attempts < ATTEMPTS && !stop.load(Ordering::Relaxed);
-                    if patient && is_temporary(&error) {
-                        attempts += 1;
-                        recorder.retried();
-                        std::thread::sleep(PATIENCE);
-                    } else {
-                        recorder.refused(&error);
-                        // Without this frame the rest of its datagram is worth nothing.
-                        next = (next / frames + 1) * frames;
-                        attempts = 0;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether the same frame may be taken a moment later: a full queue (packet(7): `ENOBUFS` means it was not sent),
-/// a full socket buffer, a signal.
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN | libc::EINTR))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_full_queues_and_signals_are_tried_again() {
-        for (errno, temporary) in [
-            (libc::ENOBUFS, true),
-            (libc::EAGAIN, true),
-            (libc::EINTR, true),
-            (libc::ENETDOWN, false),
-            (libc::EMSGSIZE, false),
-            (libc::ENXIO, false),
-        ] {
-            assert_eq!(is_temporary(&io::Error::from_raw_os_error(errno)), temporary);
-        }
     }
 }

@@ -1,14 +1,13 @@
 //! What the generator says it did.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::plan::{Turn, due_ns};
-use crate::traffic_error::{TrafficError, errno_name};
+use crate::traffic_error::TrafficError;
 
 /// How late datagrams were handed to the kernel, ns.
 ///
@@ -113,8 +112,11 @@ impl Recorder {
         self.report.retried += 1;
     }
 
-    pub(super) fn refused(&mut self, error: &io::Error) {
-        *self.report.refused.entry(errno_name(error)).or_default() += 1;
+    /// The kernel did not take `count` of the datagrams handed over, for a reason of this name.
+    pub(super) fn refused(&mut self, name: &str, count: u64) {
+        if count > 0 {
+            *self.report.refused.entry(name.to_owned()).or_default() += count;
+        }
     }
 
     /// Closes the report over `done` datagrams that were due at `rate_pps`.
@@ -147,9 +149,10 @@ mod tests {
             recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000 + index);
             recorder.batch_over(index * 1_000_000 + index);
         }
-        recorder.refused(&io::Error::from_raw_os_error(libc::ENOBUFS));
-        recorder.refused(&io::Error::from_raw_os_error(libc::ENOBUFS));
-        recorder.refused(&io::Error::from_raw_os_error(libc::ENETDOWN));
+        recorder.refused("ENOBUFS", 1);
+        recorder.refused("ENOBUFS", 1);
+        recorder.refused("ENETDOWN", 1);
+        recorder.refused("ENXIO", 0);
         recorder.retried();
         let report = recorder.finish(10, 1_000, None);
         assert_eq!((report.intended, report.sent, report.refused_total()), (10, 7, 3));

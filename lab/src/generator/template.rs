@@ -36,8 +36,7 @@ impl Templates {
     /// Builds the headers of all flows for a link of this MTU. Memory: some 70 bytes per flow.
     pub(super) fn build(plan: &Plan, source_mac: [u8; 6], mtu: usize) -> Self {
         let fragments = plan.fragments(mtu);
-        let ip_bytes = if plan.is_ipv6() { IPV6_BYTES } else { IPV4_BYTES };
-        let header_bytes = ETHERNET_BYTES + ip_bytes + UDP_BYTES;
+        let header_bytes = header_bytes(plan.is_ipv6());
         let mut headers = vec![0; header_bytes * plan.flows.len()];
         let mut sums = Vec::with_capacity(plan.flows.len());
         for (flow, header) in plan.flows.iter().zip(headers.chunks_exact_mut(header_bytes)) {
@@ -47,6 +46,11 @@ impl Templates {
             }
         }
         Self { header_bytes, fragments, headers, sums }
+    }
+
+    /// Where the UDP checksum and the payload of a datagram are that goes whole.
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.header_bytes - CHECKSUM_FROM_END, self.header_bytes)
     }
 
     /// Length of each frame of a datagram: one, or one for each of its fragments.
@@ -92,6 +96,11 @@ impl Templates {
         let at = self.header_bytes - CHECKSUM_FROM_END;
         header[at..].copy_from_slice(&checksum.to_be_bytes());
     }
+}
+
+/// Length of the headers of a datagram that goes whole.
+pub(super) fn header_bytes(is_ipv6: bool) -> usize {
+    ETHERNET_BYTES + if is_ipv6 { IPV6_BYTES } else { IPV4_BYTES } + UDP_BYTES
 }
 
 /// Writes Ethernet, IP and UDP headers, the UDP checksum left zero, and returns their part of that checksum.

@@ -116,6 +116,16 @@ pub enum NetError {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// Statistics of a device could not be read.
+    #[error("read the statistics of {device} in network namespace {namespace}")]
+    Statistics {
+        /// The device.
+        device: String,
+        /// The namespace.
+        namespace: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// An offload is not as it was asked for.
     #[error(
         "switch {feature} of {device} in network namespace {namespace} {wanted}: this kernel leaves it {found}; \

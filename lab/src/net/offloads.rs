@@ -9,6 +9,8 @@ use crate::sys::ethtool::Features;
 pub(crate) const UDP_SEGMENTATION: &str = "tx-udp-segmentation";
 /// Checksums of whatever protocol, by ethtool's name (`NETIF_F_HW_CSUM`); the one a veth has.
 pub(crate) const CHECKSUM: &str = "tx-checksum-ip-generic";
+/// Generic receive offload, by ethtool's name (`NETIF_F_GRO`); with it a veth receives through NAPI.
+pub(crate) const RECEIVE: &str = "rx-gro";
 
 /// How an offload is to be, and what to say when it cannot.
 #[derive(Debug, Clone, Copy)]

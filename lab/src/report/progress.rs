@@ -43,7 +43,7 @@ impl Progress {
 
     /// A trial, or another attempt at it, begins.
     pub fn begin(&self, subject: &Subject, condition: &Condition) {
-        let Condition { cast, sink_kind, payload_bytes, rate_pps } = condition;
+        let Condition { cast, sink_kind, payload_bytes, rate_pps, .. } = condition;
         let kind = sink_kind_name(*sink_kind);
         *self.what.borrow_mut() =
             format!("{} {cast} {rate_pps} packets/s {payload_bytes} B {kind} sink", subject.name);

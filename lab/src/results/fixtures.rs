@@ -1,7 +1,7 @@
 //! Trials for tests.
 
 use super::{Latency, Measured, Trial};
-use crate::generator::Lag;
+use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
@@ -12,6 +12,7 @@ use crate::verdict::{Counts, Verdict};
 pub(crate) const CONDITION: Condition = Condition {
     cast: Cast::MulticastToMulticast,
     sink_kind: SinkKind::Packet,
+    generator: GeneratorKind::Xdp,
     payload_bytes: 100,
     rate_pps: 1_000,
 };

@@ -17,6 +17,7 @@ use serde::{Serialize, Serializer};
 
 pub use expect::{Expect, Metric, Ratio};
 
+use crate::generator::{self, GeneratorKind};
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
 use crate::topology::Link;
@@ -43,9 +44,20 @@ pub struct Scenario {
     pub source: toml::Table,
 }
 
+/// Which generator is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeneratorChoice {
+    /// The xdp generator for what it can send, the packet generator for the rest.
+    Auto,
+    /// This one.
+    Always(GeneratorKind),
+}
+
 /// What the generator sends.
 #[derive(Clone, Debug)]
 pub struct Traffic {
+    /// How it is sent.
+    pub generator: GeneratorChoice,
     /// From and to what kind of address.
     pub casts: Vec<Cast>,
     /// Datagrams per second, over all flows.
@@ -166,6 +178,8 @@ pub struct Condition {
     pub cast: Cast,
     /// How the sinks read.
     pub sink_kind: SinkKind,
+    /// How the datagrams are sent.
+    pub generator: GeneratorKind,
     /// UDP payload in bytes.
     pub payload_bytes: usize,
     /// Datagrams per second.
@@ -186,10 +200,12 @@ impl Scenario {
         for &cast in &self.traffic.casts {
             for &sink_kind in &self.sinks.kinds {
                 for &payload_bytes in &self.traffic.payloads_bytes {
+                    let generator = self.generator_of(payload_bytes);
                     let rates = self.traffic.rates_pps.iter();
                     conditions.extend(rates.map(|&rate_pps| Condition {
                         cast,
                         sink_kind,
+                        generator,
                         payload_bytes,
                         rate_pps,
                     }));
@@ -197,6 +213,17 @@ impl Scenario {
             }
         }
         conditions
+    }
+
+    /// Who sends payloads of this size.
+    fn generator_of(&self, payload_bytes: usize) -> GeneratorKind {
+        match self.traffic.generator {
+            GeneratorChoice::Always(kind) => kind,
+            GeneratorChoice::Auto if generator::xdp_obstacle(self.link, payload_bytes).is_some() => {
+                GeneratorKind::Packet
+            }
+            GeneratorChoice::Auto => GeneratorKind::Xdp,
+        }
     }
 
     /// What is expected of `subject`; `None` when it is only measured.

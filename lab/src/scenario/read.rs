@@ -5,8 +5,11 @@ use std::time::Duration;
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
 use super::expect::{self, Known};
-use super::{Cast, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject};
+use super::{
+    Cast, GeneratorChoice, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject,
+};
 use crate::datagram::MIN_BYTES;
+use crate::generator::{GeneratorKind, xdp_obstacle};
 use crate::plan::{MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
 use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
@@ -57,6 +60,12 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     })
 }
 
+const GENERATORS: &[(&str, GeneratorChoice)] = &[
+    ("auto", GeneratorChoice::Auto),
+    ("xdp", GeneratorChoice::Always(GeneratorKind::Xdp)),
+    ("packet", GeneratorChoice::Always(GeneratorKind::Packet)),
+];
+
 const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
 fn read_link(section: Option<&Section<'_>>, family: Family) -> Link {
@@ -74,9 +83,8 @@ fn read_link(section: Option<&Section<'_>>, family: Family) -> Link {
 }
 
 fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traffic> {
-    // Both mean the packet generator, as long as it is the only one.
-    let generator = section.string("generator").unwrap_or("auto");
-    refuse_unknown(section, "generator", generator, &["auto", "packet"]);
+    let generator =
+        defaulted(section, "generator", GeneratorChoice::Auto, || section.choice("generator", GENERATORS));
     section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
 
     let casts = defaulted(section, "cast", vec![Cast::MulticastToMulticast], || {
@@ -93,6 +101,7 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
         section.parsed("warmup", DURATION, parse_duration)
     });
     let traffic = Traffic {
+        generator: generator?,
         casts: casts?,
         rates_pps: rates?,
         payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
@@ -102,6 +111,7 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
         warmup: warmup?,
     };
     check_amounts(section, &traffic, sinks);
+    check_generator(section, &traffic, link);
     Some(traffic)
 }
 
@@ -124,6 +134,24 @@ fn read_payloads(section: &Section<'_>, link: Link) -> Option<Vec<u64>> {
         );
     }
     Some(payloads)
+}
+
+/// A generator that is asked for by name must be able to send every payload.
+fn check_generator(section: &Section<'_>, traffic: &Traffic, link: Link) {
+    if traffic.generator != GeneratorChoice::Always(GeneratorKind::Xdp) {
+        return;
+    }
+    for &payload_bytes in &traffic.payloads_bytes {
+        if let Some(obstacle) = xdp_obstacle(link, payload_bytes) {
+            section.mistake(
+                "generator",
+                format!(
+                    "\"xdp\" cannot send payloads of {payload_bytes} bytes, {obstacle}: take \"packet\", or \"auto\" for \
+                     \"packet\" where it is needed"
+                ),
+            );
+        }
+    }
 }
 
 /// Every rate must give each flow something to carry, make up a burst, and be no more than can be counted.

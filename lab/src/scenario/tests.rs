@@ -31,6 +31,7 @@ fn the_least_scenario_has_every_default() {
     let condition = Condition {
         cast: Cast::MulticastToMulticast,
         sink_kind: SinkKind::Packet,
+        generator: GeneratorKind::Xdp,
         payload_bytes: 100,
         rate_pps: 1_000,
     };
@@ -125,8 +126,6 @@ fn what_must_be_there_is_asked_for() {
 
 #[test]
 fn what_is_not_in_this_version_says_so() {
-    let xdp = mistake(&LEAST.replace("[[sub", "generator = 'xdp'\n[[sub"));
-    assert!(xdp.contains("\"xdp\" is not in this version"), "{xdp}");
     let sink = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = ['packet', 'xdp']\n[[sub"));
     assert!(sink.starts_with("line 5: sinks.kind: \"xdp\" is not in this version"), "{sink}");
 }
@@ -146,6 +145,30 @@ fn sizes_are_bounded_by_the_mtu_and_the_family() {
     );
     assert!(six.contains("found 1453: IPv6 fragments are not in this version"), "{six}");
     assert!(mistake(&with("family = 'ipv6'\n[link]\nmtu = 1279")).contains("from 1280 to 65535"));
+}
+
+#[test]
+fn the_generator_is_one_that_can_send_it() {
+    let with = |keys: &str| LEAST.replace("[[sub", &format!("{keys}\n[[sub"));
+    let kinds = |keys: &str| {
+        let conditions = scenario(&with(keys)).unwrap().conditions();
+        conditions.into_iter().map(|condition| condition.generator).collect::<Vec<_>>()
+    };
+    let (xdp, packet) = (GeneratorKind::Xdp, GeneratorKind::Packet);
+    assert_eq!(kinds("payload-bytes = [1472, 1473, 8000]"), [xdp, packet, packet]);
+    assert_eq!(kinds("payload-bytes = [3286, 3287]\n[link]\nmtu = 9000"), [xdp, packet]);
+    assert_eq!(kinds("payload-bytes = 3267\nfamily = 'ipv6'\n[link]\nmtu = 9000"), [packet]);
+    assert_eq!(kinds("generator = 'xdp'"), [xdp]);
+    assert_eq!(kinds("generator = 'packet'"), [packet]);
+    assert_eq!(
+        mistake(&with("generator = 'xdp'\npayload-bytes = [100, 1473]")),
+        "line 4: traffic.generator: \"xdp\" cannot send payloads of 1473 bytes, which an MTU of 1500 cuts into fragments: \
+         take \"packet\", or \"auto\" for \"packet\" where it is needed"
+    );
+    assert!(
+        mistake(&with("generator = 'xdp'\npayload-bytes = 4000\n[link]\nmtu = 9000")).contains("3328 bytes")
+    );
+    assert!(mistake(&with("generator = 'pktgen'")).contains("one of \"auto\", \"xdp\", \"packet\""));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Device features (offloads) through the ethtool ioctl of `linux/ethtool.h`.
+//! Device features (offloads) and statistics through the ethtool ioctl of `linux/ethtool.h`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,21 +8,27 @@ use std::os::unix::net::UnixDatagram;
 // linux/ethtool.h; SIOCETHTOOL is of linux/sockios.h.
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
+/// The string set that holds the names of the statistics, `ETH_SS_STATS`.
+const STATISTIC_STRINGS: u32 = 1;
 /// The string set that holds the names of the features, `ETH_SS_FEATURES`.
 const FEATURE_STRINGS: u32 = 4;
 /// Bytes of one string of a set, `ETH_GSTRING_LEN`.
 const STRING_BYTES: usize = 32;
 /// 32-bit words of one string of a set.
 const STRING_WORDS: usize = STRING_BYTES / 4;
-/// More features than any kernel has (some 64 today); a count above is not believed.
-const MAX_FEATURES: usize = 4096;
+/// More features than any kernel has (some 64 today), and more statistics than any device of ours; a count above is
+/// not believed.
+const MAX_STRINGS: usize = 4096;
 /// Words before the data of `struct ethtool_sset_info`: cmd, reserved, and the 64-bit mask.
 const SSET_HEADER_WORDS: usize = 4;
 /// Words before the data of `struct ethtool_gstrings`: cmd, the set, the count.
 const STRINGS_HEADER_WORDS: usize = 3;
+/// Words before the numbers of `struct ethtool_stats`: cmd, the count.
+const STATISTICS_HEADER_WORDS: usize = 2;
 /// Words before the blocks of `struct ethtool_gfeatures` and `ethtool_sfeatures`: cmd, count of blocks.
 const FEATURES_HEADER_WORDS: usize = 2;
 /// Words of one block of `ethtool_gfeatures`: available, requested, active, `never_changed`.
@@ -44,9 +50,21 @@ pub(crate) struct Feature {
 /// The features of one device of the network namespace in which this was opened.
 #[derive(Debug)]
 pub(crate) struct Features {
+    control: Control,
+    names: Vec<String>,
+}
+
+/// The statistics of one device of the network namespace in which this was opened (`ethtool -S`).
+#[derive(Debug)]
+pub(crate) struct Statistics {
+    control: Control,
+}
+
+/// A socket that takes the ioctl, and the device it is about.
+#[derive(Debug)]
+struct Control {
     socket: UnixDatagram,
     device: String,
-    names: Vec<String>,
 }
 
 impl Features {
@@ -55,11 +73,9 @@ impl Features {
     /// # Errors
     /// `ENODEV` when there is no such device, `EINVAL` for a name longer than 15 bytes.
     pub(crate) fn open(device: &str) -> io::Result<Self> {
-        let mut features =
-            Self { socket: UnixDatagram::unbound()?, device: device.to_owned(), names: Vec::new() };
-        let count = features.count()?;
-        features.names = features.read_names(count)?;
-        Ok(features)
+        let control = Control::open(device)?;
+        let names = control.strings(FEATURE_STRINGS)?;
+        Ok(Self { control, names })
     }
 
     /// Every feature by its name, as it is now.
@@ -68,7 +84,7 @@ impl Features {
         let mut words = vec![0; FEATURES_HEADER_WORDS + blocks * GET_BLOCK_WORDS];
         words[0] = ETHTOOL_GFEATURES;
         words[1] = blocks as u32;
-        self.call(&mut words)?;
+        self.control.call(&mut words)?;
         let (blocks, _) = words[FEATURES_HEADER_WORDS..].as_chunks::<GET_BLOCK_WORDS>();
         let features = self.names.iter().enumerate().filter_map(|(index, name)| {
             let block = blocks.get(index / 32)?;
@@ -99,40 +115,100 @@ impl Features {
                 words[block + 1] |= bit;
             }
         }
-        self.call(&mut words)
+        self.control.call(&mut words)
+    }
+}
+
+impl Statistics {
+    /// Opens the control socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such device, `EOPNOTSUPP` when it has no statistics, `EINVAL` for a name longer than
+    /// 15 bytes.
+    pub(crate) fn open(device: &str) -> io::Result<Self> {
+        let statistics = Self { control: Control::open(device)? };
+        statistics.read()?;
+        Ok(statistics)
     }
 
-    /// How many features this kernel knows.
-    fn count(&self) -> io::Result<usize> {
+    /// What all queues of one direction (`"tx_queue_"`, `"rx_queue_"`) together count as `counter`; `None` when the device
+    /// has no such statistic.
+    pub(crate) fn sum(&self, prefix: &str, counter: &str) -> io::Result<Option<u64>> {
+        Ok(sum_of(&self.read()?, prefix, counter))
+    }
+
+    /// Every statistic by its name, as it is now.
+    fn read(&self) -> io::Result<BTreeMap<String, u64>> {
+        let names = self.control.strings(STATISTIC_STRINGS)?;
+        // The kernel writes as many as the device has, whatever the header grants: room for all that may become.
+        let mut words = vec![0; STATISTICS_HEADER_WORDS + MAX_STRINGS * 2];
+        words[0] = ETHTOOL_GSTATS;
+        words[1] = names.len() as u32;
+        self.control.call(&mut words)?;
+        let (numbers, _) = words[STATISTICS_HEADER_WORDS..].as_chunks::<2>();
+        Ok(names.into_iter().zip(numbers.iter().copied().map(number_of)).collect())
+    }
+}
+
+/// The sum of what is called `<prefix><number>_<counter>`; `None` when nothing is.
+fn sum_of(statistics: &BTreeMap<String, u64>, prefix: &str, counter: &str) -> Option<u64> {
+    let is_of_queue = |name: &str| {
+        let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(counter));
+        let number = rest.and_then(|rest| rest.strip_suffix('_'));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut counts = statistics.iter().filter(|(name, _)| is_of_queue(name)).map(|(_, count)| *count);
+    let first = counts.next()?;
+    Some(first + counts.sum::<u64>())
+}
+
+impl Control {
+    fn open(device: &str) -> io::Result<Self> {
+        Ok(Self { socket: UnixDatagram::unbound()?, device: device.to_owned() })
+    }
+
+    /// The names in a string set.
+    fn strings(&self, set: u32) -> io::Result<Vec<String>> {
+        let count = self.count(set)?;
+        self.read_names(set, count)
+    }
+
+    /// How many strings a set has.
+    fn count(&self, set: u32) -> io::Result<usize> {
         let mut words = vec![0; SSET_HEADER_WORDS + 1];
         words[0] = ETHTOOL_GSSET_INFO;
-        let mask = (1_u64 << FEATURE_STRINGS).to_ne_bytes();
+        let mask = (1_u64 << set).to_ne_bytes();
         let (halves, _) = mask.as_chunks::<4>();
         words[2] = u32::from_ne_bytes(halves[0]);
         words[3] = u32::from_ne_bytes(halves[1]);
         self.call(&mut words)?;
         let count = words[SSET_HEADER_WORDS] as usize;
-        if count == 0 || count > MAX_FEATURES {
-            return Err(io::Error::other(format!("the kernel reports {count} features")));
+        // A set that the device does not have is taken out of the mask.
+        if words[2] == 0 && words[3] == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        if count == 0 || count > MAX_STRINGS {
+            return Err(io::Error::other(format!("the kernel reports {count} features or statistics")));
         }
         Ok(count)
     }
 
-    fn read_names(&self, count: usize) -> io::Result<Vec<String>> {
-        let mut words = vec![0; STRINGS_HEADER_WORDS + count * STRING_WORDS];
+    fn read_names(&self, set: u32, count: usize) -> io::Result<Vec<String>> {
+        // The kernel writes as many as there are, whatever the header grants.
+        let mut words = vec![0; STRINGS_HEADER_WORDS + MAX_STRINGS * STRING_WORDS];
         words[0] = ETHTOOL_GSTRINGS;
-        words[1] = FEATURE_STRINGS;
+        words[1] = set;
         words[2] = count as u32;
         self.call(&mut words)?;
         let (strings, _) = words[STRINGS_HEADER_WORDS..].as_chunks::<STRING_WORDS>();
-        Ok(strings.iter().map(name_of).collect())
+        Ok(strings.iter().take(count).map(name_of).collect())
     }
 
     /// Hands `words`, one of the structures above with its header filled in, to the kernel.
     ///
-    /// The callers size it: the kernel writes no more than the one count asked for (`GSSET_INFO`), as many
-    /// strings as that count said, which is a constant of the running kernel (`GSTRINGS`), and no more blocks
-    /// than the header grants (`GFEATURES`).
+    /// The callers size it: the kernel writes no more than the one count asked for (`GSSET_INFO`), no more blocks than
+    /// the header grants (`GFEATURES`), and as many strings or statistics as the device has (`GSTRINGS`, `GSTATS`), which
+    /// is a constant of the running kernel or grows with the queues of the device: there is room for many more.
     fn call(&self, words: &mut [u32]) -> io::Result<()> {
         let mut name = [0; libc::IFNAMSIZ];
         let bytes = self.device.as_bytes();
@@ -150,6 +226,15 @@ impl Features {
         let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// A 64-bit number of the kernel's in two words.
+fn number_of(words: [u32; 2]) -> u64 {
+    let mut bytes = [0; 8];
+    for (to, from) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *to = from.to_ne_bytes();
+    }
+    u64::from_ne_bytes(bytes)
 }
 
 /// The text of one string of a set, up to its first zero.
@@ -185,6 +270,37 @@ mod tests {
         let features = Features::open("lo").expect("every namespace has lo");
         let refused = features.set(&[("no-such-feature", true)]);
         assert_eq!(refused.expect_err("unknown").raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn a_device_without_statistics_is_an_error() {
+        let none = Statistics::open("lo").expect_err("lo counts nothing for ethtool");
+        assert_eq!(none.raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn queues_are_added_up() {
+        let names = [
+            "tx_queue_0_xdp_xmit",
+            "tx_queue_12_xdp_xmit",
+            "tx_queue_0_xdp_xmit_errors",
+            "rx_queue_0_xdp_xmit",
+        ];
+        let statistics = names.into_iter().map(str::to_owned).zip([1, 2, 4, 8]).collect();
+        assert_eq!(sum_of(&statistics, "tx_queue_", "xdp_xmit"), Some(3));
+        assert_eq!(sum_of(&statistics, "tx_queue_", "xdp_xmit_errors"), Some(4));
+        assert_eq!(sum_of(&statistics, "tx_queue_", "errors"), None);
+    }
+
+    #[test]
+    fn numbers_are_put_together_in_the_machines_order() {
+        let number = 0x0102_0304_0506_0708_u64;
+        let words = if cfg!(target_endian = "little") {
+            [0x0506_0708, 0x0102_0304]
+        } else {
+            [0x0102_0304, 0x0506_0708]
+        };
+        assert_eq!(number_of(words), number);
     }
 
     #[test]

@@ -11,3 +11,4 @@ pub(crate) mod pidfd;
 pub mod ready;
 pub(crate) mod signal;
 pub(crate) mod socket_option;
+pub(crate) mod xdp;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::flows::{Ends, Exit, Route, SOURCE_PORT, routes};
 use super::framing::Framing;
 use super::{Order, Placement, TrialError};
-use crate::generator::{Generator, GeneratorReport};
+use crate::generator::{Generator, GeneratorKind, GeneratorReport};
 use crate::plan::{Flow, Plan, PlanError, multicast_mac};
 use crate::scenario::{Mapping, SubjectKind};
 use crate::sink::Sink;
@@ -55,7 +55,11 @@ impl Bench {
         // For the generator every sink's plan is the same: they differ in where the copies arrive.
         let plan = plan(order, &topology, &routes, 0)?;
         let port = &topology.generator;
-        let open = || Generator::open(port.device(), port.mac(), &plan);
+        let kind = order.condition.generator;
+        if kind == GeneratorKind::Xdp {
+            topology.ingress.receive_by_napi()?;
+        }
+        let open = || Generator::open(kind, port.device(), port.mac(), &plan);
         let generator = port.namespace().run(open)??;
         Ok(Self { generator, subject, sinks, topology })
     }

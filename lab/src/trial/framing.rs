@@ -82,6 +82,7 @@ fn ip_bytes(family: Family) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generator::GeneratorKind;
     use crate::scenario::Cast;
     use crate::sink::SinkKind;
     use crate::topology::Checksum;
@@ -91,6 +92,7 @@ mod tests {
         let condition = Condition {
             cast: Cast::MulticastToMulticast,
             sink_kind: SinkKind::Packet,
+            generator: GeneratorKind::Packet,
             payload_bytes,
             rate_pps: 1,
         };

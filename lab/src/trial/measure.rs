@@ -31,6 +31,8 @@ pub(super) struct Snapshot {
 struct Counted {
     generator: DeviceCounters,
     ingress: DeviceCounters,
+    /// Of the frames that the ingress device counts as received, those it then dropped.
+    received_in_vain: u64,
     egress: Vec<DeviceCounters>,
     sinks: Vec<DeviceCounters>,
     arrived: Vec<u64>,
@@ -75,6 +77,7 @@ impl Counted {
         Ok(Self {
             generator: topology.generator.counters()?,
             ingress: topology.ingress.counters()?,
+            received_in_vain: topology.ingress.received_in_vain()?,
             egress: egress?,
             sinks: sinks?,
             arrived: bench.sinks.iter().map(Sink::received).collect(),
@@ -164,6 +167,7 @@ impl Record {
         let sees_other_frames = order.condition.sink_kind == SinkKind::Packet;
         let generator = after.generator - before.generator;
         let ingress = after.ingress - before.ingress;
+        let in_vain = after.received_in_vain - before.received_in_vain;
         let (link, condition) = (order.scenario.link, &order.condition);
         let (inward, outward) = (Framing::at_ingress(link, condition), Framing::at_egress(link, condition));
         let mut outputs = Vec::new();
@@ -197,7 +201,7 @@ impl Record {
             ingress: Wire {
                 transmitted: inward.datagrams(generator.tx_packets, generator.tx_bytes),
                 transmit_dropped: generator.tx_dropped,
-                received: inward.datagrams(ingress.rx_packets, ingress.rx_bytes),
+                received: inward.datagrams(ingress.rx_packets, ingress.rx_bytes).saturating_sub(in_vain),
                 receive_dropped: ingress.rx_dropped,
             },
             relay,
