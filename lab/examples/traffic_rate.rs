@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
         "{kind} generator, {rate_pps} packets per second, {payload_bytes} bytes, {seconds} s, {} flows",
         plan.flows.len()
     );
-    for sink in [SinkKind::Packet, SinkKind::Socket] {
+    for sink in [SinkKind::Xdp, SinkKind::Packet, SinkKind::Socket] {
         let clock = StepWatch::start();
         let (offered, counted) = measure(&topology, kind, sink, &plan)?;
         print(sink, &offered, &counted);
@@ -68,7 +68,7 @@ fn measure(
     plan: &Arc<Plan>,
 ) -> anyhow::Result<(GeneratorReport, SinkReport)> {
     let (from, to) = (&topology.egress[0], &topology.sinks[0]);
-    let sink = to.namespace().run(|| Sink::open(sink, to.device(), to.index(), to.address(), plan))??;
+    let sink = to.namespace().run(|| Sink::open(sink, to, topology.link(), plan))??;
     let mut generator = from.namespace().run(|| Generator::open(kind, from.device(), from.mac(), plan))??;
     let stop = AtomicBool::new(false);
     let warm_up = generator.warm_up(plan.rate_pps, plan.rate_pps / 2, &stop)?;

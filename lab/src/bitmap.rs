@@ -33,6 +33,13 @@ impl Bitmap {
         before
     }
 
+    /// Sets every bit that is set in `words`, lowest bit first; what is out of range is left out.
+    pub(crate) fn merge(&mut self, words: &[u64]) {
+        for (mine, theirs) in self.words.iter_mut().zip(words) {
+            *mine |= theirs;
+        }
+    }
+
     /// The first clear bit at or after `from`.
     pub(crate) fn next_clear(&self, from: u64) -> Option<u64> {
         let mut index = (from / 64) as usize;

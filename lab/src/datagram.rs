@@ -26,7 +26,7 @@ pub const STAMPED_BYTES: usize = 34;
 const FLOW: usize = 2;
 const SEQUENCE: usize = 4;
 const KIND: usize = 12;
-const CRC8: usize = 13;
+pub(crate) const CRC8: usize = 13;
 /// Where the CRC-32 is.
 pub(crate) const CRC32: usize = 14;
 const INTENDED: usize = 18;
@@ -149,7 +149,7 @@ pub struct Encoder {
 }
 
 /// Distinct places a filler can start at, 8 bytes apart.
-const FILLER_STARTS: usize = 4096;
+pub(crate) const FILLER_STARTS: usize = 4096;
 
 impl Encoder {
     /// Prepares payloads of `payload_bytes`; lengths below [`MIN_BYTES`] are raised to it.
@@ -164,6 +164,11 @@ impl Encoder {
     /// The length of every payload it writes.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
+    }
+
+    /// What fillers are cut from: the one at each multiple of 8 below 8 times [`FILLER_STARTS`] is as good as another.
+    pub(crate) fn filler(&self) -> &[u8] {
+        &self.filler
     }
 
     /// What each value of each byte of the actual time, high byte first, changes in the CRC-32 of a payload that has zero
@@ -213,7 +218,7 @@ impl Encoder {
 }
 
 /// CRC-32 over the payload with its own field taken as zero; 0 for payloads too short to have one.
-fn crc32(payload: &[u8]) -> u32 {
+pub(crate) fn crc32(payload: &[u8]) -> u32 {
     let (Some(head), Some(tail)) = (payload.get(..CRC32), payload.get(MIN_BYTES..)) else { return 0 };
     // One short update of head and zeroed field, then the rest in one piece: the fast path needs long pieces.
     let mut start = [0; MIN_BYTES];
@@ -226,7 +231,7 @@ fn crc32(payload: &[u8]) -> u32 {
 
 /// CRC-8, polynomial x^8+x^2+x+1, starting from 0xFF so that zeroed memory does not pass. Finds every error of up
 /// to three bits in the 13 bytes it covers (Hamming distance 4 up to 119 bits: Koopman, "Best CRC polynomials").
-fn crc8(bytes: &[u8]) -> u8 {
+pub(crate) fn crc8(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0xFF, |crc, byte| CRC8_TABLE[usize::from(crc ^ byte)])
 }
 

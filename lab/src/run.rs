@@ -16,6 +16,7 @@ use crate::results::{
     Environment, Folder, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, Trial, last_attempts,
 };
 use crate::scenario::{Condition, GeneratorChoice, Scenario, ScenarioError, Subject, SubjectKind};
+use crate::sink::xdp_works;
 use crate::subject::{self, SubjectError};
 use crate::traffic_error::TrafficError;
 use crate::trial::placement::Placement;
@@ -84,8 +85,10 @@ pub struct Finished {
 pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
     let mut scenario = Scenario::load(&arguments.scenario)?;
     let mut notes = Vec::new();
+    // Without the privilege nothing runs anyway, and the kernel would not say what else it lacks.
     if may_build_networks() {
         notes.extend(settle_generator(&mut scenario)?);
+        notes.extend(settle_sinks(&mut scenario));
     }
     let subjects = chosen(&scenario, &arguments.only)?;
     if !may_build_networks() {
@@ -93,6 +96,9 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
     }
     let session = Session::prepare(arguments, &scenario, &subjects)?;
     notes.extend(not_compared(&scenario, &subjects));
+    for note in &notes {
+        eprintln!("lab: {note}");
+    }
     let mut results = Results {
         schema: SCHEMA,
         scenario: ScenarioSummary {
@@ -117,6 +123,18 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
     results.error = error.as_ref().map(|error| error_chain(error));
     let file = session.folder.write_results(&results).map_err(RunError::from);
     Ok(Finished { results, file, error })
+}
+
+/// Decides what "auto" sinks are on this machine, and says why where they are not the best.
+fn settle_sinks(scenario: &mut Scenario) -> Vec<String> {
+    let mut reasons: Vec<String> = scenario.xdp_unfit().iter().map(ToString::to_string).collect();
+    if scenario.may_choose_xdp()
+        && let Err(error) = xdp_works(scenario.link)
+    {
+        scenario.without_xdp();
+        reasons = vec![error_chain(&error)];
+    }
+    reasons.into_iter().map(|reason| format!("sinks.kind = \"auto\" is \"packet\" here: {reason}")).collect()
 }
 
 /// The verdict on a run that came to its end: of all trials, and of the ratios that were to be kept.
@@ -231,7 +249,7 @@ impl<'a> Session<'a> {
 
 /// Makes sure of the xdp generator where the scenario leaves a choice or asks for it, and says why another one sends.
 fn settle_generator(scenario: &mut Scenario) -> Result<Vec<String>, RunError> {
-    let notes = match (scenario.traffic.generator, generator_obstacle(scenario)) {
+    Ok(match (scenario.traffic.generator, generator_obstacle(scenario)) {
         (GeneratorChoice::Always(GeneratorKind::Xdp), Some(obstacle)) => {
             return Err(RunError::Generator(obstacle));
         }
@@ -247,11 +265,7 @@ fn settle_generator(scenario: &mut Scenario) -> Result<Vec<String>, RunError> {
             scenario.traffic.payloads_bytes.iter().filter_map(cannot).collect()
         }
         (GeneratorChoice::Always(_), _) => Vec::new(),
-    };
-    for note in &notes {
-        eprintln!("lab: {note}");
-    }
-    Ok(notes)
+    })
 }
 
 /// What keeps the xdp generator from working, if the scenario may need it.

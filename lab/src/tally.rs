@@ -8,11 +8,15 @@
 //! where *damaged* ones arrived only with a wrong checksum, and an unreadable arrival stands for one missing
 //! datagram of the flow whose address it came to.
 
+mod ahead;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Serialize;
+
+pub use ahead::{Ahead, Before};
 
 use crate::bitmap::Bitmap;
 use crate::datagram::{self, Datagram, Header, Kind, Stamps, Undecodable};
@@ -119,6 +123,8 @@ pub struct OpenTally {
     seen: Bitmap,
     /// By global sequence: seen, but only damaged so far.
     damaged: Bitmap,
+    /// How often `seen` was asked.
+    sightings: u64,
     flows: Vec<FlowState>,
     tally: Tally,
     kept: [usize; KINDS],
@@ -147,6 +153,7 @@ impl OpenTally {
                 .collect(),
             seen: Bitmap::new(plan.datagrams),
             damaged: Bitmap::new(plan.datagrams),
+            sightings: 0,
             flows: vec![FlowState::default(); plan.flows.len()],
             tally: Tally { expected: plan.datagrams, ..Tally::default() },
             kept: [0; KINDS],
@@ -191,8 +198,8 @@ impl OpenTally {
                 .is_some_and(|state| !std::mem::replace(&mut state.warm, true));
             return Arrival::WarmUp { first_of_flow };
         }
-        let global = self.global(&header);
-        if self.seen.set(global) {
+        let global = self.global(flow, header.sequence);
+        if self.see(global) {
             if !self.damaged.clear(global) {
                 self.tally.duplicated += 1;
                 self.note(IncidentKind::Duplicated, Some(flow), Some(header.sequence), None);
@@ -218,8 +225,8 @@ impl OpenTally {
             self.tally.warm_up_corrupted += 1;
             return Arrival::WarmUpCorrupted;
         }
-        let global = self.global(header);
-        if !self.seen.set(global) {
+        let global = self.global(header.flow, header.sequence);
+        if !self.see(global) {
             self.damaged.set(global);
             self.tally.damaged += 1;
             self.first_arrival(header);
@@ -286,8 +293,14 @@ impl OpenTally {
     }
 
     /// For headers that [`Self::belongs`]: below the number of measured datagrams.
-    fn global(&self, header: &Header) -> u64 {
-        header.sequence * self.plan.flows.len() as u64 + u64::from(header.flow)
+    fn global(&self, flow: u16, sequence: u64) -> u64 {
+        sequence * self.plan.flows.len() as u64 + u64::from(flow)
+    }
+
+    /// Marks a sequence seen and says whether it was before.
+    fn see(&mut self, global: u64) -> bool {
+        self.sightings += 1;
+        self.seen.set(global)
     }
 
     fn first_arrival(&mut self, header: &Header) {

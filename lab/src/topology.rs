@@ -216,6 +216,7 @@ pub struct Topology {
     pub egress: Vec<Port>,
     /// The sinks' ends, `sink0` and on, in the order of `egress`.
     pub sinks: Vec<Port>,
+    link: Link,
     namespaces: Namespaces,
     /// Marks the run as alive; the last field, so that the mark outlives the namespaces.
     _run: RunName,
@@ -230,7 +231,12 @@ impl Topology {
         check(*link, sinks)?;
         let namespaces = Namespaces::create(run, link.family, sinks)?;
         let Ports { generator, ingress, egress, sinks } = wiring::connect(&namespaces, *link)?;
-        Ok(Self { generator, ingress, egress, sinks, namespaces, _run: run.clone() })
+        Ok(Self { generator, ingress, egress, sinks, link: *link, namespaces, _run: run.clone() })
+    }
+
+    /// How its links were asked to be.
+    pub const fn link(&self) -> Link {
+        self.link
     }
 
     /// The namespace in which the relay is to run.

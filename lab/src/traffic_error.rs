@@ -68,6 +68,27 @@ pub enum TrafficError {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// The xdp sink cannot count this.
+    #[error("open the xdp sink on {device}: {unfit}")]
+    Unfit {
+        /// Interface of the sink.
+        device: String,
+        /// Why, and what to do instead.
+        unfit: crate::sink::Unfit,
+    },
+    /// The kernel refuses a BPF program.
+    #[error(
+        "{operation} on {device}: {} (it needs Linux 6.1, CAP_BPF and CAP_NET_ADMIN; or take another kind)",
+        crate::run::error_chain(source.as_ref())
+    )]
+    Program {
+        /// What was tried.
+        operation: &'static str,
+        /// Interface it is for.
+        device: String,
+        /// What the kernel or the loader answered.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The latency histogram could not be made.
     #[error("prepare a histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),

@@ -193,7 +193,13 @@ fn what_the_labs_own_wires_drop_is_not_held_against_the_subject() {
     let drops: [Drop; 3] = [
         (
             |facts| {
-                facts.ingress = Wire { transmitted: 7, transmit_dropped: 3, received: 7, receive_dropped: 3 };
+                facts.ingress = Wire {
+                    transmitted: 7,
+                    transmit_dropped: 3,
+                    received: 7,
+                    receive_dropped: 3,
+                    ..Wire::default()
+                };
             },
             "ingress device",
         ),

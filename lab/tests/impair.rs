@@ -21,7 +21,7 @@ fn scenario(faults: &str, expect: &str) -> String {
         duration = "400ms"
         warmup = "100ms"
         [sinks]
-        kind = ["packet", "socket"]
+        kind = ["xdp", "packet", "socket"]
         [trials]
         retries = 5
         [[subject]]
@@ -70,7 +70,7 @@ fn every_fault_is_reported_to_the_exact_datagram() {
     let trials = run.last_attempts();
     let conditions: BTreeSet<_> =
         trials.iter().map(|trial| (trial["sink_kind"].as_str(), trial["payload_bytes"].as_u64())).collect();
-    assert_eq!(conditions.len(), 4, "both sinks and both sizes: {conditions:?}");
+    assert_eq!(conditions.len(), 6, "every sink and both sizes: {conditions:?}");
     let expected = named(&[
         ("lost", &[0, 10, 20]),
         ("duplicated", &[30, 31, 32]),

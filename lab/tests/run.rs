@@ -50,7 +50,8 @@ fn namespaces_of(run: &str) -> Vec<PathBuf> {
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn the_relay_loses_nothing_and_the_ledger_adds_up() {
-    let traffic = "flows = 3\npayload-bytes = [18, 200]\n[sinks]\ncount = 2\nkind = ['packet', 'socket']";
+    let traffic =
+        "flows = 3\npayload-bytes = [18, 200]\n[sinks]\ncount = 2\nkind = ['xdp', 'packet', 'socket']";
     let run = Lab::as_root().run_text(&scenario(traffic, RELAY), &[]);
     assert_eq!(run.code, Some(0), "{}", run.said());
     let results = run.results();
@@ -87,7 +88,7 @@ fn every_cast_over_either_family() {
         "cast = ['multicast-to-multicast', 'multicast-to-unicast', 'unicast-to-multicast']\nflows = 2";
     for family in ["ipv4", "ipv6"] {
         let traffic = format!(
-            "family = '{family}'\n{casts}\n[link]\nchecksum = 'wire'\n[sinks]\nkind = ['packet', 'socket']"
+            "family = '{family}'\n{casts}\n[link]\nchecksum = 'wire'\n[sinks]\nkind = ['xdp', 'packet', 'socket']"
         );
         let run = Lab::as_root().run_text(&scenario(&traffic, RELAY), &[]);
         assert_eq!(run.code, Some(0), "{family}: {}", run.said());
@@ -163,7 +164,7 @@ fn a_subject_that_sends_elsewhere_fails() {
     }
     // Expecting the loss does not make it right to send the datagrams elsewhere.
     let two = format!("{}[expect]\nloss = 2\n", forwarder("astray", ", '--misdirect', '7,100'"));
-    let run = Lab::as_root().run_text(&scenario("[sinks]\nkind = ['packet', 'socket']", &two), &[]);
+    let run = Lab::as_root().run_text(&scenario("[sinks]\nkind = ['xdp', 'packet', 'socket']", &two), &[]);
     assert_eq!(run.code, Some(1), "{}", run.said());
     for trial in run.last_attempts() {
         assert_eq!(
@@ -179,9 +180,10 @@ fn a_subject_that_sends_elsewhere_fails() {
 #[ignore = "needs root: builds network namespaces"]
 fn a_subject_may_keep_group_and_port() {
     let subject = forwarder("keeper", "") + "output = 'same'";
-    let run = Lab::as_root().run_text(&scenario("[sinks]\nkind = ['packet', 'socket']", &subject), &[]);
+    let run =
+        Lab::as_root().run_text(&scenario("[sinks]\nkind = ['xdp', 'packet', 'socket']", &subject), &[]);
     assert_eq!(run.code, Some(0), "{}", run.said());
-    assert_eq!(run.last_attempts().len(), 2);
+    assert_eq!(run.last_attempts().len(), 3);
 }
 
 #[test]
@@ -201,7 +203,7 @@ fn fragments_are_datagrams_all_along_the_ledger() {
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn a_burst_is_offered_at_once_and_counted_from_when_it_was_due() {
-    let traffic = "burst = 600\npayload-bytes = 1_400\n[sinks]\nkind = ['packet', 'socket']";
+    let traffic = "burst = 600\npayload-bytes = 1_400\n[sinks]\nkind = ['xdp', 'packet', 'socket']";
     let run = Lab::as_root().run_text(&scenario(traffic, &forwarder("bursts", "")), &[]);
     assert_eq!(run.code, Some(0), "{}", run.said());
     for trial in run.last_attempts() {

@@ -9,7 +9,7 @@ const RATIO: &str = "[[expect.ratio]]\nmetric = 'relay-cpu'\nof = 'new'\nto = 'o
 fn scenario(ratios: &str) -> Scenario {
     let subject = |name| format!("[[subject]]\nname = '{name}'\nrelay = {{ rx = 'recv' }}\n");
     let text = format!(
-        "name = 'x'\n[traffic]\nrate-pps = [1_000, 2_000]\n[trials]\nblocks = 5\n{}{}{ratios}",
+        "name = 'x'\n[traffic]\nrate-pps = [1_000, 2_000]\n[sinks]\nkind = 'packet'\n[trials]\nblocks = 5\n{}{}{ratios}",
         subject("new"),
         subject("old")
     );

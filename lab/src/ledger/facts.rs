@@ -39,13 +39,21 @@ pub struct Wire {
     /// Frames the far end dropped (`rx_dropped`). A frame that the receive queue had no room for is in
     /// `tx_dropped` of its sender as well.
     pub receive_dropped: u64,
+    /// Whether the far end polls (NAPI), as a veth does that runs a program: frames count, at both ends, when they are
+    /// taken out of its ring, and who finds that full counts a `tx_dropped` and is told nothing.
+    pub polled: bool,
 }
 
 impl Wire {
     /// Frames that the far end's receive queue had no room for, as far as both ends say so. How long that queue is and
     /// who empties it is not the sender's affair.
     pub(super) fn full_queue(&self) -> u64 {
-        self.transmit_dropped.min(self.receive_dropped)
+        if self.polled { self.transmit_dropped } else { self.transmit_dropped.min(self.receive_dropped) }
+    }
+
+    /// Frames the far end dropped after it had counted them as received.
+    pub(super) fn dropped_after_all(&self) -> u64 {
+        if self.polled { self.receive_dropped } else { 0 }
     }
 
     /// Frames dropped at either end.

@@ -22,8 +22,13 @@ pub fn settle(facts: &Facts) -> Ledger {
     let transmitted = facts.outputs.iter().map(|output| output.wire.transmitted).sum();
     let mut egress = Crossing::new(Place::EgressDevice, transmitted);
     let transmit_dropped: u64 = facts.outputs.iter().map(|output| output.wire.transmit_dropped).sum();
-    let queue_full = facts.outputs.iter().map(|output| output.wire.full_queue()).sum();
-    egress.wire_drops = one("rx_dropped", "sink device", queue_full);
+    let full = |polled| {
+        let wires = facts.outputs.iter().map(|output| output.wire);
+        wires.filter(|wire| wire.polled == polled).map(|wire| wire.full_queue()).sum::<u64>()
+    };
+    egress.wire_drops = one("rx_dropped", "sink device", full(false));
+    egress.wire_drops.extend(one("ring full", "sink device, which polls (NAPI)", full(true)));
+    let queue_full = full(false) + full(true);
     egress.device_drops = one("tx_dropped", "egress device", transmit_dropped - queue_full);
     if let Some(relay) = &facts.relay {
         let incomplete = incomplete(facts.fragmented, &facts.ingress);
@@ -79,7 +84,8 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
         let missing = flow.ours.saturating_sub(sum(&dropped)).saturating_sub(output.arrived);
         let unclaimed = output.unclaimed.min(missing);
         let incomplete = incomplete(facts.fragmented, &output.wire);
-        let rest = (missing - unclaimed).saturating_sub(sum(&incomplete));
+        let after_all = one("rx_dropped", "sink device", output.wire.dropped_after_all());
+        let rest = (missing - unclaimed).saturating_sub(sum(&incomplete) + sum(&after_all));
         let others = match output.other_frames {
             None if output.lost == 0 => rest,
             seen => strays.or(seen).unwrap_or_default().min(rest),
@@ -89,6 +95,7 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
         arrival.drops.extend(one("unclaimed", "sink's IP stack", unclaimed));
         arrival.drops.extend(one("other frames", "sink", others));
         arrival.device_drops = incomplete;
+        arrival.wire_drops = after_all;
         flow.pass(&mut alone, arrival);
 
         for step in alone.steps {

@@ -104,7 +104,13 @@ fn every_named_drop_explains_its_loss() {
         // 11 dropped on the wire out, 13 by the sink.
         facts.sent = 990;
         facts.refused.insert("ENOBUFS".into(), 10);
-        facts.ingress = Wire { transmitted: 970, transmit_dropped: 20, received: 970, receive_dropped: 0 };
+        facts.ingress = Wire {
+            transmitted: 970,
+            transmit_dropped: 20,
+            received: 970,
+            receive_dropped: 0,
+            ..Wire::default()
+        };
         *relay(facts) = RelayCounters {
             kernel_dropped: 40,
             left_in_socket: 1,
@@ -115,7 +121,13 @@ fn every_named_drop_explains_its_loss() {
             failed: BTreeMap::from([("buffer_full".into(), 7)]),
         };
         facts.outputs[0] = Output {
-            wire: Wire { transmitted: 908, transmit_dropped: 11, received: 908, receive_dropped: 0 },
+            wire: Wire {
+                transmitted: 908,
+                transmit_dropped: 11,
+                received: 908,
+                receive_dropped: 0,
+                ..Wire::default()
+            },
             arrived: 895,
             other_frames: Some(0),
             dropped: BTreeMap::from([("socket buffer".into(), 13)]),
@@ -314,12 +326,23 @@ fn what_a_socket_sink_cannot_see_is_other_frames_unless_something_is_lost() {
 #[test]
 fn losses_on_the_labs_wires_are_told_from_those_at_the_subjects_end() {
     let ledger = settled(1, |facts| {
-        facts.ingress = Wire { transmitted: 995, transmit_dropped: 5, received: 995, receive_dropped: 5 };
+        facts.ingress = Wire {
+            transmitted: 995,
+            transmit_dropped: 5,
+            received: 995,
+            receive_dropped: 5,
+            ..Wire::default()
+        };
         *relay(facts) =
             RelayCounters { received: 995, matched: 995, relayed: 995, ..RelayCounters::default() };
         // Nine were not taken at the near end, four of them because the far end's queue was full.
-        facts.outputs[0].wire =
-            Wire { transmitted: 986, transmit_dropped: 9, received: 984, receive_dropped: 4 };
+        facts.outputs[0].wire = Wire {
+            transmitted: 986,
+            transmit_dropped: 9,
+            received: 984,
+            receive_dropped: 4,
+            ..Wire::default()
+        };
         facts.outputs[0].arrived = 984;
     });
     assert_eq!(gaps(&ledger), []);
@@ -327,6 +350,21 @@ fn losses_on_the_labs_wires_are_told_from_those_at_the_subjects_end() {
     assert_eq!((on_wire(Place::IngressDevice), on_wire(Place::SinkDevice)), (5, 2));
     assert_eq!(on_wire(Place::EgressDevice), 4);
     assert_eq!(drops(&ledger, Place::EgressDevice), [("rx_dropped", 4), ("tx_dropped", 5)]);
+}
+
+#[test]
+fn a_full_ring_of_a_device_that_polls_is_the_labs_and_has_its_name() {
+    let ledger = settled(1, |facts| {
+        // Four found the ring full; of those that were taken out of it the device dropped two.
+        facts.outputs[0].wire =
+            Wire { transmitted: 996, transmit_dropped: 4, received: 996, receive_dropped: 2, polled: true };
+        (facts.outputs[0].arrived, facts.outputs[0].lost) = (994, 6);
+    });
+    assert_eq!(gaps(&ledger), []);
+    assert_eq!(drops(&ledger, Place::EgressDevice), [("ring full", 4)]);
+    assert_eq!(drops(&ledger, Place::Sink), [("rx_dropped", 2)]);
+    let on_wire = |place| ledger.step(place).unwrap().lost_on_wire;
+    assert_eq!((on_wire(Place::EgressDevice), on_wire(Place::Sink)), (4, 2));
 }
 
 #[test]
@@ -339,7 +377,8 @@ fn what_was_never_offered_is_named() {
 #[test]
 fn a_lost_fragment_loses_its_datagram_wherever_that_is_noticed() {
     // Eight fragments of eight datagrams, which the devices see as two incomplete ones.
-    let lossy = Wire { transmitted: 998, transmit_dropped: 8, received: 998, receive_dropped: 8 };
+    let lossy =
+        Wire { transmitted: 998, transmit_dropped: 8, received: 998, receive_dropped: 8, ..Wire::default() };
     let inward = |facts: &mut Facts| {
         (facts.fragmented, facts.ingress) = (true, lossy);
         *relay(facts) =

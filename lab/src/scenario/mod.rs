@@ -2,6 +2,7 @@
 
 mod expect;
 mod read;
+mod sinks;
 mod subject;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use multicast_relay::config::document::Mistakes;
 use serde::{Serialize, Serializer};
 
 pub use expect::{Expect, Metric, Ratio};
+pub use sinks::SinkChoice;
 
 use crate::generator::{self, GeneratorKind};
 use crate::sink::SinkKind;
@@ -74,13 +76,21 @@ pub struct Traffic {
     pub warmup: Duration,
 }
 
+impl Traffic {
+    /// How many datagrams a trial at `rate_pps` has.
+    pub fn datagrams(&self, rate_pps: u64) -> u64 {
+        let datagrams = u128::from(rate_pps) * self.duration.as_nanos() / 1_000_000_000;
+        u64::try_from(datagrams).unwrap_or(u64::MAX)
+    }
+}
+
 /// Where datagrams are counted.
 #[derive(Clone, Debug)]
 pub struct Sinks {
     /// The fan-out: each sink is an output of its own, in a namespace of its own.
     pub count: usize,
     /// How they read.
-    pub kinds: Vec<SinkKind>,
+    pub kinds: Vec<SinkChoice>,
 }
 
 /// How often things are measured.
@@ -160,6 +170,7 @@ impl fmt::Display for Cast {
 /// The name of a sink kind in scenarios and results.
 pub fn sink_kind_name(kind: SinkKind) -> &'static str {
     match kind {
+        SinkKind::Xdp => "xdp",
         SinkKind::Packet => "packet",
         SinkKind::Socket => "socket",
     }
@@ -198,17 +209,17 @@ impl Scenario {
     pub fn conditions(&self) -> Vec<Condition> {
         let mut conditions = Vec::new();
         for &cast in &self.traffic.casts {
-            for &sink_kind in &self.sinks.kinds {
+            for &choice in &self.sinks.kinds {
                 for &payload_bytes in &self.traffic.payloads_bytes {
                     let generator = self.generator_of(payload_bytes);
-                    let rates = self.traffic.rates_pps.iter();
-                    conditions.extend(rates.map(|&rate_pps| Condition {
-                        cast,
-                        sink_kind,
-                        generator,
-                        payload_bytes,
-                        rate_pps,
-                    }));
+                    for &rate_pps in &self.traffic.rates_pps {
+                        let sink_kind = self.sink_kind(choice, payload_bytes, rate_pps);
+                        let condition = Condition { cast, sink_kind, generator, payload_bytes, rate_pps };
+                        // Two choices may come to the same.
+                        if !conditions.contains(&condition) {
+                            conditions.push(condition);
+                        }
+                    }
                 }
             }
         }

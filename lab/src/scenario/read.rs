@@ -5,8 +5,10 @@ use std::time::Duration;
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
 use super::expect::{self, Known};
+use super::sinks::unfit;
 use super::{
-    Cast, GeneratorChoice, Mapping, Scenario, Sinks, Subject, SubjectKind, Traffic, Trials, subject,
+    Cast, GeneratorChoice, Mapping, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic, Trials,
+    subject,
 };
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
@@ -37,13 +39,16 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     root.require("name", "a name such as \"zero-loss\"");
     root.require("traffic", "a table [traffic] with at least rate-pps");
     // Every table is opened once: closing it reports the keys nobody asked for.
-    let [link, traffic, sinks] = ["link", "traffic", "sinks"].map(|key| root.section(key));
+    let [link, traffic, sink_section] = ["link", "traffic", "sinks"].map(|key| root.section(key));
 
     let family = traffic.as_ref().and_then(|traffic| traffic.choice("family", FAMILIES));
     let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
-    let sinks = read_sinks(sinks.as_ref());
+    let sinks = read_sinks(sink_section.as_ref());
     let sink_count = sinks.as_ref().map_or(1, |sinks| sinks.count);
     let traffic = traffic.and_then(|section| read_traffic(&section, link, sink_count));
+    if let (Some(section), Some(sinks), Some(traffic)) = (&sink_section, &sinks, &traffic) {
+        check_sinks(section, sinks, link, traffic);
+    }
     let trials = read_trials(root.section("trials").as_ref());
     let subjects = read_subjects(root, traffic.as_ref());
     let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
@@ -187,31 +192,20 @@ fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
 }
 
 fn read_sinks(section: Option<&Section<'_>>) -> Option<Sinks> {
-    let Some(section) = section else { return Some(Sinks { count: 1, kinds: vec![SinkKind::Packet] }) };
-    let kinds = defaulted(section, "kind", vec!["auto".to_owned()], || {
-        section.parsed_list("kind", "\"auto\", \"packet\" or \"socket\"", |kind| Some(kind.to_owned()))
-    })?;
-    for kind in &kinds {
-        refuse_unknown(section, "kind", kind, &["auto", "packet", "socket"]);
-    }
-    let mut read: Vec<SinkKind> = Vec::new();
-    for kind in &kinds {
-        let kind = if kind == "socket" { SinkKind::Socket } else { SinkKind::Packet };
-        if !read.contains(&kind) {
-            read.push(kind);
-        }
-    }
-    let count = defaulted(section, "count", 1, || section.integer("count", 1..=MAX_SINKS as u64))?;
-    Some(Sinks { count: count as usize, kinds: read })
+    let Some(section) = section else { return Some(Sinks { count: 1, kinds: vec![SinkChoice::Auto] }) };
+    let kinds = defaulted(section, "kind", vec![SinkChoice::Auto], || {
+        section.choice_list("kind", &SinkChoice::NAMES)
+    });
+    let count = defaulted(section, "count", 1, || section.integer("count", 1..=MAX_SINKS as u64));
+    Some(Sinks { count: count? as usize, kinds: kinds? })
 }
 
-/// Refuses what is not among `known`, and says of "xdp" that it is not there yet.
-fn refuse_unknown(section: &Section<'_>, key: &str, value: &str, known: &[&str]) {
-    let names = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    if value == "xdp" {
-        section.mistake(key, format!("\"xdp\" is not in this version: take one of {names}"));
-    } else if !known.contains(&value) {
-        section.mistake(key, format!("must be one of {names}, found \"{value}\""));
+/// The xdp sink, asked for by name, must be able to count everything.
+fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: Link, traffic: &Traffic) {
+    if sinks.kinds.contains(&SinkChoice::Only(SinkKind::Xdp)) {
+        for reason in unfit(link, traffic) {
+            section.mistake("kind", reason.to_string());
+        }
     }
 }
 

@@ -30,7 +30,7 @@ fn the_least_scenario_has_every_default() {
     assert_eq!(scenario.traffic.payloads_bytes, [100]);
     let condition = Condition {
         cast: Cast::MulticastToMulticast,
-        sink_kind: SinkKind::Packet,
+        sink_kind: SinkKind::Xdp,
         generator: GeneratorKind::Xdp,
         payload_bytes: 100,
         rate_pps: 1_000,
@@ -124,10 +124,46 @@ fn what_must_be_there_is_asked_for() {
     );
 }
 
+/// The kinds of sink of every condition of the least scenario with `more` in it.
+fn kinds(more: &str) -> Vec<SinkKind> {
+    let scenario = scenario(&LEAST.replace("[[sub", &format!("{more}\n[[sub"))).unwrap();
+    scenario.conditions().iter().map(|condition| condition.sink_kind).collect()
+}
+
 #[test]
-fn what_is_not_in_this_version_says_so() {
-    let sink = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = ['packet', 'xdp']\n[[sub"));
-    assert!(sink.starts_with("line 5: sinks.kind: \"xdp\" is not in this version"), "{sink}");
+fn auto_is_the_xdp_sink_where_that_can_count() {
+    use SinkKind::{Packet, Socket, Xdp};
+    assert_eq!(kinds("[sinks]\nkind = 'auto'"), [Xdp]);
+    assert_eq!(kinds("payload-bytes = [100, 1_473]"), [Xdp, Packet]);
+    assert_eq!(kinds("[sinks]\nkind = ['auto', 'xdp', 'socket', 'packet']"), [Xdp, Socket, Packet]);
+    for link in ["segmentation = 'offload'", "mtu = 9_000"] {
+        assert_eq!(kinds(&format!("[link]\n{link}")), [Packet]);
+    }
+    let mut offload = scenario(&LEAST.replace("[[sub", "[link]\nsegmentation = 'offload'\n[[sub")).unwrap();
+    assert!(!offload.may_choose_xdp());
+    assert_eq!(offload.xdp_unfit().len(), 1);
+    offload.without_xdp();
+    assert_eq!(offload.xdp_unfit(), []);
+    let mut wire = scenario(LEAST).unwrap();
+    assert!(wire.may_choose_xdp());
+    wire.without_xdp();
+    assert_eq!(wire.conditions()[0].sink_kind, Packet);
+}
+
+#[test]
+fn a_named_xdp_sink_must_be_able_to_count() {
+    let with = |more: &str| {
+        mistake(&LEAST.replace("[[sub", &format!("{more}\n[sinks]\nkind = ['packet', 'xdp']\n[[sub")))
+    };
+    let offload = with("[link]\nsegmentation = 'offload'");
+    assert!(
+        offload.starts_with("line 7: sinks.kind: segmentation = \"offload\" does not go with"),
+        "{offload}"
+    );
+    assert!(with("[link]\nmtu = 9_000").contains("an MTU of 9000 takes no program"));
+    assert!(with("payload-bytes = [100, 2_000]").contains("payloads of 2000 bytes come as fragments"));
+    let other = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = 'ring'\n[[sub"));
+    assert!(other.contains("\"auto\", \"xdp\", \"packet\""), "{other}");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Udp<'frame> {
     pub(super) ip_whole: bool,
     /// UDP checksum right, or absent where IPv4 allows that.
     pub(super) payload_whole: bool,
+    /// The checksum is only that of the pseudo-header: a sender leaves the rest to a device that can do it.
+    pub(super) checksum_is_left: bool,
 }
 
 const ETHERNET_BYTES: usize = 14;
@@ -122,20 +124,20 @@ fn parse_udp<'frame>(
     let delivered = SocketAddr::new(destination, u16::from_be_bytes([header[2], header[3]]));
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let Some(payload) = datagram.get(UDP_BYTES..length) else { return Content::BrokenUdp { delivered } };
-    let absent = header[6..] == [0, 0];
-    let payload_whole = match destination {
-        // RFC 768: zero means none was computed. RFC 8200 §8.1: IPv6 does not allow that.
-        IpAddr::V4(_) if absent => true,
-        IpAddr::V6(_) if absent => false,
-        IpAddr::V4(address) => sums_up(source, &address.octets(), &datagram[..length]),
-        IpAddr::V6(address) => sums_up(source, &address.octets(), &datagram[..length]),
+    let field = u16::from_be_bytes([header[6], header[7]]);
+    let pseudo = match destination {
+        IpAddr::V4(address) => checksum::udp_pseudo_header(source, &address.octets(), length as u32),
+        IpAddr::V6(address) => checksum::udp_pseudo_header(source, &address.octets(), length as u32),
     };
-    Content::Udp(Udp { delivered, payload, ip_whole, payload_whole })
-}
-
-fn sums_up(source: &[u8], destination: &[u8], datagram: &[u8]) -> bool {
-    let pseudo = checksum::udp_pseudo_header(source, destination, datagram.len() as u32);
-    checksum::verifies(checksum::add(pseudo, datagram))
+    let payload_whole = match (field, destination) {
+        // RFC 768: zero means none was computed. RFC 8200 §8.1: IPv6 does not allow that.
+        (0, IpAddr::V4(_)) => true,
+        (0, IpAddr::V6(_)) => false,
+        _ => checksum::verifies(checksum::add(pseudo, &datagram[..length])),
+    };
+    // Zero and 0xFFFF are one number in this arithmetic.
+    let checksum_is_left = !checksum::finish(pseudo) % 0xFFFF == field % 0xFFFF;
+    Content::Udp(Udp { delivered, payload, ip_whole, payload_whole, checksum_is_left })
 }
 
 #[cfg(test)]
@@ -249,6 +251,7 @@ pub(super) mod tests {
             frame.resize(frame.len() + padding, 0x55);
             let expected = Udp {
                 delivered: (GROUP, 6000).into(), payload: &payload, ip_whole: true, payload_whole: true,
+                checksum_is_left: udp(&frame).checksum_is_left,
             };
             prop_assert_eq!(parse(&frame), Content::Udp(expected));
             for extension in [false, true] {
@@ -307,6 +310,15 @@ pub(super) mod tests {
         let mut six = ipv6_frame(&[1; 30], false);
         six[60..62].fill(0);
         assert!(!udp(&six).payload_whole);
+    }
+
+    #[test]
+    fn a_checksum_that_is_left_to_a_device_is_the_pseudo_headers() {
+        let mut frame = ipv4_frame(&[1; 30], 6000);
+        assert!(!udp(&frame).checksum_is_left);
+        let pseudo = checksum::udp_pseudo_header(&SOURCE.octets(), &GROUP.octets(), 38);
+        frame[40..42].copy_from_slice(&(!checksum::finish(pseudo)).to_be_bytes());
+        assert!(udp(&frame).checksum_is_left && !udp(&frame).payload_whole);
     }
 
     #[test]

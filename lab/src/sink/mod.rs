@@ -1,13 +1,15 @@
 //! Counts what arrives: one reader thread per sink, started inside the sink's network namespace.
 //!
-//! The [`SinkKind::Packet`] sink taps the device through a ring and costs least. The [`SinkKind::Socket`] sink joins
-//! the groups and reads UDP sockets, which proves that the kernel's IP stack accepts what the relay sent.
+//! The [`SinkKind::Xdp`] sink counts in the kernel and costs least. The [`SinkKind::Packet`] sink taps the device through a
+//! ring and takes whatever can come. The [`SinkKind::Socket`] sink joins the groups and reads UDP sockets, which proves
+//! that the kernel's IP stack accepts what the relay sent.
 
 mod frame;
 mod packet;
 mod record;
 mod snmp;
 mod socket;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,12 +24,18 @@ use crate::clock::realtime_ns;
 use crate::datagram::Kind;
 use crate::plan::Plan;
 use crate::tally::Tally;
+use crate::topology::{Link, Port};
 use crate::traffic_error::TrafficError;
 use snmp::UdpCounters;
+use xdp::Watched;
+
+pub use xdp::{Unfit, fits as fits_xdp, works as xdp_works};
 
 /// How a sink gets at the datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SinkKind {
+    /// By a program on the device, in the kernel.
+    Xdp,
     /// From a packet socket's ring, before the IP stack.
     Packet,
     /// From UDP sockets that joined the groups.
@@ -39,6 +47,7 @@ pub enum SinkKind {
 pub(crate) struct Device {
     name: String,
     index: u32,
+    mac: [u8; 6],
     address: IpAddr,
 }
 
@@ -49,6 +58,8 @@ pub struct Sink {
     kind: SinkKind,
     ipv6: bool,
     shared: Arc<Shared>,
+    /// What is counted in the kernel; xdp sink only.
+    ahead: Option<Watched>,
     /// Taken by [`Sink::finish`].
     reader: Option<JoinHandle<SinkReport>>,
 }
@@ -58,8 +69,8 @@ pub struct Sink {
 pub struct SinkReport {
     /// The exact count.
     pub tally: Tally,
-    /// ns from the intended send time to the kernel's receive stamp, of each measured datagram received; empty for
-    /// payloads too short to carry a time.
+    /// ns from the intended send time to the kernel's receive stamp, or to the sight of the xdp sink's program, of each
+    /// measured datagram received; empty for payloads too short to carry a time.
     pub latency: Histogram<u64>,
     /// Measured datagrams received that were stamped before their intended time: the clock was set.
     pub before_their_time: u64,
@@ -69,14 +80,17 @@ pub struct SinkReport {
     /// - `ring-truncated`: longer than a block of the ring
     /// - `ring-unread`: still in the ring when the time to read it was over
     /// - `ring-broken`: the rest of a block that made no sense, or blocks that were left out
+    /// - `events`: the xdp sink's program found no room for what it leaves to user space
+    /// - `events-broken`: what it left there made no sense
+    /// - `other-queue`: came through a queue of the device that the program does not count
     /// - `socket-buffer`: the receive buffer was full
     /// - `checksum`: the IP stack found the UDP checksum wrong
     /// - `stack`: the IP stack dropped it for another reason
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Frames that were not UDP (ARP, neighbour discovery, IGMP, MLD), since measuring began; packet sink only.
+    /// Frames that were not UDP (ARP, neighbour discovery, IGMP, MLD), since measuring began; packet and xdp sink only.
     pub other_frames: u64,
-    /// UDP that no socket wanted, in the whole namespace, since measuring began; socket sink only: the packet sink
-    /// counts it as alien.
+    /// UDP that no socket wanted, in the whole namespace, since measuring began; socket sink only: the others
+    /// count it as alien.
     pub unclaimed: u64,
     /// Super-frames that were taken apart; packet sink only.
     pub super_frames: u64,
@@ -105,6 +119,8 @@ struct Baseline {
     at_ns: u64,
     /// Of the sink's namespace; socket sink only.
     udp: UdpCounters,
+    /// What the program had counted of frames that are no UDP; xdp sink only.
+    other_frames: u64,
 }
 
 impl Shared {
@@ -128,21 +144,27 @@ impl Shared {
 }
 
 impl Sink {
-    /// Opens its sockets in the calling thread's network namespace, joins the groups (socket kind) and starts
-    /// counting what comes in on `device`.
+    /// Opens its sockets in the calling thread's network namespace, which must be that of `port`, joins the groups
+    /// (socket kind) and starts counting what comes in there.
     ///
     /// # Errors
-    /// Missing privileges, no such device, memberships or memory refused.
-    pub fn open(
-        kind: SinkKind,
-        device: &str,
-        device_index: u32,
-        device_address: IpAddr,
-        plan: &Arc<Plan>,
-    ) -> Result<Self, TrafficError> {
-        let device = Device { name: device.to_owned(), index: device_index, address: device_address };
+    /// Missing privileges, no such device, memberships or memory refused; of the xdp kind also what it cannot count
+    /// ([`fits_xdp`]) and a kernel that refuses its program.
+    pub fn open(kind: SinkKind, port: &Port, link: Link, plan: &Arc<Plan>) -> Result<Self, TrafficError> {
+        let device = Device {
+            name: port.device().to_owned(),
+            index: port.index(),
+            mac: port.mac(),
+            address: port.address(),
+        };
         let shared = Arc::new(Shared::default());
+        let mut ahead = None;
         let reader = match kind {
+            SinkKind::Xdp => {
+                let (reader, watched) = xdp::XdpReader::open(&device, link, plan)?;
+                ahead = Some(watched);
+                start(&device, Arc::clone(&shared), move |shared| reader.read(shared))
+            }
             SinkKind::Packet => {
                 let reader = packet::PacketReader::open(&device, plan)?;
                 start(&device, Arc::clone(&shared), move |shared| reader.read(shared))
@@ -152,7 +174,7 @@ impl Sink {
                 start(&device, Arc::clone(&shared), move |shared| reader.read(shared))
             }
         }?;
-        Ok(Self { device: device.name, kind, ipv6: plan.is_ipv6(), shared, reader: Some(reader) })
+        Ok(Self { device: device.name, kind, ipv6: plan.is_ipv6(), shared, ahead, reader: Some(reader) })
     }
 
     /// Tells the sink that the warm-up is over and everything of it has come: what cannot be read and what is none of
@@ -162,7 +184,8 @@ impl Sink {
     /// The namespace's UDP counters cannot be read.
     pub fn begin_measuring(&self) -> Result<(), TrafficError> {
         let udp = self.udp_counters()?;
-        self.shared.measuring.get_or_init(|| Baseline { at_ns: realtime_ns(), udp });
+        let other_frames = self.ahead.as_ref().map_or(0, Watched::other_frames);
+        self.shared.measuring.get_or_init(|| Baseline { at_ns: realtime_ns(), udp, other_frames });
         Ok(())
     }
 
@@ -174,13 +197,14 @@ impl Sink {
     /// # Errors
     /// The namespace's UDP counters cannot be read.
     pub fn unread_of(&self, frames: u64) -> Result<u64, TrafficError> {
-        let known = self.received() + self.shared.other_frames.load(Ordering::Relaxed);
+        let ahead = self.ahead.as_ref().map_or(0, Watched::other_frames);
+        let known = self.received() + ahead + self.shared.other_frames.load(Ordering::Relaxed);
         Ok(frames.saturating_sub(known + self.udp_counters()?.unclaimed()))
     }
 
     fn udp_counters(&self) -> Result<UdpCounters, TrafficError> {
         match self.kind {
-            SinkKind::Packet => Ok(UdpCounters::default()),
+            SinkKind::Xdp | SinkKind::Packet => Ok(UdpCounters::default()),
             SinkKind::Socket => UdpCounters::read(self.ipv6)
                 .map_err(TrafficError::socket("read the UDP counters of the namespace", &self.device)),
         }
@@ -193,7 +217,7 @@ impl Sink {
 
     /// Every UDP datagram that arrived so far, warm-up and aliens included; a few milliseconds behind.
     pub fn received(&self) -> u64 {
-        self.shared.received.load(Ordering::Relaxed)
+        self.shared.received.load(Ordering::Relaxed) + self.ahead.as_ref().map_or(0, Watched::received)
     }
 
     /// Reads what is queued, ends the thread and closes the count.
@@ -229,5 +253,7 @@ fn start(
         .map_err(|source| TrafficError::Thread { device: device.name.clone(), source })
 }
 
+#[cfg(test)]
+mod agreement_tests;
 #[cfg(test)]
 mod tests;

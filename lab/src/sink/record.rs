@@ -1,4 +1,4 @@
-//! What both kinds of sink do with a datagram: tally, latency, figures to watch.
+//! What all kinds of sink do with a datagram: tally, latency, figures to watch.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,17 +17,22 @@ use crate::traffic_error::{TrafficError, errno_name};
 /// A latency beyond this is recorded as this: one minute, ns.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
+/// An empty histogram of latencies: ns, three significant digits.
+pub(super) fn latency_histogram() -> Result<Histogram<u64>, hdrhistogram::CreationError> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
+}
+
 /// The count as it grows.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    tally: OpenTally,
-    latency: Histogram<u64>,
-    before_their_time: u64,
+    pub(super) tally: OpenTally,
+    pub(super) latency: Histogram<u64>,
+    pub(super) before_their_time: u64,
     received: u64,
     flows_seen: usize,
     other_frames: u64,
     /// Those of `other_frames` that came while measured datagrams were being sent.
-    other_frames_measured: u64,
+    pub(super) other_frames_measured: u64,
     pub(super) unclaimed: u64,
     pub(super) super_frames: u64,
     dropped: BTreeMap<&'static str, u64>,
@@ -38,7 +43,7 @@ impl Recorder {
     pub(super) fn new(plan: &Arc<Plan>) -> Result<Self, TrafficError> {
         Ok(Self {
             tally: OpenTally::new(plan),
-            latency: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)?,
+            latency: latency_histogram()?,
             before_their_time: 0,
             received: 0,
             flows_seen: 0,
@@ -101,7 +106,12 @@ impl Recorder {
 
     /// Remembers an error that does not end the count.
     pub(super) fn error(&mut self, error: &io::Error) {
-        *self.errors.entry(errno_name(error)).or_default() += 1;
+        self.error_named(errno_name(error), 1);
+    }
+
+    /// Remembers errors that are no errno.
+    pub(super) fn error_named(&mut self, name: String, count: u64) {
+        *self.errors.entry(name).or_default() += count;
     }
 
     /// Lets the owner see how far the count is.

@@ -23,7 +23,7 @@ fn plan(datagrams: u64) -> Arc<Plan> {
     plan_of(PAYLOAD_BYTES, datagrams)
 }
 
-fn plan_of(payload_bytes: usize, datagrams: u64) -> Arc<Plan> {
+pub(super) fn plan_of(payload_bytes: usize, datagrams: u64) -> Arc<Plan> {
     let flow = Flow {
         source: ([10, 82, 0, 1], 4000).into(),
         destination: (GROUP, 6000).into(),
@@ -33,19 +33,19 @@ fn plan_of(payload_bytes: usize, datagrams: u64) -> Arc<Plan> {
     Arc::new(Plan::new(1, vec![flow], payload_bytes, 1_000, datagrams).unwrap())
 }
 
-fn open(topology: &Topology, kind: SinkKind, plan: &Arc<Plan>) -> Sink {
+pub(super) fn open(topology: &Topology, kind: SinkKind, plan: &Arc<Plan>) -> Sink {
     let port = &topology.sinks[0];
-    let open = || Sink::open(kind, port.device(), port.index(), port.address(), plan);
+    let open = || Sink::open(kind, port, topology.link(), plan);
     port.namespace().run(open).unwrap().unwrap()
 }
 
-fn topology(segmentation: Segmentation, checksum: Checksum) -> Topology {
+pub(super) fn topology(segmentation: Segmentation, checksum: Checksum) -> Topology {
     let link = Link { mtu: 1500, segmentation, checksum, family: Family::Ipv4 };
     let run = RunName::claim().unwrap_or_else(|error| panic!("{error}"));
     Topology::build(&run, &link, 1).unwrap()
 }
 
-fn wait_until_received(sink: &Sink, count: u64) {
+pub(super) fn wait_until_received(sink: &Sink, count: u64) {
     let deadline = Instant::now() + Duration::from_mins(1);
     while sink.received() < count {
         assert!(Instant::now() < deadline, "{} of {count}", sink.received());
@@ -97,7 +97,7 @@ fn send_segmented(topology: &Topology, datagrams: u64) {
 }
 
 /// Sends frames as they are from the relay's end of the link.
-fn send_frames(topology: &Topology, frames: &[Vec<u8>]) {
+pub(super) fn send_frames(topology: &Topology, frames: &[Vec<u8>]) {
     let port = &topology.egress[0];
     let socket = port.namespace().run(|| PacketSocket::open().unwrap()).unwrap();
     socket.bind(port.index(), NO_PROTOCOL).unwrap();

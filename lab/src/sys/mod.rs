@@ -11,4 +11,5 @@ pub(crate) mod pidfd;
 pub mod ready;
 pub(crate) mod signal;
 pub(crate) mod socket_option;
+pub(crate) mod tai;
 pub(crate) mod xdp;

@@ -36,8 +36,7 @@ impl Bench {
         }
         let mut sinks = Vec::new();
         for (port, plan) in topology.sinks.iter().zip(&plans) {
-            let (kind, device, index) = (order.condition.sink_kind, port.device(), port.index());
-            let open = || Sink::open(kind, device, index, port.address(), plan);
+            let open = || Sink::open(order.condition.sink_kind, port, topology.link(), plan);
             sinks.push(port.namespace().run(open)??);
         }
         let subject = Running::start(

@@ -164,7 +164,7 @@ impl Record {
     ) -> Result<Facts, TrialError> {
         // Devices are read again: what the subject sent while it ended is part of the account.
         let (before, after) = (&self.before.counted, &self.after.counted);
-        let sees_other_frames = order.condition.sink_kind == SinkKind::Packet;
+        let sees_other_frames = order.condition.sink_kind != SinkKind::Socket;
         let generator = after.generator - before.generator;
         let ingress = after.ingress - before.ingress;
         let in_vain = after.received_in_vain - before.received_in_vain;
@@ -184,6 +184,7 @@ impl Record {
                     transmit_dropped: egress.tx_dropped,
                     received: outward.datagrams(sink.rx_packets, sink.rx_bytes),
                     receive_dropped: sink.rx_dropped,
+                    polled: order.condition.sink_kind == SinkKind::Xdp,
                 },
                 arrived,
                 lost: report.tally.lost,
@@ -203,6 +204,7 @@ impl Record {
                 transmit_dropped: generator.tx_dropped,
                 received: inward.datagrams(ingress.rx_packets, ingress.rx_bytes).saturating_sub(in_vain),
                 receive_dropped: ingress.rx_dropped,
+                polled: false,
             },
             relay,
             outputs,
