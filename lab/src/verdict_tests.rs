@@ -68,7 +68,7 @@ fn a_loss_is_told_with_its_place() {
     let facts = Facts {
         intended: 10,
         sent: 10,
-        ingress: wire(10),
+        ingress: Some(wire(10)),
         outputs: vec![Output { wire: wire(7), arrived: 7, ..Output::default() }],
         ..Facts::default()
     };
@@ -179,7 +179,7 @@ fn judged_by_its_ledger(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<String
     let wire = |count| Wire { transmitted: count, received: count, ..Wire::default() };
     let output = Output { wire: wire(7), arrived: 7, lost: 3, other_frames: Some(0), ..Output::default() };
     let mut facts =
-        Facts { intended: 10, sent: 10, ingress: wire(10), outputs: vec![output], ..Facts::default() };
+        Facts { intended: 10, sent: 10, ingress: Some(wire(10)), outputs: vec![output], ..Facts::default() };
     change(&mut facts);
     let settled = settle(&facts);
     assert!(settled.adds_up, "{settled:?}");
@@ -193,13 +193,13 @@ fn what_the_labs_own_wires_drop_is_not_held_against_the_subject() {
     let drops: [Drop; 3] = [
         (
             |facts| {
-                facts.ingress = Wire {
+                facts.ingress = Some(Wire {
                     transmitted: 7,
                     transmit_dropped: 3,
                     received: 7,
                     receive_dropped: 3,
                     ..Wire::default()
-                };
+                });
             },
             "ingress device",
         ),

@@ -176,6 +176,26 @@ fn a_subject_that_sends_elsewhere_fails() {
     }
 }
 
+/// What the lab can do by itself: between generator and sink there is nothing.
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_direct_wire_carries_everything_and_uses_no_relay() {
+    let wire = "[[subject]]\nname = 'wire'\nwire = 'direct'";
+    for generator in ["xdp", "packet"] {
+        let traffic =
+            format!("generator = '{generator}'\nflows = 3\n[sinks]\nkind = ['xdp', 'packet', 'socket']");
+        let run = Lab::as_root().run_text(&scenario(&traffic, wire), &[]);
+        assert_eq!(run.code, Some(0), "{}", run.said());
+        let trials = run.last_attempts();
+        assert_eq!(trials.len(), 3);
+        for trial in trials {
+            let of = |place: &str| (place.to_owned(), 600);
+            assert_eq!(counts(trial), ["intended", "sent", "sink-device", "sink"].map(of));
+            assert!(trial["cpu_ns_per_packet"]["relay"].is_null(), "{trial}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn a_subject_may_keep_group_and_port() {

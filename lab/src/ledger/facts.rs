@@ -18,8 +18,9 @@ pub struct Facts {
     pub not_offered: u64,
     /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.
     pub fragmented: bool,
-    /// The wire from the generator to the subject.
-    pub ingress: Wire,
+    /// The wire from the generator to the subject; `None` when there is neither, and the wire to the sink is the
+    /// generator's.
+    pub ingress: Option<Wire>,
     /// What the subject says of itself; `None` when it says nothing.
     pub relay: Option<RelayCounters>,
     /// One for each sink.

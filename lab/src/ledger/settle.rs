@@ -7,17 +7,25 @@ use super::{Facts, Gap, Ledger, NamedDrop, Place, RelayCounters, Step, Wire};
 /// Explains every count of `facts` by the one before, and names what cannot be explained.
 pub fn settle(facts: &Facts) -> Ledger {
     let mut ledger = Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: false };
-    let copies = facts.outputs.len() as u64;
-
     let mut flow = Flow { ours: facts.intended, others: 0 };
     ledger.steps.push(Step::new(Place::Intended, facts.intended));
     let mut unsent = named(&facts.refused, "generator");
     unsent.extend(one("not offered in time", "generator", facts.not_offered));
     flow.pass(&mut ledger, Crossing::new(Place::Sent, facts.sent).drops(unsent));
-    flow.pass(
-        &mut ledger,
-        Crossing::new(Place::IngressDevice, facts.ingress.received).wire_drops(wire_drops(&facts.ingress)),
-    );
+    let strays = match &facts.ingress {
+        Some(ingress) => through_the_subject(&mut flow, &mut ledger, facts, ingress),
+        None => None,
+    };
+    tails(&mut ledger, facts, strays);
+    ledger.adds_up = ledger.gaps.is_empty();
+    ledger
+}
+
+/// From the wire that goes in to the wires that come out. Returns how many frames on those are none of ours, if the
+/// subject's counters tell.
+fn through_the_subject(flow: &mut Flow, ledger: &mut Ledger, facts: &Facts, ingress: &Wire) -> Option<u64> {
+    let copies = facts.outputs.len() as u64;
+    flow.pass(ledger, Crossing::new(Place::IngressDevice, ingress.received).wire_drops(wire_drops(ingress)));
 
     let transmitted = facts.outputs.iter().map(|output| output.wire.transmitted).sum();
     let mut egress = Crossing::new(Place::EgressDevice, transmitted);
@@ -31,18 +39,15 @@ pub fn settle(facts: &Facts) -> Ledger {
     let queue_full = full(false) + full(true);
     egress.device_drops = one("tx_dropped", "egress device", transmit_dropped - queue_full);
     if let Some(relay) = &facts.relay {
-        let incomplete = incomplete(facts.fragmented, &facts.ingress);
-        relay_steps(&mut flow, &mut ledger, relay, copies, incomplete);
+        let incomplete = incomplete(facts.fragmented, ingress);
+        relay_steps(flow, ledger, relay, copies, incomplete);
     } else {
         egress.copies = copies;
         egress.silent_subject = true;
     }
-    flow.pass(&mut ledger, egress);
-
+    flow.pass(ledger, egress);
     let strays = ledger.step(Place::EgressDevice).map_or(0, |egress| egress.other_frames);
-    tails(&mut ledger, facts, facts.relay.as_ref().map(|_| strays));
-    ledger.adds_up = ledger.gaps.is_empty();
-    ledger
+    facts.relay.as_ref().map(|_| strays)
 }
 
 fn relay_steps(
@@ -74,11 +79,17 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
     let mut device = Step::new(Place::SinkDevice, 0);
     let mut sink = Step::new(Place::Sink, 0);
     for (i, output) in facts.outputs.iter().enumerate() {
-        let mut flow = Flow { ours: output.wire.transmitted, others: 0 };
         let mut alone = Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: false };
-
-        let rx_dropped = one("rx_dropped", "sink device", output.wire.receive_dropped);
-        flow.pass(&mut alone, Crossing::new(Place::SinkDevice, output.wire.received).wire_drops(rx_dropped));
+        let mut on_wire = one("rx_dropped", "sink device", output.wire.receive_dropped);
+        let mut flow = Flow { ours: output.wire.transmitted, others: 0 };
+        if facts.ingress.is_none() {
+            // The near end is the generator's.
+            flow.ours = facts.sent;
+            on_wire = one("rx_dropped", "sink device", output.wire.full_queue());
+            let queue_full = output.wire.full_queue().min(output.wire.transmit_dropped);
+            on_wire.extend(one("tx_dropped", "generator device", output.wire.transmit_dropped - queue_full));
+        }
+        flow.pass(&mut alone, Crossing::new(Place::SinkDevice, output.wire.received).wire_drops(on_wire));
 
         let dropped = named(&output.dropped, "sink");
         let missing = flow.ours.saturating_sub(sum(&dropped)).saturating_sub(output.arrived);

@@ -16,7 +16,7 @@ fn clean(sinks: usize) -> Facts {
     Facts {
         intended: 1_000,
         sent: 1_000,
-        ingress: wire,
+        ingress: Some(wire),
         relay: Some(relay),
         outputs: vec![output; sinks],
         ..Facts::default()
@@ -31,6 +31,10 @@ fn settled(sinks: usize, change: impl FnOnce(&mut Facts)) -> Ledger {
 
 fn relay(facts: &mut Facts) -> &mut RelayCounters {
     facts.relay.as_mut().unwrap()
+}
+
+fn ingress(facts: &mut Facts) -> &mut Wire {
+    facts.ingress.as_mut().unwrap()
 }
 
 fn counts(ledger: &Ledger) -> Vec<u64> {
@@ -52,6 +56,35 @@ fn a_clean_trial_adds_up() {
     let ledger = settled(1, |_| ());
     assert_eq!(counts(&ledger), [1_000; 9]);
     assert_eq!(gaps(&ledger), []);
+}
+
+#[test]
+fn a_wire_alone_is_the_labs_from_end_to_end() {
+    let wire = |change: fn(&mut Facts)| {
+        settled(1, |facts| {
+            (facts.ingress, facts.relay) = (None, None);
+            change(facts);
+        })
+    };
+    let ledger = wire(|_| ());
+    let places: Vec<_> = ledger.steps.iter().map(|step| step.place).collect();
+    assert_eq!(places, [Place::Intended, Place::Sent, Place::SinkDevice, Place::Sink]);
+    assert_eq!((counts(&ledger), gaps(&ledger)), (vec![1_000; 4], vec![]));
+
+    // What the near end counts is the generator's affair: what it says it sent has to arrive.
+    let lost = wire(|facts| facts.outputs[0].wire.received = 997);
+    assert_eq!(gaps(&lost)[0], (Place::SinkDevice, 3, Keeper::Lab));
+    for polled in [false, true] {
+        let mut facts = clean(1);
+        (facts.ingress, facts.relay) = (None, None);
+        let output = &mut facts.outputs[0];
+        (output.arrived, output.lost) = (997, 3);
+        output.wire =
+            Wire { transmitted: 1_000, transmit_dropped: 3, received: 997, receive_dropped: 0, polled };
+        let ledger = settle(&facts);
+        assert_eq!(ledger.step(Place::SinkDevice).unwrap().lost_on_wire, 3);
+        assert_eq!(gaps(&ledger), []);
+    }
 }
 
 #[test]
@@ -104,13 +137,13 @@ fn every_named_drop_explains_its_loss() {
         // 11 dropped on the wire out, 13 by the sink.
         facts.sent = 990;
         facts.refused.insert("ENOBUFS".into(), 10);
-        facts.ingress = Wire {
+        facts.ingress = Some(Wire {
             transmitted: 970,
             transmit_dropped: 20,
             received: 970,
             receive_dropped: 0,
             ..Wire::default()
-        };
+        });
         *relay(facts) = RelayCounters {
             kernel_dropped: 40,
             left_in_socket: 1,
@@ -156,7 +189,7 @@ fn a_hidden_loss_is_caught_where_it_happens() {
     let relayed: Hide = |facts| relay(facts).relayed -= 1;
     let matched: Hide = |facts| relay(facts).matched -= 1;
     let received: Hide = |facts| relay(facts).received -= 1;
-    let ingress: Hide = |facts| facts.ingress.received -= 1;
+    let ingress: Hide = |facts| self::ingress(facts).received -= 1;
     let sent: Hide = |facts| facts.sent -= 1;
     let chain = [sink, sink_device, egress, relayed, matched, received, ingress, sent];
     let places = [
@@ -209,8 +242,8 @@ fn one_frame_in_two_device_counters_is_counted_once() {
     let ledger = settled(1, |facts| {
         facts.intended = 1_004;
         facts.refused.insert("ENOBUFS".into(), 4);
-        facts.ingress.transmit_dropped = 4;
-        facts.ingress.receive_dropped = 4;
+        ingress(facts).transmit_dropped = 4;
+        ingress(facts).receive_dropped = 4;
     });
     assert_eq!(drops(&ledger, Place::Sent), [("ENOBUFS", 4)]);
     assert_eq!(drops(&ledger, Place::IngressDevice), []);
@@ -232,7 +265,7 @@ fn device_drops_never_explain_more_than_they_counted() {
 fn strays_are_named_and_may_vanish_or_be_dropped() {
     // Two strays reach the subject: one is UDP without a rule, one the relay's filter never shows it.
     let ledger = settled(1, |facts| {
-        facts.ingress.received += 2;
+        ingress(facts).received += 2;
         relay(facts).received += 1;
         relay(facts).dropped.insert("no_rule".into(), 1);
     });
@@ -245,7 +278,7 @@ fn strays_are_named_and_may_vanish_or_be_dropped() {
 #[test]
 fn strays_do_not_excuse_a_loss() {
     let ledger = settled(1, |facts| {
-        facts.ingress.received += 2;
+        ingress(facts).received += 2;
         relay(facts).received -= 1;
         relay(facts).matched -= 1;
         relay(facts).relayed -= 1;
@@ -326,13 +359,13 @@ fn what_a_socket_sink_cannot_see_is_other_frames_unless_something_is_lost() {
 #[test]
 fn losses_on_the_labs_wires_are_told_from_those_at_the_subjects_end() {
     let ledger = settled(1, |facts| {
-        facts.ingress = Wire {
+        facts.ingress = Some(Wire {
             transmitted: 995,
             transmit_dropped: 5,
             received: 995,
             receive_dropped: 5,
             ..Wire::default()
-        };
+        });
         *relay(facts) =
             RelayCounters { received: 995, matched: 995, relayed: 995, ..RelayCounters::default() };
         // Nine were not taken at the near end, four of them because the far end's queue was full.
@@ -380,7 +413,7 @@ fn a_lost_fragment_loses_its_datagram_wherever_that_is_noticed() {
     let lossy =
         Wire { transmitted: 998, transmit_dropped: 8, received: 998, receive_dropped: 8, ..Wire::default() };
     let inward = |facts: &mut Facts| {
-        (facts.fragmented, facts.ingress) = (true, lossy);
+        (facts.fragmented, facts.ingress) = (true, Some(lossy));
         *relay(facts) =
             RelayCounters { received: 992, matched: 992, relayed: 992, ..RelayCounters::default() };
         let output = &mut facts.outputs[0];

@@ -110,7 +110,7 @@ mod tests {
         let facts = Facts {
             intended: 2_000,
             sent: 2_000,
-            ingress: through(2_000),
+            ingress: Some(through(2_000)),
             outputs: vec![Output {
                 wire: through(1_990),
                 arrived: 1_985,

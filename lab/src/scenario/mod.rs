@@ -118,6 +118,8 @@ pub enum SubjectKind {
     Relay(toml::Table),
     /// Any other program.
     Command(Command),
+    /// None: the generator is joined to the sink directly. What the lab itself can do.
+    Wire,
 }
 
 /// How to start a program that is not our relay.

@@ -50,7 +50,7 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         check_sinks(section, sinks, link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
-    let subjects = read_subjects(root, traffic.as_ref());
+    let subjects = read_subjects(root, traffic.as_ref(), sink_count);
     let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
     Some(Scenario {
@@ -216,7 +216,7 @@ fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
     Some(Trials { blocks: blocks? as usize, retries: retries? as usize })
 }
 
-fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>) -> Vec<Subject> {
+fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, sink_count: usize) -> Vec<Subject> {
     let sections = root.sections("subject").unwrap_or_default();
     root.require("subject", "at least one [[subject]] with a name and relay = { rx = \"recv\" }");
     let mut subjects: Vec<Subject> = Vec::new();
@@ -229,17 +229,29 @@ fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>) -> Vec<Subject> 
                 format!("there is a subject \"{name}\" already: give this one another name"),
             );
         }
-        let same = matches!(&subject.kind, SubjectKind::Command(command) if command.output == Mapping::Same);
-        let casts = traffic.map_or(&[][..], |traffic| &traffic.casts);
-        if let Some(cast) = casts.iter().find(|cast| same && **cast != Cast::MulticastToMulticast) {
-            section.mistake(
-                "output",
-                format!("\"same\" cannot be with cast \"{cast}\": use cast = \"multicast-to-multicast\""),
-            );
+        check_mapping(&section, &subject, traffic);
+        if matches!(subject.kind, SubjectKind::Wire) && sink_count > 1 {
+            section.mistake("wire", format!("\"direct\" has one end, not {sink_count}: use sinks.count = 1"));
         }
         subjects.push(subject);
     }
     subjects
+}
+
+/// Who keeps group and port cannot turn a group into a host.
+fn check_mapping(section: &Section<'_>, subject: &Subject, traffic: Option<&Traffic>) {
+    let (key, value) = match &subject.kind {
+        SubjectKind::Command(command) if command.output == Mapping::Same => ("output", "same"),
+        SubjectKind::Wire => ("wire", "direct"),
+        SubjectKind::Command(_) | SubjectKind::Relay(_) => return,
+    };
+    let casts = traffic.map_or(&[][..], |traffic| &traffic.casts);
+    if let Some(cast) = casts.iter().find(|cast| **cast != Cast::MulticastToMulticast) {
+        section.mistake(
+            key,
+            format!("\"{value}\" cannot be with cast \"{cast}\": use cast = \"multicast-to-multicast\""),
+        );
+    }
 }
 
 /// What `read` makes of `key`, or `default` when it is not written at all.

@@ -9,29 +9,41 @@ use super::read::parse_name;
 use super::{Command, Mapping, Subject, SubjectKind};
 use crate::subject::template::Template;
 
-/// Reads a subject: a relay with its table, or a command with its files.
+/// What says what a subject is, of which it has one.
+const KINDS: [&str; 3] = ["relay", "command", "wire"];
+
+/// Reads a subject: a relay with its table, a command with its files, or a wire.
 pub(super) fn read(section: &Section<'_>) -> Option<Subject> {
     section.require("name", "a name such as \"recv\"");
     let expected = "a name of letters, digits, `-`, `_` and `.`, such as \"recv\"";
     let name = section.parsed("name", expected, parse_name);
-    let kind = match (section.has("relay"), section.has("command")) {
-        (true, false) => {
-            for key in ["files", "output"].into_iter().filter(|key| section.has(key)) {
-                section.mistake(key, "belongs to a command: the relay's files and outputs are the lab's");
-            }
+    let kinds: Vec<_> = KINDS.into_iter().filter(|key| section.has(key)).collect();
+    let kind = match kinds[..] {
+        ["relay"] => {
+            refuse_keys_of_a_command(section, "the relay's files and outputs are the lab's");
             relay(section).map(SubjectKind::Relay)
         }
-        (false, true) => command(section).map(SubjectKind::Command),
-        (true, true) => {
-            section.mistake("command", "a subject is either a relay or a command: remove one of them");
+        ["command"] => command(section).map(SubjectKind::Command),
+        ["wire"] => {
+            refuse_keys_of_a_command(section, "a wire runs none");
+            section.choice("wire", &[("direct", ())]).map(|()| SubjectKind::Wire)
+        }
+        [_, one_too_many, ..] => {
+            section.mistake(one_too_many, "a subject is a relay, a command or a wire: remove all but one");
             None
         }
-        (false, false) => {
+        _ => {
             section.require("relay", "relay = { rx = \"recv\" }, or a command = [\"program\", \"argument\"]");
             None
         }
     };
     Some(Subject { name: name?, kind: kind? })
+}
+
+fn refuse_keys_of_a_command(section: &Section<'_>, why: &str) {
+    for key in ["files", "output"].into_iter().filter(|key| section.has(key)) {
+        section.mistake(key, format!("belongs to a command: {why}"));
+    }
 }
 
 fn relay(section: &Section<'_>) -> Option<toml::Table> {

@@ -237,9 +237,25 @@ fn subjects_are_one_thing_with_a_name_of_their_own() {
     let twice = format!("{LEAST}[[subject]]\nname = 'r'\ncommand = 'true'\n");
     assert!(mistake(&twice).starts_with("line 8: subject[1].name: there is a subject \"r\" already"));
     let both = LEAST.replace("relay =", "command = ['x']\nrelay =");
-    assert!(mistake(&both).contains("either a relay or a command"));
+    assert!(mistake(&both).contains("a relay, a command or a wire: remove all but one"));
     let files = LEAST.replace("relay =", "files = {}\nrelay =");
     assert!(mistake(&files).contains("belongs to a command"));
+}
+
+#[test]
+fn a_wire_has_one_end_and_changes_nothing() {
+    let with = |keys: &str| LEAST.replace("relay = { rx = 'recv' }", keys);
+    let wire = scenario(&with("wire = 'direct'")).unwrap();
+    assert!(matches!(wire.subjects[0].kind, SubjectKind::Wire));
+    assert!(mistake(&with("wire = 'crossed'")).contains("\"direct\""));
+    assert!(
+        mistake(&with("wire = 'direct'\noutput = 'same'")).contains("belongs to a command: a wire runs none")
+    );
+    assert!(mistake(&with("wire = 'direct'\nrelay = {}")).contains("remove all but one"));
+    let unicast = with("wire = 'direct'").replace("[[sub", "cast = 'unicast-to-multicast'\n[[sub");
+    assert!(mistake(&unicast).contains("\"direct\" cannot be with cast \"unicast-to-multicast\""));
+    let sinks = with("wire = 'direct'").replace("[[sub", "[sinks]\ncount = 2\n[[sub");
+    assert!(mistake(&sinks).contains("has one end, not 2: use sinks.count = 1"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The programs the lab measures, each a process inside the relay's namespace.
+//! What the lab measures: programs, each a process inside the relay's namespace, or nothing but a wire.
 
 mod external;
 mod lines;
@@ -89,7 +89,8 @@ pub struct Assignment<'a> {
 /// A subject at work.
 #[derive(Debug)]
 pub struct Running {
-    process: Process,
+    /// A wire has none.
+    process: Option<Process>,
     is_relay: bool,
 }
 
@@ -108,30 +109,29 @@ impl Running {
         let launch = match &subject.kind {
             SubjectKind::Relay(table) => relay::launch(table, assignment)?,
             SubjectKind::Command(command) => external::launch(command, assignment)?,
+            SubjectKind::Wire => return Ok(Self { process: None, is_relay: false }),
         };
-        let process = Process::start(&launch, assignment.namespace)?;
+        let process = Some(Process::start(&launch, assignment.namespace)?);
         Ok(Self { process, is_relay: matches!(subject.kind, SubjectKind::Relay(_)) })
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// Its process id, if it is a process.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     /// Why it cannot go on, if it has ended.
     pub fn died(&mut self, when: &str) -> Option<String> {
-        let status = self.process.ended()?;
-        Some(with_last_words(&format!("the subject ended {when}: {status}"), &self.process.last_words()))
+        let status = self.process.as_mut()?.ended()?;
+        Some(with_last_words(&format!("the subject ended {when}: {status}"), &self.last_words()))
     }
 
     /// Its counters now: `None` when it has none to report, an error when it should and does not.
     pub fn report(&mut self) -> Result<Option<Stats>, String> {
-        if !self.is_relay {
-            return Ok(None);
-        }
-        self.process.ask_for_report().map_err(|error| format!("ask the relay for its counters: {error}"))?;
+        let (Some(process), true) = (&mut self.process, self.is_relay) else { return Ok(None) };
+        process.ask_for_report().map_err(|error| format!("ask the relay for its counters: {error}"))?;
         let deadline = Instant::now() + REPORT_PATIENCE;
-        while let Some(line) = self.process.next_line(deadline) {
+        while let Some(line) = process.next_line(deadline) {
             if let Some(stats) = parse_report(&line) {
                 return Ok(Some(stats));
             }
@@ -143,35 +143,35 @@ impl Running {
     /// Ends it and looks at how it took that.
     pub fn stop(mut self) -> io::Result<Stopped> {
         let by_itself = self.died("by itself");
-        let ended = self.process.stop(END_PATIENCE)?;
         let mut stopped = Stopped::default();
+        let Some(mut process) = self.process else { return Ok(stopped) };
+        let ended = process.stop(END_PATIENCE)?;
         if let Some(died) = by_itself {
             stopped.failures.push(died);
         } else if ended.killed {
             let slow = format!("the subject did not end within {} s of SIGTERM", END_PATIENCE.as_secs());
-            stopped.failures.push(with_last_words(&slow, &self.process.last_words()));
+            stopped.failures.push(with_last_words(&slow, &process.last_words()));
         } else if self.is_relay && !ended.status.success() {
             // Other programs may well die of the signal; the relay promises to end in order.
             let status = format!("the relay ended with {}", ended.status);
-            stopped.failures.push(with_last_words(&status, &self.process.last_words()));
+            stopped.failures.push(with_last_words(&status, &process.last_words()));
         }
         if self.is_relay {
-            stopped.last_report =
-                self.process.remaining_lines().iter().rev().find_map(|line| parse_report(line));
+            stopped.last_report = process.remaining_lines().iter().rev().find_map(|line| parse_report(line));
         }
         Ok(stopped)
     }
 
     /// The last lines it wrote.
     pub fn last_words(&self) -> String {
-        self.process.last_words()
+        self.process.as_ref().map(Process::last_words).unwrap_or_default()
     }
 }
 
 /// Makes sure that `subject`'s program is there before anything is built for it.
 pub fn check_installed(subject: &Subject, lab_binary: &Path) -> Result<(), SubjectError> {
     match &subject.kind {
-        SubjectKind::Relay(_) => Ok(()),
+        SubjectKind::Relay(_) | SubjectKind::Wire => Ok(()),
         SubjectKind::Command(command) => external::check_installed(&subject.name, command, lab_binary),
     }
 }

@@ -14,7 +14,7 @@ use crate::plan::{Flow, Plan, PlanError, multicast_mac};
 use crate::scenario::{Mapping, SubjectKind};
 use crate::sink::Sink;
 use crate::subject::{Assignment, Running};
-use crate::topology::Topology;
+use crate::topology::{Port, Topology};
 
 /// Everything of one trial that is taken down again. Fields drop in this order: who uses the network goes first.
 pub(super) struct Bench {
@@ -53,10 +53,10 @@ impl Bench {
         )?;
         // For the generator every sink's plan is the same: they differ in where the copies arrive.
         let plan = plan(order, &topology, &routes, 0)?;
-        let port = &topology.generator;
+        let (port, far) = generator_cable(order, &topology);
         let kind = order.condition.generator;
         if kind == GeneratorKind::Xdp {
-            topology.ingress.receive_by_napi()?;
+            far.receive_by_napi()?;
         }
         let open = || Generator::open(kind, port.device(), port.mac(), &plan);
         let generator = port.namespace().run(open)??;
@@ -133,6 +133,7 @@ fn routes_of(order: &Order<'_>, topology: &Topology) -> Vec<Route> {
     let mapping = match &order.subject.kind {
         SubjectKind::Relay(_) => Mapping::Mapped,
         SubjectKind::Command(command) => command.output,
+        SubjectKind::Wire => Mapping::Same,
     };
     let pairs = topology.egress.iter().zip(&topology.sinks);
     let ends = Ends {
@@ -143,9 +144,17 @@ fn routes_of(order: &Order<'_>, topology: &Topology) -> Vec<Route> {
     routes(&ends, order.condition.cast, mapping, order.scenario.traffic.flows)
 }
 
+/// The generator's port and the one at the other end of its cable: without a subject in between, that of the first sink.
+fn generator_cable<'a>(order: &Order<'_>, topology: &'a Topology) -> (&'a Port, &'a Port) {
+    match (&order.subject.kind, &topology.egress[..], &topology.sinks[..]) {
+        (SubjectKind::Wire, [egress, ..], [sink, ..]) => (egress, sink),
+        _ => (&topology.generator, &topology.ingress),
+    }
+}
+
 /// The plan as sink `sink` sees it.
 fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -> Result<Plan, PlanError> {
-    let source = SocketAddr::new(topology.generator.address(), SOURCE_PORT);
+    let source = SocketAddr::new(generator_cable(order, topology).0.address(), SOURCE_PORT);
     let flow = |route: &Route| {
         let exit: Option<&Exit> = route.outputs.get(sink);
         Flow {

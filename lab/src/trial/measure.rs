@@ -10,7 +10,7 @@ use super::framing::Framing;
 use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
 use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
-use crate::generator::GeneratorReport;
+use crate::generator::{GeneratorKind, GeneratorReport};
 use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
 use crate::net::DeviceCounters;
 use crate::scenario::SubjectKind;
@@ -40,7 +40,8 @@ struct Counted {
 
 /// CPU time used so far.
 struct Cpu {
-    subject: SubjectTime,
+    /// `None` of a wire.
+    subject: Option<SubjectTime>,
     machine: MachineTime,
 }
 
@@ -65,7 +66,8 @@ impl Snapshot {
 impl Cpu {
     fn now(bench: &Bench) -> Result<Self, TrialError> {
         let proc = Proc::default();
-        Ok(Self { subject: proc.subject(bench.subject.pid())?, machine: proc.machine()? })
+        let subject = bench.subject.pid().map(|pid| proc.subject(pid)).transpose()?;
+        Ok(Self { subject, machine: proc.machine()? })
     }
 }
 
@@ -170,6 +172,7 @@ impl Record {
         let in_vain = after.received_in_vain - before.received_in_vain;
         let (link, condition) = (order.scenario.link, &order.condition);
         let (inward, outward) = (Framing::at_ingress(link, condition), Framing::at_egress(link, condition));
+        let is_wire = matches!(order.subject.kind, SubjectKind::Wire);
         let mut outputs = Vec::new();
         for (i, report) in reports.iter().enumerate() {
             let (Some(egress_port), Some(sink_port)) = (topology.egress.get(i), topology.sinks.get(i)) else {
@@ -184,7 +187,8 @@ impl Record {
                     transmit_dropped: egress.tx_dropped,
                     received: outward.datagrams(sink.rx_packets, sink.rx_bytes),
                     receive_dropped: sink.rx_dropped,
-                    polled: order.condition.sink_kind == SinkKind::Xdp,
+                    polled: order.condition.sink_kind == SinkKind::Xdp
+                        || is_wire && order.condition.generator == GeneratorKind::Xdp,
                 },
                 arrived,
                 lost: report.tally.lost,
@@ -199,13 +203,13 @@ impl Record {
             refused: self.generated.refused.clone(),
             not_offered: self.generated.not_offered(),
             fragmented: inward.is_fragmented(),
-            ingress: Wire {
+            ingress: (!is_wire).then(|| Wire {
                 transmitted: inward.datagrams(generator.tx_packets, generator.tx_bytes),
                 transmit_dropped: generator.tx_dropped,
                 received: inward.datagrams(ingress.rx_packets, ingress.rx_bytes).saturating_sub(in_vain),
                 receive_dropped: ingress.rx_dropped,
                 polled: false,
-            },
+            }),
             relay,
             outputs,
         })
@@ -215,7 +219,11 @@ impl Record {
         let sinks = reports.len().max(1) as u64;
         let out = reports.iter().map(|report| report.tally.received).sum::<u64>() / sinks;
         let (before, after) = (&self.before.cpu, &self.after.cpu);
-        let (subject, machine) = (after.subject.since(&before.subject), after.machine.since(&before.machine));
+        let machine = after.machine.since(&before.machine);
+        let subject = match (&before.subject, &after.subject) {
+            (Some(before), Some(after)) => Some(after.since(before)),
+            _ => None,
+        };
         let per_packet = |time: Duration| (out > 0).then(|| time.as_nanos() as f64 / out as f64);
         let mut measurement = Measurement {
             offered_pps: self.generated.offered_pps(),
@@ -229,9 +237,9 @@ impl Record {
             incidents: Vec::new(),
             latency: None,
             cpu: CpuPerPacket {
-                relay: per_packet(subject.time),
+                relay: subject.and_then(|subject| per_packet(subject.time)),
                 system: per_packet(machine.busy),
-                relay_from_ticks: subject.from_ticks,
+                relay_from_ticks: subject.is_some_and(|subject| subject.from_ticks),
             },
             steal_percent: machine.steal_percent,
             sinks: Vec::new(),

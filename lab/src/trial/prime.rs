@@ -8,6 +8,7 @@ use super::framing::Framing;
 use super::phases::{Halt, LOOK};
 use super::{Order, Phase, TrialError, Watch};
 use crate::cpu::{MachineTime, Proc};
+use crate::scenario::SubjectKind;
 use crate::subject::with_last_words;
 use crate::verdict::STEAL_LIMIT_PERCENT;
 
@@ -40,6 +41,9 @@ pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> 
         if Instant::now() >= deadline {
             let missing = Missing::look(bench, order, (sent, refused), &machine)?;
             let reason = out_of_patience(bench.flows_seen(), flows, patience);
+            if matches!(order.subject.kind, SubjectKind::Wire) {
+                return Err(Halt::Lab(reason));
+            }
             return Err(missing.blame(&with_last_words(&reason, &bench.subject.last_words())));
         }
         let next = Instant::now() + Duration::from_secs_f64(flows as f64 / rate as f64);
