@@ -24,6 +24,8 @@ const EXIT_CODES: &str = "Exit codes: 0 pass, 1 fail, 2 bad scenario or environm
 pub enum Command {
     /// Run a scenario; needs root
     Run(RunArgs),
+    /// Find each subject's highest rate without loss between the rates of a scenario; needs root
+    Search(RunArgs),
     /// Validate a scenario without running it
     Check {
         /// The scenario file

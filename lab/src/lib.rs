@@ -1,7 +1,7 @@
 //! The traffic lab: builds a network, offers traffic, counts every datagram at the far end, gives a verdict.
 //!
 //! ```text
-//! scenario -> run -> trial: topology, subject, generator, sinks -> ledger -> verdict -> comparison -> results, report
+//! scenario -> run, search -> session -> trial: topology, subject, generator, sinks -> ledger -> verdict -> comparison -> results, report
 //! ```
 
 mod bitmap;
@@ -23,6 +23,8 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod scenario;
+pub mod search;
+mod session;
 pub mod sink;
 mod statistics;
 pub mod subject;

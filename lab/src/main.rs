@@ -11,7 +11,7 @@ use clap::Parser;
 use lab::cli::{Cli, Command, RunArgs};
 use lab::report::report;
 use lab::results::RunVerdict;
-use lab::run::{Finished, RunError, error_chain, run};
+use lab::run::{Finished, RunError, error_chain, run, search};
 use lab::scenario::Scenario;
 use lab::trial::TrialError;
 use lab::{clean, impair};
@@ -23,7 +23,8 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let code = match Cli::parse().command {
-        Command::Run(arguments) => run_scenario(&arguments),
+        Command::Run(arguments) => conduct(run, &arguments),
+        Command::Search(arguments) => conduct(search, &arguments),
         Command::Check { scenario } => check(&scenario),
         Command::Clean => clean::clean().map_err(anyhow::Error::from).and_then(|cleaned| say(&cleaned)),
         Command::Impair(arguments) => impair::impair(&arguments).map_err(anyhow::Error::from).map(|()| 0),
@@ -51,7 +52,11 @@ fn check(file: &Path) -> anyhow::Result<u8> {
     ))
 }
 
-fn run_scenario(arguments: &RunArgs) -> anyhow::Result<u8> {
+/// Holds the trials that `run` is for, and shows what came of them.
+fn conduct(
+    run: fn(&RunArgs, &AtomicBool) -> Result<Finished, RunError>,
+    arguments: &RunArgs,
+) -> anyhow::Result<u8> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     // The run sees the flag at its next look, and its guards take everything down.

@@ -1,26 +1,23 @@
 //! A run: every subject under every condition in every block, trials that proved nothing repeated, results written.
 
-use std::env;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::RunArgs;
 use crate::comparison::{compare, not_compared};
 use crate::generator::{self, GeneratorKind, xdp_obstacle};
-use crate::net::{NetError, RunName};
-use crate::relay_binary::{self, RelayBinaryError};
-use crate::report::Progress;
-use crate::results::{
-    Environment, Folder, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, Trial, last_attempts,
-};
-use crate::scenario::{Condition, GeneratorChoice, Scenario, ScenarioError, Subject, SubjectKind};
+use crate::net::NetError;
+use crate::relay_binary::RelayBinaryError;
+use crate::results::{Environment, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, last_attempts};
+use crate::scenario::{GeneratorChoice, Scenario, ScenarioError, Subject};
+use crate::search::{self, SearchError};
+use crate::session::Session;
 use crate::sink::xdp_works;
-use crate::subject::{self, SubjectError};
+use crate::subject::SubjectError;
 use crate::traffic_error::TrafficError;
-use crate::trial::placement::Placement;
-use crate::trial::{self, Order, TrialError, Watch};
+use crate::trial::TrialError;
 use crate::verdict::{Verdict, of_run};
 
 /// Why a run could not begin or could not go on.
@@ -29,6 +26,9 @@ pub enum RunError {
     /// The scenario.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// The scenario leaves nothing to search.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// `--only` names nobody.
     #[error("--only {name}: the scenario has no such subject, it has {known}")]
     NoSuchSubject {
@@ -81,9 +81,37 @@ pub struct Finished {
     pub error: Option<RunError>,
 }
 
-/// Runs what `arguments` ask for, until `interrupted` is true.
+/// Holds every trial of the scenario that `arguments` name, until `interrupted` is true.
 pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
+    let scenario = Scenario::load(&arguments.scenario)?;
+    let folder = scenario.name.clone();
+    conduct(arguments, scenario, &folder, |session, subjects, results| {
+        let error = session.hold_all(subjects, interrupted, &mut results.trials).err();
+        results.comparisons = compare(session.scenario, subjects, &results.trials);
+        results.notes.splice(0..0, not_compared(session.scenario, subjects));
+        error.map_or_else(|| Ok(verdict_on(results)), Err)
+    })
+}
+
+/// Searches the highest rates without loss between the least and the highest of the scenario that `arguments` name,
+/// until `interrupted` is true.
+pub fn search(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
     let mut scenario = Scenario::load(&arguments.scenario)?;
+    let range = search::range(&mut scenario)?;
+    let folder = format!("{}-search", scenario.name);
+    conduct(arguments, scenario, &folder, |session, subjects, results| {
+        search::search(session, subjects, range, interrupted, results)
+    })
+}
+
+/// Prepares what all runs need, lets `hold` hold the trials and come to a verdict, and writes what was found out,
+/// whatever ended it.
+fn conduct(
+    arguments: &RunArgs,
+    mut scenario: Scenario,
+    folder: &str,
+    hold: impl FnOnce(&Session<'_>, &[&Subject], &mut Results) -> Result<Verdict, RunError>,
+) -> Result<Finished, RunError> {
     let mut notes = Vec::new();
     // Without the privilege nothing runs anyway, and the kernel would not say what else it lacks.
     if may_build_networks() {
@@ -94,8 +122,7 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
     if !may_build_networks() {
         return Err(RunError::NeedsRoot);
     }
-    let session = Session::prepare(arguments, &scenario, &subjects)?;
-    notes.extend(not_compared(&scenario, &subjects));
+    let session = Session::prepare(arguments, &scenario, &subjects, folder)?;
     for note in &notes {
         eprintln!("lab: {note}");
     }
@@ -111,15 +138,16 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
         error: None,
         trials: Vec::new(),
         comparisons: Vec::new(),
+        searches: Vec::new(),
         notes,
     };
-    let error = session.hold_all(&subjects, interrupted, &mut results.trials).err();
-    results.comparisons = compare(&scenario, &subjects, &results.trials);
-    results.verdict = match &error {
-        None => verdict_on(&results).into(),
-        Some(RunError::Trial(TrialError::Interrupted)) => RunVerdict::Interrupted,
-        Some(_) => RunVerdict::Error,
+    let ended = hold(&session, &subjects, &mut results);
+    results.verdict = match &ended {
+        Ok(verdict) => (*verdict).into(),
+        Err(RunError::Trial(TrialError::Interrupted)) => RunVerdict::Interrupted,
+        Err(_) => RunVerdict::Error,
     };
+    let error = ended.err();
     results.error = error.as_ref().map(|error| error_chain(error));
     let file = session.folder.write_results(&results).map_err(RunError::from);
     Ok(Finished { results, file, error })
@@ -156,95 +184,6 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// What all trials of a run share.
-struct Session<'a> {
-    scenario: &'a Scenario,
-    folder: Folder,
-    run: RunName,
-    relay_binary: PathBuf,
-    lab_binary: PathBuf,
-    placement: Placement,
-}
-
-impl<'a> Session<'a> {
-    /// Everything that can fail before traffic runs does so here.
-    fn prepare(args: &RunArgs, scenario: &'a Scenario, subjects: &[&Subject]) -> Result<Self, RunError> {
-        let system = |operation| move |source| RunError::System { operation, source };
-        let lab_binary = env::current_exe().map_err(system("find the lab's own program"))?;
-        for subject in subjects {
-            subject::check_installed(subject, &lab_binary)?;
-        }
-        let folder = match &args.out {
-            Some(out) => Folder::prepare(out),
-            None => Folder::prepare_default(&Path::new("lab-results").join(&scenario.name)),
-        }?;
-        let needs_relay = subjects.iter().any(|subject| matches!(subject.kind, SubjectKind::Relay(_)));
-        let relay_binary =
-            if needs_relay { relay_binary::find(args.relay.as_deref())? } else { PathBuf::new() };
-        let placement = Placement::here().map_err(system("find the processors of this machine"))?;
-        Ok(Self { scenario, folder, run: RunName::claim()?, relay_binary, lab_binary, placement })
-    }
-
-    fn hold_all(
-        &self,
-        subjects: &[&Subject],
-        interrupted: &AtomicBool,
-        trials: &mut Vec<Trial>,
-    ) -> Result<(), RunError> {
-        let conditions = self.scenario.conditions();
-        let total = self.scenario.trials.blocks * conditions.len() * subjects.len();
-        let progress = Progress::start(total);
-        for block in 1..=self.scenario.trials.blocks {
-            for (condition, subject) in order_of(block, &conditions, subjects) {
-                for attempt in 1..=self.scenario.trials.retries + 1 {
-                    let trial = self.hold(
-                        subject,
-                        condition,
-                        (block, attempt),
-                        trials.len(),
-                        interrupted,
-                        &progress,
-                    )?;
-                    progress.finished(&trial);
-                    let conclusive = trial.verdict.is_conclusive();
-                    trials.push(trial);
-                    if conclusive {
-                        break;
-                    }
-                }
-                progress.next();
-            }
-        }
-        Ok(())
-    }
-
-    fn hold(
-        &self,
-        subject: &Subject,
-        condition: Condition,
-        turn: (usize, usize),
-        number: usize,
-        interrupted: &AtomicBool,
-        progress: &Progress,
-    ) -> Result<Trial, RunError> {
-        let dir = self.folder.trial(&format!("{:03}-{}", number + 1, subject.name))?;
-        progress.begin(subject, &condition);
-        let order = Order {
-            scenario: self.scenario,
-            subject,
-            condition,
-            run: &self.run,
-            dir: &dir,
-            relay_binary: &self.relay_binary,
-            lab_binary: &self.lab_binary,
-            placement: &self.placement,
-        };
-        let watch = Watch { interrupted, on_phase: &|phase| progress.phase(phase) };
-        let outcome = trial::hold(&order, &watch).map_err(RunError::Trial)?;
-        Ok(Trial::new(self.scenario, subject, &condition, turn, outcome))
-    }
 }
 
 /// Makes sure of the xdp generator where the scenario leaves a choice or asks for it, and says why another one sends.
@@ -284,24 +223,6 @@ fn chosen<'a>(scenario: &'a Scenario, only: &[String]) -> Result<Vec<&'a Subject
         }
     }
     Ok(all.iter().filter(|subject| only.is_empty() || only.contains(&subject.name)).collect())
-}
-
-/// What a block measures, in its order. Subjects take turns under one condition, so that what drifts meets all of
-/// them; who is first changes from block to block, and so does the direction in which conditions are gone through.
-fn order_of<'a>(
-    block: usize,
-    conditions: &[Condition],
-    subjects: &[&'a Subject],
-) -> Vec<(Condition, &'a Subject)> {
-    let mut conditions = conditions.to_vec();
-    if block.is_multiple_of(2) {
-        conditions.reverse();
-    }
-    let mut subjects = subjects.to_vec();
-    let first = (block - 1) % subjects.len().max(1);
-    subjects.rotate_left(first);
-    let pairs = conditions.iter().flat_map(|condition| subjects.iter().map(|subject| (*condition, *subject)));
-    pairs.collect()
 }
 
 /// Whether this process may do what building a network takes.

@@ -5,6 +5,7 @@ mod comparisons;
 mod medians;
 mod numbers;
 mod progress;
+mod searches;
 mod trials;
 
 use crate::results::Results;
@@ -17,10 +18,18 @@ pub fn report(results: &Results) -> String {
         return "no trial was held to its end\n".to_owned();
     }
     let conditions = Conditions::of(results.trials.iter().map(|trial| trial.condition));
-    let mut parts = vec![trials::table(&results.trials, &conditions), trials::details(&results.trials)];
+    let mut parts = Vec::new();
+    if results.searches.is_empty() {
+        parts.push(trials::table(&results.trials, &conditions));
+        parts.push(trials::details(&results.trials));
+    }
     // Of one block the trials themselves are the summary.
     if results.trials.iter().any(|trial| trial.block > 1) {
         parts.push(medians::table(&results.trials, &conditions));
+    }
+    // That trials fail is what a search is for: they are not told one by one.
+    if !results.searches.is_empty() {
+        parts.push(searches::table(&results.searches));
     }
     if !results.comparisons.is_empty() {
         parts.push(comparisons::table(&results.comparisons, &conditions));

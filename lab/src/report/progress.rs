@@ -21,16 +21,20 @@ const DRAIN_AT: u64 = 95;
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
-    trials: usize,
+    /// `None` when nobody knows.
+    trials: Option<usize>,
     done: Cell<usize>,
     what: RefCell<String>,
 }
 
 impl Progress {
-    /// Begins a run of so many trials.
-    pub fn start(trials: usize) -> Self {
+    /// Begins a run of so many trials, if that is known.
+    pub fn start(trials: Option<usize>) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(trials as u64 * STEPS);
+            let bar = match trials {
+                Some(trials) => ProgressBar::new(trials as u64 * STEPS),
+                None => ProgressBar::no_length(),
+            };
             // The template is a constant: what is wrong with it shows at the first run.
             if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {wide_msg}")
             {
@@ -66,13 +70,9 @@ impl Progress {
     /// An attempt at a trial has come to its verdict.
     pub fn finished(&self, trial: &Trial) {
         let again = if trial.attempt > 1 { format!(" (attempt {})", trial.attempt) } else { String::new() };
-        let line = format!(
-            "[{}/{}] {}{again}: {}",
-            self.done.get() + 1,
-            self.trials,
-            self.what.borrow(),
-            trial.verdict
-        );
+        let of = self.trials.map(|trials| format!("/{trials}")).unwrap_or_default();
+        let number = self.done.get() + 1;
+        let line = format!("[{number}{of}] {}{again}: {}", self.what.borrow(), trial.verdict);
         match &self.bar {
             Some(bar) => bar.println(line),
             None => eprintln!("{line}"),

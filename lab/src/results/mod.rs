@@ -21,6 +21,7 @@ use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
 use crate::scenario::{Condition, Scenario, Subject};
+use crate::search::Found;
 use crate::trial::{CpuPerPacket, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
@@ -44,6 +45,9 @@ pub struct Results {
     pub trials: Vec<Trial>,
     /// Subjects against each other.
     pub comparisons: Vec<Comparison>,
+    /// Highest rates without loss, of a search.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub searches: Vec<Found>,
     /// What the reader should know besides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -292,6 +296,7 @@ mod tests {
             error: None,
             trials: vec![trial],
             comparisons: Vec::new(),
+            searches: Vec::new(),
             notes: Vec::new(),
         }
     }

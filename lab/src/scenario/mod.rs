@@ -38,6 +38,8 @@ pub struct Scenario {
     pub sinks: Sinks,
     /// How often.
     pub trials: Trials,
+    /// How close a search gets: the upper bound of a rate is at most this much higher than the lower one.
+    pub search_width: f64,
     /// What is measured; at least one.
     pub subjects: Vec<Subject>,
     /// What is expected.

@@ -24,6 +24,9 @@ const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
 /// The longest a trial may offer traffic.
 const MAX_DURATION: Duration = Duration::from_hours(1);
 
+/// How close a search gets unless it is told.
+const SEARCH_WIDTH: f64 = 0.05;
+
 const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
 const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
 
@@ -50,6 +53,7 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         check_sinks(section, sinks, link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
+    let search_width = read_search_width(root.section("search").as_ref());
     let subjects = read_subjects(root, traffic.as_ref(), sink_count);
     let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
@@ -59,6 +63,7 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         traffic: traffic?,
         sinks: sinks?,
         trials: trials?,
+        search_width: search_width?,
         subjects,
         expect: expect?,
         source: text.parse().unwrap_or_default(),
@@ -214,6 +219,11 @@ fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
     let blocks = defaulted(section, "blocks", 1, || section.integer("blocks", 1..=1_000));
     let retries = defaulted(section, "retries", 2, || section.integer("retries", 0..=100));
     Some(Trials { blocks: blocks? as usize, retries: retries? as usize })
+}
+
+fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
+    let Some(section) = section else { return Some(SEARCH_WIDTH) };
+    defaulted(section, "width", SEARCH_WIDTH, || section.number("width", 0.001..=1.0))
 }
 
 fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, sink_count: usize) -> Vec<Subject> {

@@ -243,6 +243,14 @@ fn subjects_are_one_thing_with_a_name_of_their_own() {
 }
 
 #[test]
+fn a_search_has_a_width() {
+    let width = |more: &str| scenario(&format!("{LEAST}{more}")).map(|scenario| scenario.search_width);
+    assert_eq!((width("").unwrap(), width("[search]\nwidth = 0.2\n").unwrap()), (0.05, 0.2));
+    assert!(mistake(&format!("{LEAST}[search]\nwidth = 0\n")).contains("from 0.001 to 1"));
+    assert!(mistake(&format!("{LEAST}[search]\nwith = 1\n")).contains("did you mean `width`?"));
+}
+
+#[test]
 fn a_wire_has_one_end_and_changes_nothing() {
     let with = |keys: &str| LEAST.replace("relay = { rx = 'recv' }", keys);
     let wire = scenario(&with("wire = 'direct'")).unwrap();

@@ -56,8 +56,17 @@ impl Lab {
 
     /// `lab run` on the scenario in `path`.
     pub(crate) fn run(&self, path: &Path, more: &[&str]) -> Run {
+        self.start("run", path, more)
+    }
+
+    /// `lab search` on the scenario `text`.
+    pub(crate) fn search_text(&self, text: &str) -> Run {
+        self.start("search", &self.scenario(text), &[])
+    }
+
+    fn start(&self, what: &str, path: &Path, more: &[&str]) -> Run {
         let out = self.out();
-        let output = self.command().arg("run").arg(path).arg("--out").arg(&out).args(more).output();
+        let output = self.command().arg(what).arg(path).arg("--out").arg(&out).args(more).output();
         Run::new(&output.expect("start the lab"), &out)
     }
 

@@ -1,0 +1,142 @@
+//! What all trials of a run share, and how they are held.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use crate::cli::RunArgs;
+use crate::net::RunName;
+use crate::relay_binary;
+use crate::report::Progress;
+use crate::results::{Folder, Trial};
+use crate::run::RunError;
+use crate::scenario::{Condition, Scenario, Subject, SubjectKind};
+use crate::subject;
+use crate::trial::placement::Placement;
+use crate::trial::{self, Order, Watch};
+use crate::verdict::Verdict;
+
+/// Who is shown how far a run is, and who may end it.
+pub(crate) struct Watched<'a> {
+    pub(crate) progress: Progress,
+    pub(crate) interrupted: &'a AtomicBool,
+}
+
+/// What all trials of a run share.
+pub(crate) struct Session<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) folder: Folder,
+    run: RunName,
+    pub(crate) relay_binary: PathBuf,
+    lab_binary: PathBuf,
+    placement: Placement,
+}
+
+impl<'a> Session<'a> {
+    /// Everything that can fail before traffic runs does so here.
+    pub(crate) fn prepare(
+        args: &RunArgs,
+        scenario: &'a Scenario,
+        subjects: &[&Subject],
+        folder: &str,
+    ) -> Result<Self, RunError> {
+        let system = |operation| move |source| RunError::System { operation, source };
+        let lab_binary = env::current_exe().map_err(system("find the lab's own program"))?;
+        for subject in subjects {
+            subject::check_installed(subject, &lab_binary)?;
+        }
+        let folder = match &args.out {
+            Some(out) => Folder::prepare(out),
+            None => Folder::prepare_default(&Path::new("lab-results").join(folder)),
+        }?;
+        let needs_relay = subjects.iter().any(|subject| matches!(subject.kind, SubjectKind::Relay(_)));
+        let relay_binary =
+            if needs_relay { relay_binary::find(args.relay.as_deref())? } else { PathBuf::new() };
+        let placement = Placement::here().map_err(system("find the processors of this machine"))?;
+        Ok(Self { scenario, folder, run: RunName::claim()?, relay_binary, lab_binary, placement })
+    }
+
+    /// Holds every trial of the scenario.
+    pub(crate) fn hold_all(
+        &self,
+        subjects: &[&Subject],
+        interrupted: &AtomicBool,
+        trials: &mut Vec<Trial>,
+    ) -> Result<(), RunError> {
+        let conditions = self.scenario.conditions();
+        let total = self.scenario.trials.blocks * conditions.len() * subjects.len();
+        let watched = Watched { progress: Progress::start(Some(total)), interrupted };
+        for block in 1..=self.scenario.trials.blocks {
+            for (condition, subject) in order_of(block, &conditions, subjects) {
+                self.hold_until_conclusive(subject, condition, block, &watched, trials)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds a trial, again where it proves nothing, as often as the scenario allows. Returns the last verdict.
+    pub(crate) fn hold_until_conclusive(
+        &self,
+        subject: &Subject,
+        condition: Condition,
+        block: usize,
+        watched: &Watched<'_>,
+        trials: &mut Vec<Trial>,
+    ) -> Result<Verdict, RunError> {
+        let mut attempt = 1;
+        loop {
+            let trial = self.hold(subject, condition, (block, attempt), trials.len(), watched)?;
+            watched.progress.finished(&trial);
+            let verdict = trial.verdict;
+            trials.push(trial);
+            if verdict.is_conclusive() || attempt > self.scenario.trials.retries {
+                watched.progress.next();
+                return Ok(verdict);
+            }
+            attempt += 1;
+        }
+    }
+
+    fn hold(
+        &self,
+        subject: &Subject,
+        condition: Condition,
+        turn: (usize, usize),
+        number: usize,
+        Watched { progress, interrupted }: &Watched<'_>,
+    ) -> Result<Trial, RunError> {
+        let dir = self.folder.trial(&format!("{:03}-{}", number + 1, subject.name))?;
+        progress.begin(subject, &condition);
+        let order = Order {
+            scenario: self.scenario,
+            subject,
+            condition,
+            run: &self.run,
+            dir: &dir,
+            relay_binary: &self.relay_binary,
+            lab_binary: &self.lab_binary,
+            placement: &self.placement,
+        };
+        let watch = Watch { interrupted, on_phase: &|phase| progress.phase(phase) };
+        let outcome = trial::hold(&order, &watch).map_err(RunError::Trial)?;
+        Ok(Trial::new(self.scenario, subject, &condition, turn, outcome))
+    }
+}
+
+/// What a block measures, in its order. Subjects take turns under one condition, so that what drifts meets all of
+/// them; who is first changes from block to block, and so does the direction in which conditions are gone through.
+fn order_of<'a>(
+    block: usize,
+    conditions: &[Condition],
+    subjects: &[&'a Subject],
+) -> Vec<(Condition, &'a Subject)> {
+    let mut conditions = conditions.to_vec();
+    if block.is_multiple_of(2) {
+        conditions.reverse();
+    }
+    let mut subjects = subjects.to_vec();
+    let first = (block - 1) % subjects.len().max(1);
+    subjects.rotate_left(first);
+    let pairs = conditions.iter().flat_map(|condition| subjects.iter().map(|subject| (*condition, *subject)));
+    pairs.collect()
+}

@@ -1,0 +1,76 @@
+//! `lab search` on subjects whose limit is known. Needs root.
+
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::Lab;
+use serde_json::Value;
+
+/// 300 ms of traffic: datagram number 700 is there from 2,337 packets per second on.
+const FIRST_LOST: u64 = 700;
+const LEAST_LOSSY_PPS: u64 = 2_337;
+
+fn scenario(subject: &str) -> String {
+    format!(
+        "name = 'test'\n[trials]\nblocks = 3\nretries = 5\n[traffic]\nrate-pps = [500, 4_000]\nduration = '300ms'\nwarmup = '50ms'\n\
+         [search]\nwidth = 0.2\n[[subject]]\nname = 'it'\n{subject}\n"
+    )
+}
+
+fn forwarder(drop: u64) -> String {
+    format!(
+        "command = ['{{lab}}', 'impair', '--input-interface', '{{ingress}}', '--group', '{{group}}', '--port', \
+         '{{port}}', '--output-interface', '{{egress}}', '--output-group', '{{out-group}}', '--output-port', \
+         '{{out-port}}', '--drop', '{drop}']"
+    )
+}
+
+/// What was found, and every trial.
+fn search(subject: &str) -> (Value, Vec<Value>) {
+    let run = Lab::as_root().search_text(&scenario(subject));
+    assert_eq!(run.code, Some(0), "{}", run.said());
+    let searches = run.results()["searches"].as_array().expect("searches");
+    assert_eq!(searches.len(), 1);
+    (searches[0].clone(), run.trials().clone())
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn the_limit_of_a_subject_lies_between_the_bounds() {
+    let (found, trials) = search(&forwarder(FIRST_LOST));
+    let bound = |key: &str| found[key].as_u64().expect(key);
+    let (lower, upper) = (bound("lower_pps"), bound("upper_pps"));
+    assert!(lower < LEAST_LOSSY_PPS && LEAST_LOSSY_PPS <= upper, "{found}");
+    assert!(upper * 10 <= lower * 12 + 10, "no more than 20 % apart: {found}");
+    // A machine that was not ours may leave trials undecided, and the bound is the lab's then.
+    let decided = trials.iter().all(|trial| trial["verdict"] == "pass" || trial["verdict"] == "fail");
+    assert!(!decided || found["upper_by"] == "subject", "{found}");
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_subject_without_a_limit_in_the_range_has_no_upper_bound() {
+    let (found, trials) = search("wire = 'direct'");
+    assert_eq!((&found["lower_pps"], &found["upper_pps"]), (&Value::from(4_000), &Value::Null));
+    // Two of three decide, at either end of the range.
+    assert!(trials.len() >= 4, "{}", trials.len());
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_subject_that_always_loses_has_no_lower_bound() {
+    let (found, _) = search(&forwarder(5));
+    assert_eq!((&found["lower_pps"], &found["upper_pps"]), (&Value::Null, &Value::from(500)));
+}
+
+#[test]
+fn one_rate_is_no_range() {
+    let run = Lab::new().search_text(&scenario("wire = 'direct'").replace("[500, 4_000]", "500"));
+    assert_eq!(run.code, Some(2));
+    assert!(
+        run.said().contains("needs the least and the highest rate to try, found only 500"),
+        "{}",
+        run.said()
+    );
+}
