@@ -31,6 +31,8 @@ pub enum Command {
         /// The scenario file
         scenario: PathBuf,
     },
+    /// Say what this machine can vouch for, and measure how much it can offer and count; needs root
+    Doctor,
     /// Remove what a killed run left behind; needs root
     Clean,
     /// Forward lab datagrams, damaging exactly the named ones: the lab's test of itself

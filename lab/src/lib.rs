@@ -12,6 +12,7 @@ pub mod clock;
 pub mod comparison;
 pub mod cpu;
 pub mod datagram;
+pub mod doctor;
 pub mod fragments;
 pub mod generator;
 pub mod impair;

@@ -14,7 +14,7 @@ use lab::results::RunVerdict;
 use lab::run::{Finished, RunError, error_chain, run, search};
 use lab::scenario::Scenario;
 use lab::trial::TrialError;
-use lab::{clean, impair};
+use lab::{clean, doctor, impair};
 
 /// Bad scenario or environment.
 const ENVIRONMENT: u8 = 2;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => conduct(run, &arguments),
         Command::Search(arguments) => conduct(search, &arguments),
         Command::Check { scenario } => check(&scenario),
+        Command::Doctor => diagnose(),
         Command::Clean => clean::clean().map_err(anyhow::Error::from).and_then(|cleaned| say(&cleaned)),
         Command::Impair(arguments) => impair::impair(&arguments).map_err(anyhow::Error::from).map(|()| 0),
     };
@@ -52,16 +53,26 @@ fn check(file: &Path) -> anyhow::Result<u8> {
     ))
 }
 
+fn diagnose() -> anyhow::Result<u8> {
+    let diagnosis = doctor::doctor(&*interruption()?)?;
+    say(&diagnosis)?;
+    Ok(if diagnosis.can_run() { 0 } else { ENVIRONMENT })
+}
+
+/// A flag that becomes true when the user wants an end. Whoever sees it ends in order, and guards take everything down.
+fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    Ok(interrupted)
+}
+
 /// Holds the trials that `run` is for, and shows what came of them.
 fn conduct(
     run: fn(&RunArgs, &AtomicBool) -> Result<Finished, RunError>,
     arguments: &RunArgs,
 ) -> anyhow::Result<u8> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    // The run sees the flag at its next look, and its guards take everything down.
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-    let Finished { results, file, error } = run(arguments, &interrupted)?;
+    let Finished { results, file, error } = run(arguments, &*interruption()?)?;
     // What was measured is shown before anything is said of a file that could not be written.
     if arguments.json {
         let json = serde_json::to_string_pretty(&results)?;

@@ -96,7 +96,15 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
 /// Searches the highest rates without loss between the least and the highest of the scenario that `arguments` name,
 /// until `interrupted` is true.
 pub fn search(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
-    let mut scenario = Scenario::load(&arguments.scenario)?;
+    search_in(Scenario::load(&arguments.scenario)?, arguments, interrupted)
+}
+
+/// The same in a scenario that is there.
+pub(crate) fn search_in(
+    mut scenario: Scenario,
+    arguments: &RunArgs,
+    interrupted: &AtomicBool,
+) -> Result<Finished, RunError> {
     let range = search::range(&mut scenario)?;
     let folder = format!("{}-search", scenario.name);
     conduct(arguments, scenario, &folder, |session, subjects, results| {
@@ -226,7 +234,7 @@ fn chosen<'a>(scenario: &'a Scenario, only: &[String]) -> Result<Vec<&'a Subject
 }
 
 /// Whether this process may do what building a network takes.
-fn may_build_networks() -> bool {
+pub(crate) fn may_build_networks() -> bool {
     // linux/capability.h: CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN
     const NEEDED: u64 = 1 << 12 | 1 << 13 | 1 << 21;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
