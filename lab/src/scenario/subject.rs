@@ -33,7 +33,10 @@ pub(super) fn read(section: &Section<'_>) -> Option<Subject> {
             None
         }
         _ => {
-            section.require("relay", "relay = { rx = \"recv\" }, or a command = [\"program\", \"argument\"]");
+            section.require(
+                "relay",
+                "relay = { rx = \"recv\" }, command = [\"program\", \"argument\"], or wire = \"direct\"",
+            );
             None
         }
     };

@@ -101,8 +101,8 @@ fn every_mistake_is_collected_with_its_line() {
             "line 3: traffic.rate-pps: must be a whole number from 1 to 10000000, or a list of such, found 0",
             "line 4: traffic.flws: unknown key; did you mean `flows`?",
             "line 6: sinks.count: must be a whole number from 1 to 16, found 17",
-            "line 7: subject[0].relay: is missing: give relay = { rx = \"recv\" }, or a command = [\"program\", \
-             \"argument\"]",
+            "line 7: subject[0].relay: is missing: give relay = { rx = \"recv\" }, command = [\"program\", \
+             \"argument\"], or wire = \"direct\"",
         ]
     );
 }
