@@ -1,10 +1,11 @@
-//! What a trial offers: flows, sizes, rate and count, checked once; and the exact schedule that follows from it.
+//! What a trial offers: flows, sizes, rate and count, checked once.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::datagram::MIN_BYTES;
 use crate::fragments::Fragments;
+use crate::impairments::Impairments;
 use crate::topology::Family;
 
 /// Most flows of a plan: what the datagram's flow field can name.
@@ -17,8 +18,6 @@ pub const MAX_RATE_PPS: u64 = 1_000_000_000;
 pub const MAX_IPV4_PAYLOAD: usize = 65_507;
 /// ... and over IPv6, where it includes only that of UDP.
 pub const MAX_IPV6_PAYLOAD: usize = 65_527;
-
-const NANOS: u64 = 1_000_000_000;
 
 /// One stream of datagrams and where its copies should come out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +48,8 @@ pub struct Plan {
     pub datagrams: u64,
     /// How many of them are due at once: 1 when they are evenly paced.
     pub burst: u64,
+    /// Which of them meet a fault on purpose: none unless asked for.
+    pub impairments: Impairments,
     /// Only [`Plan::new`] makes one.
     checked: Checked,
 }
@@ -83,6 +84,14 @@ pub enum PlanError {
         burst: u64,
         /// What there is.
         datagrams: u64,
+    },
+    /// Faults that would meet each other.
+    #[error("{datagrams} datagrams have no room for the faults: give {least} or more, or fewer faults")]
+    Impairments {
+        /// What there is.
+        datagrams: u64,
+        /// What it takes.
+        least: u64,
     },
     /// IPv4 and IPv6 in one plan, or in one flow.
     #[error("flow {0} mixes IPv4 and IPv6 with the flows before it: use one address family per plan")]
@@ -129,7 +138,16 @@ impl Plan {
             return Err(PlanError::Datagrams(datagrams));
         }
         check_flows(&flows, ipv6)?;
-        Ok(Self { run, flows, payload_bytes, rate_pps, datagrams, burst: 1, checked: Checked })
+        Ok(Self {
+            run,
+            flows,
+            payload_bytes,
+            rate_pps,
+            datagrams,
+            burst: 1,
+            impairments: Impairments::default(),
+            checked: Checked,
+        })
     }
 
     /// The same plan, but `burst` datagrams at once and then silence, so that the mean rate stays what it is. The last
@@ -143,6 +161,18 @@ impl Plan {
             return Err(PlanError::Burst { burst, datagrams: self.datagrams });
         }
         Ok(Self { burst, ..self })
+    }
+
+    /// The same plan, with faults made on purpose.
+    ///
+    /// # Errors
+    /// [`PlanError::Impairments`].
+    pub fn impaired(self, impairments: Impairments) -> Result<Self, PlanError> {
+        let least = impairments.least_datagrams(self.flows.len());
+        if self.datagrams < least {
+            return Err(PlanError::Impairments { datagrams: self.datagrams, least });
+        }
+        Ok(Self { impairments, ..self })
     }
 
     /// Whether the flows are IPv6.
@@ -205,96 +235,6 @@ pub fn multicast_mac(group: IpAddr) -> Option<[u8; 6]> {
     })
 }
 
-/// When the `global`th datagram is due, ns after the first, at an even `rate_pps`: exact, rounded down, without drift. A
-/// burst is due when its first datagram is. A rate of 0 counts as 1.
-pub fn due_ns(global: u64, rate_pps: u64) -> u64 {
-    let due = u128::from(global) * u128::from(NANOS) / u128::from(rate_pps.max(1));
-    u64::try_from(due).unwrap_or(u64::MAX)
-}
-
-/// One place in the schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// Whose turn it is.
-    pub flow: u16,
-    /// Sequence within the flow.
-    pub sequence: u64,
-    /// When, ns after the start of the schedule.
-    pub due_ns: u64,
-    /// Whether it is the first of those that are due at that time, as each is of an evenly paced schedule.
-    pub begins_burst: bool,
-}
-
-/// Walks the schedule turn by turn without a division: the same places as `g % flows`, `g / flows` and [`due_ns`].
-#[derive(Clone, Debug)]
-pub struct Schedule {
-    flows: u64,
-    rate_pps: u64,
-    burst: u64,
-    /// From one burst to the next, ns rounded down ...
-    gap_ns: u64,
-    /// ... and what that leaves out, in units of 1/rate ns.
-    gap_remainder: u64,
-    flow: u64,
-    sequence: u64,
-    /// How many of the burst are over.
-    of_burst: u64,
-    due_ns: u64,
-    /// What rounding down has left out of `due_ns`, in units of 1/rate ns.
-    remainder: u64,
-}
-
-impl Schedule {
-    /// A schedule over `flows` (at least 1) at `rate_pps` (at least 1) in bursts of `burst` (1 to [`MAX_DATAGRAMS`])
-    /// whose first turn, at 0 ns, is that of global sequence `first`.
-    pub fn new(flows: usize, rate_pps: u64, burst: u64, first: u64) -> Self {
-        let (flows, rate_pps) = ((flows as u64).max(1), rate_pps.max(1));
-        let burst = burst.clamp(1, MAX_DATAGRAMS);
-        Self {
-            flows,
-            rate_pps,
-            burst,
-            gap_ns: burst * NANOS / rate_pps,
-            gap_remainder: burst * NANOS % rate_pps,
-            flow: first % flows,
-            sequence: first / flows,
-            of_burst: 0,
-            due_ns: 0,
-            remainder: 0,
-        }
-    }
-
-    /// The turn that comes next.
-    pub fn peek(&self) -> Turn {
-        Turn {
-            flow: self.flow as u16,
-            sequence: self.sequence,
-            due_ns: self.due_ns,
-            begins_burst: self.of_burst == 0,
-        }
-    }
-
-    /// Goes on to the turn after it.
-    pub fn advance(&mut self) {
-        self.flow += 1;
-        if self.flow == self.flows {
-            self.flow = 0;
-            self.sequence += 1;
-        }
-        self.of_burst += 1;
-        if self.of_burst < self.burst {
-            return;
-        }
-        self.of_burst = 0;
-        self.due_ns += self.gap_ns;
-        self.remainder += self.gap_remainder;
-        if self.remainder >= self.rate_pps {
-            self.remainder -= self.rate_pps;
-            self.due_ns += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -349,14 +289,6 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_burst_does_not_overflow() {
-        let mut schedule = Schedule::new(1, 1, MAX_DATAGRAMS, 0);
-        schedule.of_burst = MAX_DATAGRAMS - 1;
-        schedule.advance();
-        assert_eq!(schedule.peek().due_ns, due_ns(MAX_DATAGRAMS, 1));
-    }
-
-    #[test]
     fn groups_map_to_mac_addresses_as_the_standards_say() {
         assert_eq!(multicast_mac([239, 129, 1, 2].into()), Some([1, 0, 0x5E, 1, 1, 2]));
         let group: IpAddr = "ff15::82:0:1".parse().unwrap();
@@ -376,29 +308,6 @@ mod tests {
                 prop_assert_eq!(plan.expected(flow as u16), *count);
             }
             prop_assert_eq!(plan.expected(u16::from(flows)), 0);
-        }
-
-        #[test]
-        fn walking_equals_computing(
-            flows in 1_usize..300, rate in 1_u64..=MAX_RATE_PPS, burst in 1_u64..100, first in 0_u64..1 << 40,
-        ) {
-            let mut schedule = Schedule::new(flows, rate, burst, first);
-            for step in 0..2_000 {
-                let global = first + step;
-                let turn = Turn {
-                    flow: (global % flows as u64) as u16,
-                    sequence: global / flows as u64,
-                    due_ns: due_ns(step - step % burst, rate),
-                    begins_burst: step % burst == 0,
-                };
-                prop_assert_eq!(schedule.peek(), turn);
-                schedule.advance();
-            }
-        }
-
-        #[test]
-        fn the_schedule_never_drifts(rate in 1_u64..=10_000_000, seconds in 1_u64..100_000) {
-            prop_assert_eq!(due_ns(rate * seconds, rate), seconds * NANOS);
         }
     }
 }

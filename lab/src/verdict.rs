@@ -102,6 +102,8 @@ pub struct Evidence<'a> {
     pub sink_dropped: BTreeMap<String, u64>,
     /// Datagrams at the sinks that belong to no flow of the trial.
     pub alien: u64,
+    /// How many of those the generator was to send; nobody else has any to send.
+    pub expected_alien: u64,
     /// Datagrams of the trial that the subject sent where they do not belong.
     pub misdelivered: u64,
     /// Datagrams that the subject sent with a wrong UDP checksum.
@@ -200,8 +202,13 @@ fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
         let (lost, place) = (step.lost_on_wire, step.place);
         reasons.push(format!("{lost} datagrams were lost on the lab's own wire before \"{place}\""));
     }
-    if evidence.alien > 0 {
-        reasons.push(format!("{} datagrams at the sinks belong to no flow of this trial", evidence.alien));
+    if evidence.alien != evidence.expected_alien {
+        let expected = match evidence.expected_alien {
+            0 => String::new(),
+            expected => format!(", expected {expected}"),
+        };
+        let alien = evidence.alien;
+        reasons.push(format!("{alien} datagrams at the sinks belong to no flow of this trial{expected}"));
     }
     if let Some(step) = evidence.clock_step_ns {
         reasons.push(format!("the clock was moved by {} µs", step / 1_000));

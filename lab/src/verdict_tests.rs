@@ -24,6 +24,7 @@ fn clean(ledger: &Ledger) -> Evidence<'_> {
         sink_errors: BTreeMap::new(),
         sink_dropped: BTreeMap::from([("ring".into(), 0)]),
         alien: 0,
+        expected_alien: 0,
         misdelivered: 0,
         bad_checksums: 0,
         clock_step_ns: None,
@@ -85,7 +86,7 @@ fn a_subject_that_is_only_measured_cannot_miss_a_count() {
 #[test]
 fn the_labs_own_faults_are_never_the_subjects() {
     type Fault = fn(&mut Evidence<'_>);
-    let faults: [(Fault, &str); 10] = [
+    let faults: [(Fault, &str); 11] = [
         (|e| e.offered_pps = 99_400.0, "offered 99400 packets/s instead of 100000"),
         (|e| e.offered_pps = 100_600.0, "offered 100600"),
         (|e| e.offered_pps = f64::NAN, "offered NaN"),
@@ -97,7 +98,8 @@ fn the_labs_own_faults_are_never_the_subjects() {
             |e| e.sink_errors = BTreeMap::from([("ENETDOWN".into(), 3)]),
             "the sink met ENETDOWN 3 times while reading",
         ),
-        (|e| e.alien = 2, "2 datagrams at the sinks belong to no flow"),
+        (|e| e.alien = 2, "2 datagrams at the sinks belong to no flow of this trial"),
+        (|e| e.expected_alien = 2, "0 datagrams at the sinks belong to no flow of this trial, expected 2"),
         (|e| e.clock_step_ns = Some(-250_000), "the clock was moved by -250 µs"),
     ];
     for (fault, words) in faults {

@@ -12,6 +12,7 @@
 //! The calling thread may be pinned or not: 10,000 moves between CPUs in the midst of sending reordered nothing.
 
 mod fragment;
+mod offering;
 mod pace;
 mod packet;
 mod report;
@@ -24,8 +25,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::datagram::{Encoder, Header, Kind, Stamps};
-use crate::plan::{Plan, Schedule, Turn};
+use crate::datagram::{CRC32, Encoder, Header, Kind, MIN_BYTES, STAMPED_BYTES, Stamps};
+use crate::impairments::Placed;
+use crate::plan::Plan;
+use crate::schedule::Schedule;
 use crate::sys::affinity::{PreciseSleep, thread_cpu_time};
 use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
@@ -33,6 +36,7 @@ use crate::traffic_error::TrafficError;
 pub use report::{GeneratorReport, Lag};
 pub use xdp::{try_xdp, xdp_obstacle};
 
+use offering::{Guise, Offer, Offering};
 use packet::PacketSender;
 use report::Recorder;
 use template::Templates;
@@ -74,12 +78,31 @@ struct Frames {
 }
 
 impl Frames {
-    /// Writes the frames of the datagram whose turn it is into a slot of exactly their length.
-    fn write(&mut self, slot: &mut [u8], turn: &Turn, kind: Kind, stamps: Stamps) {
-        let header = Header { run: self.run, flow: turn.flow, sequence: turn.sequence, kind };
-        let encode = |payload: &mut [u8]| self.encoder.encode(payload, &header, stamps);
+    /// Writes the frames of what is offered into a slot of exactly their length.
+    fn write(&mut self, slot: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
+        let Offer { turn, guise } = offer;
+        let run = if *guise == Guise::Foreign { !self.run } else { self.run };
+        let header = Header { run, flow: turn.flow, sequence: turn.sequence, kind };
+        let encode = |payload: &mut [u8]| {
+            self.encoder.encode(payload, &header, stamps);
+            if let Guise::Flipped(number) = guise {
+                flip(payload, *number);
+            }
+        };
         self.templates.write(turn.flow, self.identification, slot, encode);
         self.identification = self.identification.wrapping_add(1);
+    }
+}
+
+/// Flips a bit of the filler, another one with each number, or of the CRC-32 in a payload without any: so the datagram can
+/// still say which one it is, and nobody writes over it.
+fn flip(payload: &mut [u8], number: u64) {
+    let length = payload.len();
+    let damaged = if length > STAMPED_BYTES { STAMPED_BYTES..length } else { CRC32..MIN_BYTES };
+    let Some(bytes) = payload.get_mut(damaged) else { return };
+    let at = (number / 8).checked_rem(bytes.len() as u64).unwrap_or_default();
+    if let Some(byte) = bytes.get_mut(at as usize) {
+        *byte ^= 1 << (number % 8);
     }
 }
 
@@ -101,6 +124,11 @@ struct Stretch<'a> {
     burst: u64,
     /// Global sequence of its first datagram.
     first: u64,
+    /// How many the schedule has ...
+    datagrams: u64,
+    /// ... the faults that some of them meet ...
+    faults: &'a [Placed],
+    /// ... and how many are to be handed over.
     count: u64,
     stop: &'a AtomicBool,
     /// Follows how many were handed over.
@@ -108,8 +136,9 @@ struct Stretch<'a> {
 }
 
 impl Stretch<'_> {
-    fn schedule(&self) -> Schedule {
-        Schedule::new(self.flows, self.rate_pps, self.burst, self.first)
+    fn offering(&self) -> Offering<'_> {
+        let schedule = Schedule::new(self.flows, self.rate_pps, self.burst, self.first);
+        Offering::new(schedule, self.flows, self.faults)
     }
 
     fn is_stopped(&self) -> bool {
@@ -165,7 +194,18 @@ impl Generator {
         let progress = AtomicU64::new(0);
         let first = self.warmed_up;
         let (kind, flows) = (Kind::WarmUp, self.plan.flows.len());
-        let stretch = Stretch { kind, flows, rate_pps, burst: 1, first, count, stop, progress: &progress };
+        let stretch = Stretch {
+            kind,
+            flows,
+            rate_pps,
+            burst: 1,
+            first,
+            datagrams: count,
+            faults: &[],
+            count,
+            stop,
+            progress: &progress,
+        };
         let report = self.send(&stretch)?;
         self.warmed_up += report.sent + report.refused_total();
         Ok(report)
@@ -180,15 +220,28 @@ impl Generator {
         if std::mem::replace(&mut self.has_run, true) {
             return Err(TrafficError::AlreadyRun);
         }
-        let Plan { rate_pps, burst, datagrams: count, .. } = *self.plan;
+        let Plan { rate_pps, burst, datagrams, impairments, .. } = *self.plan;
         let (kind, flows) = (Kind::Measured, self.plan.flows.len());
-        self.send(&Stretch { kind, flows, rate_pps, burst, first: 0, count, stop, progress })
+        let (faults, count) = (impairments.placed(datagrams), impairments.frames(datagrams));
+        let faults = &faults[..];
+        self.send(&Stretch {
+            kind,
+            flows,
+            rate_pps,
+            burst,
+            first: 0,
+            datagrams,
+            faults,
+            count,
+            stop,
+            progress,
+        })
     }
 
     fn send(&mut self, stretch: &Stretch<'_>) -> Result<GeneratorReport, TrafficError> {
         let _precise = PreciseSleep::begin();
         let cpu_before = thread_cpu_time();
-        let mut recorder = Recorder::new(stretch.count)?;
+        let mut recorder = Recorder::new(stretch.count, stretch.datagrams)?;
         let done = self.sender.send(&mut self.frames, stretch, &mut recorder);
         let cpu = thread_cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         Ok(recorder.finish(done, stretch.rate_pps, cpu))

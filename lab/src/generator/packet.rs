@@ -54,7 +54,7 @@ impl PacketSender {
 
 impl Sender for PacketSender {
     fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64 {
-        let mut schedule = stretch.schedule();
+        let mut offering = stretch.offering();
         let start = Moment::now();
         let mut done = 0;
         while done < stretch.count && !stretch.is_stopped() {
@@ -62,17 +62,18 @@ impl Sender for PacketSender {
             let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
             let left = (stretch.count - done).min(self.batch.slots() as u64) as usize;
             let mut filled = 0;
-            while filled < left && schedule.peek().due_ns <= now_ns {
-                let turn = schedule.peek();
+            while filled < left && offering.peek().turn.due_ns <= now_ns {
+                let offer = offering.peek();
                 let Some(slot) = self.batch.slot(filled) else { break };
-                let (intended_ns, actual_ns) = (start.realtime_ns + turn.due_ns, start.realtime_ns + now_ns);
-                frames.write(slot, &turn, stretch.kind, Stamps { intended_ns, actual_ns });
-                recorder.handed_over(&turn, now_ns);
-                schedule.advance();
+                let (intended_ns, actual_ns) =
+                    (start.realtime_ns + offer.turn.due_ns, start.realtime_ns + now_ns);
+                frames.write(slot, &offer, stretch.kind, Stamps { intended_ns, actual_ns });
+                recorder.handed_over(&offer.turn, now_ns);
+                offering.advance();
                 filled += 1;
             }
             if filled == 0 {
-                wait_until(start.monotonic + Duration::from_nanos(schedule.peek().due_ns), stretch.stop);
+                wait_until(start.monotonic + Duration::from_nanos(offering.peek().turn.due_ns), stretch.stop);
                 continue;
             }
             self.push(filled, stretch, recorder);

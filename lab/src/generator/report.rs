@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::plan::{Turn, due_ns};
+use crate::schedule::{Turn, due_ns};
 use crate::traffic_error::TrafficError;
 
 /// How late datagrams were handed to the kernel, ns.
@@ -27,8 +27,10 @@ pub struct Lag {
 /// What one stretch of sending came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GeneratorReport {
-    /// What was asked for.
+    /// What was asked for, with what was to be sent twice or in addition, and without what was to be left out.
     pub intended: u64,
+    /// How many places in the schedule that takes.
+    pub scheduled: u64,
     /// What the kernel took.
     pub sent: u64,
     /// What the kernel did not take, by the name of the error.
@@ -38,7 +40,7 @@ pub struct GeneratorReport {
     /// Whether it ended before everything intended was due, because it was told to.
     pub stopped: bool,
     /// From the first hand-over to the end of the silence that the schedule has after the last datagram or burst:
-    /// `sent` ÷ this is the rate.
+    /// `scheduled` ÷ this is the rate.
     pub elapsed: Duration,
     /// Lateness of each datagram.
     pub lag_ns: Lag,
@@ -47,10 +49,11 @@ pub struct GeneratorReport {
 }
 
 impl GeneratorReport {
-    /// Datagrams per second that the kernel took; 0 when none was.
+    /// Places of the schedule per second whose datagrams the kernel took; 0 when there was none.
     pub fn offered_pps(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
-        if seconds > 0.0 { self.sent as f64 / seconds } else { 0.0 }
+        let of_intended = self.sent as f64 / self.intended.max(1) as f64;
+        if seconds > 0.0 { self.scheduled as f64 * of_intended / seconds } else { 0.0 }
     }
 
     /// How many were never due, because it was told to stop before.
@@ -79,9 +82,9 @@ pub(super) struct Recorder {
 const MAX_LAG_NS: u64 = 600_000_000_000;
 
 impl Recorder {
-    pub(super) fn new(intended: u64) -> Result<Self, TrafficError> {
+    pub(super) fn new(intended: u64, scheduled: u64) -> Result<Self, TrafficError> {
         Ok(Self {
-            report: GeneratorReport { intended, ..GeneratorReport::default() },
+            report: GeneratorReport { intended, scheduled, ..GeneratorReport::default() },
             lag: Histogram::new_with_bounds(1, MAX_LAG_NS, 3)?,
             first_ns: None,
             last_ns: 0,
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_datagram_is_sent_or_refused_by_name() {
-        let mut recorder = Recorder::new(10).unwrap();
+        let mut recorder = Recorder::new(10, 10).unwrap();
         for index in 0..10 {
             recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000 + index);
             recorder.batch_over(index * 1_000_000 + index);
@@ -170,7 +173,7 @@ mod tests {
     /// Bursts of 5 at 1,000 a second, handed over in batches of up to 3, each `batch_ns` after the one before; the last
     /// burst has `last` datagrams.
     fn bursts(batch_ns: u64, last: u64) -> GeneratorReport {
-        let mut recorder = Recorder::new(10 + last).unwrap();
+        let mut recorder = Recorder::new(10 + last, 10 + last).unwrap();
         let mut now_ns = 0;
         for (burst, datagrams) in [5, 5, last].into_iter().enumerate() {
             let due_ns = burst as u64 * 5_000_000;
@@ -207,8 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_on_purpose_takes_its_time_all_the_same() {
+        let mut recorder = Recorder::new(8, 10).unwrap();
+        for index in (0..10).filter(|index| index % 5 != 3) {
+            recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000);
+            recorder.batch_over(index * 1_000_000);
+        }
+        let report = recorder.finish(8, 1_000, None);
+        assert_eq!((report.sent, report.stopped), (8, false));
+        assert!((report.offered_pps() - 1_000.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn nothing_sent_is_no_rate() {
-        let report = Recorder::new(10).unwrap().finish(0, 1_000, None);
+        let report = Recorder::new(10, 10).unwrap().finish(0, 1_000, None);
         assert!(report.stopped);
         assert_eq!(report.not_offered(), 10);
         assert_eq!((report.sent, report.elapsed, report.offered_pps()), (0, Duration::ZERO, 0.0));

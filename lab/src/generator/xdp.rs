@@ -17,11 +17,10 @@ use std::time::{Duration, Instant};
 
 use super::pace::wait_until;
 use super::report::Recorder;
-use super::{Frames, Sender, Stretch, template};
+use super::{Frames, Offering, Sender, Stretch, template};
 use crate::clock::Moment;
 use crate::datagram::{ACTUAL, CRC32, Stamps};
 use crate::fragments::Fragments;
-use crate::plan::Schedule;
 use crate::sys::ethtool::Statistics;
 use crate::sys::packet_socket::interface_index;
 use crate::sys::xdp::{LiveFrames, MOST_BYTES, Stamp, monotonic_ns};
@@ -145,10 +144,10 @@ struct Course<'a> {
     /// The same moment in ns of `CLOCK_MONOTONIC`.
     start_ns: u64,
     /// Of what is to be written next ...
-    ahead: Schedule,
+    ahead: Offering<'a>,
     filled: u64,
     /// ... and of what is to be sent next.
-    behind: Schedule,
+    behind: Offering<'a>,
     done: u64,
 }
 
@@ -157,7 +156,7 @@ impl<'a> Course<'a> {
         let start = Moment::now();
         let start_ns = monotonic_ns().saturating_sub(start.monotonic.elapsed().as_nanos() as u64);
         ring.begin(start.realtime_ns.wrapping_sub(start_ns));
-        let (ahead, behind) = (stretch.schedule(), stretch.schedule());
+        let (ahead, behind) = (stretch.offering(), stretch.offering());
         Self { ring, pass_ns, stretch, start, start_ns, ahead, filled: 0, behind, done: 0 }
     }
 
@@ -168,7 +167,7 @@ impl<'a> Course<'a> {
 
     /// Returns shortly before the next datagram is due.
     fn wait(&self) {
-        let call_ns = self.behind.peek().due_ns.saturating_sub(CALL_NS);
+        let call_ns = self.behind.peek().turn.due_ns.saturating_sub(CALL_NS);
         wait_until(self.start.monotonic + Duration::from_nanos(call_ns), self.stretch.stop);
     }
 
@@ -176,11 +175,12 @@ impl<'a> Course<'a> {
     fn fill(&mut self, frames: &mut Frames) {
         let horizon_ns = self.now_ns() + HORIZON_NS;
         while self.filled < self.stretch.count {
-            let turn = self.ahead.peek();
-            let Some(slot) = self.ring.free_slot().filter(|_| turn.due_ns <= horizon_ns) else { break };
-            let stamps = Stamps { intended_ns: self.start.realtime_ns + turn.due_ns, actual_ns: 0 };
-            frames.write(slot, &turn, self.stretch.kind, stamps);
-            self.ring.commit(self.start_ns + turn.due_ns);
+            let offer = self.ahead.peek();
+            let due_ns = offer.turn.due_ns;
+            let Some(slot) = self.ring.free_slot().filter(|_| due_ns <= horizon_ns) else { break };
+            let stamps = Stamps { intended_ns: self.start.realtime_ns + due_ns, actual_ns: 0 };
+            frames.write(slot, &offer, self.stretch.kind, stamps);
+            self.ring.commit(self.start_ns + due_ns);
             self.filled += 1;
             self.ahead.advance();
         }
@@ -215,7 +215,7 @@ impl<'a> Course<'a> {
     }
 
     fn handed_over(&mut self, now_ns: u64, recorder: &mut Recorder) {
-        recorder.handed_over(&self.behind.peek(), now_ns);
+        recorder.handed_over(&self.behind.peek().turn, now_ns);
         recorder.batch_over(now_ns);
         self.behind.advance();
         self.done += 1;

@@ -3,9 +3,11 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::*;
-use crate::datagram::{Encoder, Kind, decode};
+use crate::datagram::{Encoder, Header, Kind, Undecodable, decode};
+use crate::generator::offering::{Guise, Offer};
 use crate::generator::template::Templates;
-use crate::plan::{Flow, Plan, Turn};
+use crate::plan::{Flow, Plan};
+use crate::schedule::Turn;
 
 fn by_name(
     redirected: u64,
@@ -77,20 +79,33 @@ fn the_program_makes_the_frames_of_user_space() {
         });
         for (index, turn) in turns.enumerate() {
             let kind = if index % 2 == 0 { Kind::Measured } else { Kind::WarmUp };
+            let guise = match index % 5 {
+                3 => Guise::Flipped(index as u64),
+                4 => Guise::Foreign,
+                _ => Guise::Own,
+            };
+            let offer = Offer { turn, guise };
             let mut stamps = Stamps { intended_ns: 1_700_000_000_000_000_000 + turn.due_ns, actual_ns: 0 };
-            frames.write(ring.free_slot().unwrap(), &turn, kind, stamps);
+            frames.write(ring.free_slot().unwrap(), &offer, kind, stamps);
             ring.commit(turn.due_ns);
             let made = ring.dry_run().unwrap();
             assert_eq!(ring.sent(), index as u64 + 1);
 
-            let read = decode(&made[payload_at..]).unwrap();
-            if let Some(Stamps { actual_ns, .. }) = read.stamps {
-                assert_eq!(actual_ns, 1_700_000_000_000_000_000 + ring.sent_ns(index as u64));
-                stamps.actual_ns = actual_ns;
+            let sent_ns = 1_700_000_000_000_000_000 + ring.sent_ns(index as u64);
+            let own = Header { run: plan.run, flow: turn.flow, sequence: turn.sequence, kind };
+            match (guise, decode(&made[payload_at..])) {
+                (Guise::Own, Ok(read)) => {
+                    assert_eq!(read.header, own);
+                    assert!(read.stamps.is_none_or(|stamps| stamps.actual_ns == sent_ns));
+                }
+                (Guise::Foreign, Ok(read)) => assert_eq!(read.header, Header { run: !plan.run, ..own }),
+                (Guise::Flipped(_), Err(Undecodable::Damaged(header))) => assert_eq!(header, own),
+                unlike => panic!("{unlike:?}"),
             }
+            stamps.actual_ns = sent_ns;
             let mut expected = vec![0xEE; frame_bytes];
-            frames.write(&mut expected, &turn, kind, stamps);
-            assert_eq!(made, expected, "IPv6 {ipv6}, {payload_bytes} bytes, {turn:?}");
+            frames.write(&mut expected, &offer, kind, stamps);
+            assert_eq!(made, expected, "IPv6 {ipv6}, {payload_bytes} bytes, {offer:?}");
         }
     }
 }
@@ -103,9 +118,10 @@ fn what_is_not_due_or_given_up_is_not_sent() {
     let mut ring = load(frames.templates.frames()[0], &frames).unwrap();
     ring.begin(0);
     let turn = Turn { flow: 0, sequence: 0, due_ns: 0, begins_burst: true };
+    let offer = Offer { turn, guise: Guise::Own };
     let mut put = |ring: &mut LiveFrames, due_ns| {
         let stamps = Stamps { intended_ns: 1, actual_ns: 0 };
-        frames.write(ring.free_slot().unwrap(), &turn, Kind::Measured, stamps);
+        frames.write(ring.free_slot().unwrap(), &offer, Kind::Measured, stamps);
         ring.commit(due_ns);
     };
     put(&mut ring, 0);

@@ -13,21 +13,35 @@ const TRIAL: [Column<Trial>; 2] = [
     Column::text("verdict", |trial| trial.verdict.to_string()),
 ];
 
-const FINDINGS: [Column<Trial>; 7] = [
+const COUNTS: [Column<Trial>; 4] = [
     Column::number("lost", |trial| measured(trial, |m| grouped(m.counts.lost))),
     Column::number("dup", |trial| measured(trial, |m| grouped(m.counts.duplicated))),
     Column::number("reord", |trial| measured(trial, |m| grouped(m.counts.reordered))),
     Column::number("corr", |trial| measured(trial, |m| grouped(m.counts.corrupted))),
+];
+
+/// Told only where there is any.
+const ALIEN: Column<Trial> = Column::number("alien", |trial| measured(trial, |m| grouped(m.alien)));
+
+const TIMES: [Column<Trial>; 6] = [
     Column::number("p50 µs", |trial| latency(trial, |latency| latency.p50)),
     Column::number("p99 µs", |trial| latency(trial, |latency| latency.p99)),
+    Column::number("p99.9 µs", |trial| latency(trial, |latency| latency.p999)),
+    Column::number("max µs", |trial| latency(trial, |latency| latency.max)),
+    Column::number("lag µs", |trial| measured(trial, |m| micros(m.generator_lag_ns.p99 as f64))),
     Column::number("cpu ns", |trial| measured(trial, |m| or_nothing(m.cpu_ns_per_packet.relay, rounded))),
 ];
 
-const LEGEND: &str = "p50, p99: latency; cpu: the subject's time per datagram; -: not measured";
+const LEGEND: &str = "p50 to max: latency; lag: the generator's lateness, 99th percentile; cpu: the subject's time per \
+                      datagram; -: not measured";
 
 /// Every attempt, in the order in which they were held.
 pub(super) fn table(trials: &[Trial], conditions: &Conditions) -> String {
-    let table = conditions.table(trials, &TRIAL, |trial| &trial.condition, &FINDINGS);
+    let has_alien = |trial: &Trial| trial.measured.as_ref().is_some_and(|measured| measured.alien > 0);
+    let alien = trials.iter().any(has_alien).then_some(ALIEN);
+    let (counts, times) = (COUNTS.into_iter().chain(alien), TIMES);
+    let findings: Vec<_> = counts.chain(times).collect();
+    let table = conditions.table(trials, &TRIAL, |trial| &trial.condition, &findings);
     let common = conditions.common();
     let common = if common.is_empty() { common } else { format!("all trials: {common}\n") };
     format!("{table}\n\n{common}{LEGEND}\n")

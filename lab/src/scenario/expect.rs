@@ -16,6 +16,8 @@ use crate::verdict::Counts;
 pub struct Expect {
     /// Exact counts over all sinks.
     pub counts: Counts,
+    /// Exact number of datagrams at the sinks that are none of the trial's.
+    pub alien: u64,
     /// Names of the subjects of whom they are expected; `None` for all.
     pub subjects: Option<Vec<String>>,
     /// Which subjects are compared, and by what.
@@ -116,11 +118,16 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
         known.check_subject(section, "subjects", name);
     }
     let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
-    let [lost, duplicated, reordered, corrupted] =
-        ["loss", "duplicates", "reordered", "corrupted"].map(count);
+    let [lost, duplicated, reordered, corrupted, alien] =
+        ["loss", "duplicates", "reordered", "corrupted", "alien"].map(count);
     let counts =
         Counts { lost: lost?, duplicated: duplicated?, reordered: reordered?, corrupted: corrupted? };
-    Some(Expect { counts, subjects: names, ratios: ratios.into_iter().collect::<Option<_>>()? })
+    Some(Expect {
+        counts,
+        alien: alien?,
+        subjects: names,
+        ratios: ratios.into_iter().collect::<Option<_>>()?,
+    })
 }
 
 fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {

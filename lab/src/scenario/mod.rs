@@ -20,6 +20,7 @@ pub use expect::{Expect, Metric, Ratio};
 pub use sinks::SinkChoice;
 
 use crate::generator::{self, GeneratorKind};
+use crate::impairments::Impairments;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
 use crate::topology::Link;
@@ -70,6 +71,8 @@ pub struct Traffic {
     pub payloads_bytes: Vec<usize>,
     /// How many datagrams are due at once; 1 when they are evenly paced.
     pub burst: u64,
+    /// Faults made on purpose; none unless every subject is a wire.
+    pub impairments: Impairments,
     /// Number of distinct flows.
     pub flows: usize,
     /// How long each trial offers its rate.

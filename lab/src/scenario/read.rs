@@ -12,6 +12,7 @@ use super::{
 };
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
+use crate::impairments::Impairments;
 use crate::plan::{MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
 use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
@@ -110,12 +111,14 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
     let warmup = defaulted(section, "warmup", Duration::from_millis(500), || {
         section.parsed("warmup", DURATION, parse_duration)
     });
+    let impairments = read_impairments(section.section("impairments").as_ref());
     let traffic = Traffic {
         generator: generator?,
         casts: casts?,
         rates_pps: rates?,
         payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
         burst: burst?,
+        impairments: impairments?,
         flows: flows? as usize,
         duration: duration?,
         warmup: warmup?,
@@ -123,6 +126,21 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
     check_amounts(section, &traffic, sinks);
     check_generator(section, &traffic, link);
     Some(traffic)
+}
+
+/// How many datagrams of each trial are to meet a fault; none that is not named.
+fn read_impairments(section: Option<&Section<'_>>) -> Option<Impairments> {
+    let Some(section) = section else { return Some(Impairments::default()) };
+    let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=Impairments::MOST));
+    let [drop, duplicate, swap, corrupt, foreign] =
+        ["drop", "duplicate", "swap", "corrupt", "foreign"].map(count);
+    Some(Impairments {
+        drop: drop?,
+        duplicate: duplicate?,
+        swap: swap?,
+        corrupt: corrupt?,
+        foreign: foreign?,
+    })
 }
 
 /// IPv4 datagrams that are larger than the MTU are sent as fragments.
@@ -184,6 +202,15 @@ fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
                 "duration",
                 format!("{rate} packets/s make {datagrams} datagrams for {flows} flows: {remedy}"),
             );
+        } else if datagrams < u128::from(traffic.impairments.least_datagrams(flows)) {
+            let least = traffic.impairments.least_datagrams(flows);
+            let remedy = "raise rate-pps or duration, or have fewer of them";
+            section.mistake(
+                "impairments",
+                format!(
+                    "{rate} packets/s make {datagrams} datagrams, and so many faults take {least}: {remedy}"
+                ),
+            );
         } else if datagrams * sinks as u128 > MAX_COUNTED {
             section.mistake(
                 "duration",
@@ -240,12 +267,27 @@ fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, sink_count: usiz
             );
         }
         check_mapping(&section, &subject, traffic);
+        check_impairments(&section, &subject, traffic);
         if matches!(subject.kind, SubjectKind::Wire) && sink_count > 1 {
             section.mistake("wire", format!("\"direct\" has one end, not {sink_count}: use sinks.count = 1"));
         }
         subjects.push(subject);
     }
     subjects
+}
+
+/// Faults are counted where nothing else can make or mend any.
+fn check_impairments(section: &Section<'_>, subject: &Subject, traffic: Option<&Traffic>) {
+    let key = match subject.kind {
+        SubjectKind::Relay(_) => "relay",
+        SubjectKind::Command(_) => "command",
+        SubjectKind::Wire => return,
+    };
+    if traffic.is_some_and(|traffic| !traffic.impairments.is_empty()) {
+        let why = "what becomes of traffic.impairments is known beforehand without a relay only";
+        section
+            .mistake(key, format!("{why}: use wire = \"direct\", or a scenario of its own for this subject"));
+    }
 }
 
 /// Who keeps group and port cannot turn a group into a host.

@@ -1,6 +1,7 @@
 //! Scenarios that are right, and every way of being wrong.
 
 use super::*;
+use crate::impairments::Impairments;
 use crate::scenario::Condition;
 use crate::scenario::Metric;
 use crate::verdict::Counts;
@@ -371,4 +372,28 @@ fn durations_have_units() {
     for bad in ["", "3", "s", "3h", "-1s", "61m", "1e3s", "..s", "3 ms s"] {
         assert_eq!(parse_duration(bad), None, "{bad}");
     }
+}
+
+#[test]
+fn impairments_have_room_and_are_for_wires() {
+    let wire = LEAST.replace("relay = { rx = 'recv' }", "wire = 'direct'");
+    assert_ne!(wire, LEAST);
+    let with = |text: &str, faults: &str| {
+        text.replace("[[sub", &format!("[traffic.impairments]\n{faults}\n[expect]\nalien = 5\n[[sub"))
+    };
+    let all = "drop = 1\nduplicate = 2\nswap = 3\ncorrupt = 4\nforeign = 5";
+    let read = scenario(&with(&wire, all)).unwrap();
+    let impairments = Impairments { drop: 1, duplicate: 2, swap: 3, corrupt: 4, foreign: 5 };
+    assert_eq!((read.traffic.impairments, read.expect.alien), (impairments, 5));
+    assert_eq!(
+        mistake(&with(LEAST, "drop = 1")).split_once(": ").unwrap().1,
+        "subject[0].relay: what becomes of traffic.impairments is known beforehand without a relay only: use \
+         wire = \"direct\", or a scenario of its own for this subject"
+    );
+    assert!(scenario(&with(LEAST, "drop = 0")).is_ok());
+    assert!(
+        mistake(&with(&wire, "swap = 751"))
+            .contains("1000 packets/s make 3000 datagrams, and so many faults take 3004")
+    );
+    assert!(mistake(&with(&wire, "lose = 1")).contains("traffic.impairments.lose: unknown key"));
 }

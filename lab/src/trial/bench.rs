@@ -172,5 +172,6 @@ fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -
         condition.rate_pps,
         datagrams(condition.rate_pps, order.scenario.traffic.duration),
     )?
-    .in_bursts_of(order.scenario.traffic.burst)
+    .in_bursts_of(order.scenario.traffic.burst)?
+    .impaired(order.scenario.traffic.impairments)
 }

@@ -124,6 +124,7 @@ impl Record {
             sink_errors: summed(measurement.sinks.iter().map(|sink| &sink.errors)),
             sink_dropped: summed(measurement.sinks.iter().map(|sink| &sink.dropped)),
             alien: measurement.alien,
+            expected_alien: order.scenario.expect.alien,
             misdelivered: measurement.misdelivered,
             bad_checksums: measurement.bad_checksums,
             clock_step_ns: self.clock_step.map(|step| step.moved_ns),

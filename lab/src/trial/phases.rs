@@ -100,7 +100,7 @@ fn warm_up(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<()
 /// Offers the trial's traffic.
 fn run(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<GeneratorReport, Halt> {
     let duration = order.scenario.traffic.duration;
-    let total = datagrams(order.condition.rate_pps, duration);
+    let total = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
     let on_progress = |done| (watch.on_phase)(Phase::Run(done, total));
     let offer = Offer { when: "during the run", duration, on_progress: &on_progress };
     offer.make(bench, order, watch, Generator::run)
