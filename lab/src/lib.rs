@@ -5,6 +5,7 @@
 //! ```
 
 mod bitmap;
+pub mod calibration;
 pub mod checksum;
 pub mod clean;
 pub mod cli;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use crate::calibration::{self, Calibration, deduct_wire};
 use crate::cli::RunArgs;
 use crate::comparison::{compare, not_compared};
 use crate::generator::{self, GeneratorKind, xdp_obstacle};
@@ -86,11 +87,28 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
     let scenario = Scenario::load(&arguments.scenario)?;
     let folder = scenario.name.clone();
     conduct(arguments, scenario, &folder, |session, subjects, results| {
-        let error = session.hold_all(subjects, interrupted, &mut results.trials).err();
+        let error = hold_trials(session, subjects, interrupted, results).err();
+        deduct_wire(session.scenario, results.calibration.as_ref(), &mut results.trials);
+        results.notes.extend(results.calibration.iter().flat_map(calibration::notes));
         results.comparisons = compare(session.scenario, subjects, &results.trials);
         results.notes.splice(0..0, not_compared(session.scenario, subjects));
         error.map_or_else(|| Ok(verdict_on(results)), Err)
     })
+}
+
+/// Holds every trial, and those of the lab alone before and after them.
+fn hold_trials(
+    session: &Session<'_>,
+    subjects: &[&Subject],
+    interrupted: &AtomicBool,
+    results: &mut Results,
+) -> Result<(), RunError> {
+    let alone = calibration::scenario_for(session.scenario);
+    let Some(alone) = alone else { return session.hold_all(subjects, interrupted, &mut results.trials) };
+    let calibration = results.calibration.insert(Calibration::default());
+    session.calibrate(&alone, "before", interrupted, &mut calibration.before)?;
+    session.hold_all(subjects, interrupted, &mut results.trials)?;
+    session.calibrate(&alone, "after", interrupted, &mut calibration.after)
 }
 
 /// Searches the highest rates without loss between the least and the highest of the scenario that `arguments` name,
@@ -145,6 +163,7 @@ fn conduct(
         verdict: RunVerdict::Error,
         error: None,
         trials: Vec::new(),
+        calibration: None,
         comparisons: Vec::new(),
         searches: Vec::new(),
         notes,

@@ -22,6 +22,17 @@ pub(crate) struct Watched<'a> {
     pub(crate) interrupted: &'a AtomicBool,
 }
 
+/// A trial to be held.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) subject: &'a Subject,
+    pub(crate) condition: Condition,
+    pub(crate) block: usize,
+    /// Tells the folders of trials apart that are not of the run itself.
+    pub(crate) series: &'static str,
+}
+
 /// What all trials of a run share.
 pub(crate) struct Session<'a> {
     pub(crate) scenario: &'a Scenario,
@@ -56,6 +67,25 @@ impl<'a> Session<'a> {
         Ok(Self { scenario, folder, run: RunName::claim()?, relay_binary, lab_binary, placement })
     }
 
+    /// Holds every trial of `alone`, a calibration of the scenario.
+    pub(crate) fn calibrate(
+        &self,
+        alone: &Scenario,
+        when: &'static str,
+        interrupted: &AtomicBool,
+        trials: &mut Vec<Trial>,
+    ) -> Result<(), RunError> {
+        let conditions = alone.conditions();
+        let watched = Watched { progress: Progress::start(when, Some(conditions.len())), interrupted };
+        for condition in conditions {
+            for subject in &alone.subjects {
+                let task = Task { scenario: alone, subject, condition, block: 1, series: when };
+                self.hold_until_conclusive(task, &watched, trials)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Holds every trial of the scenario.
     pub(crate) fn hold_all(
         &self,
@@ -65,10 +95,11 @@ impl<'a> Session<'a> {
     ) -> Result<(), RunError> {
         let conditions = self.scenario.conditions();
         let total = self.scenario.trials.blocks * conditions.len() * subjects.len();
-        let watched = Watched { progress: Progress::start(Some(total)), interrupted };
+        let watched = Watched { progress: Progress::start("", Some(total)), interrupted };
         for block in 1..=self.scenario.trials.blocks {
             for (condition, subject) in order_of(block, &conditions, subjects) {
-                self.hold_until_conclusive(subject, condition, block, &watched, trials)?;
+                let task = Task { scenario: self.scenario, subject, condition, block, series: "" };
+                self.hold_until_conclusive(task, &watched, trials)?;
             }
         }
         Ok(())
@@ -77,19 +108,17 @@ impl<'a> Session<'a> {
     /// Holds a trial, again where it proves nothing, as often as the scenario allows. Returns the last verdict.
     pub(crate) fn hold_until_conclusive(
         &self,
-        subject: &Subject,
-        condition: Condition,
-        block: usize,
+        task: Task<'_>,
         watched: &Watched<'_>,
         trials: &mut Vec<Trial>,
     ) -> Result<Verdict, RunError> {
         let mut attempt = 1;
         loop {
-            let trial = self.hold(subject, condition, (block, attempt), trials.len(), watched)?;
+            let trial = self.hold(task, attempt, trials.len(), watched)?;
             watched.progress.finished(&trial);
             let verdict = trial.verdict;
             trials.push(trial);
-            if verdict.is_conclusive() || attempt > self.scenario.trials.retries {
+            if verdict.is_conclusive() || attempt > task.scenario.trials.retries {
                 watched.progress.next();
                 return Ok(verdict);
             }
@@ -99,16 +128,17 @@ impl<'a> Session<'a> {
 
     fn hold(
         &self,
-        subject: &Subject,
-        condition: Condition,
-        turn: (usize, usize),
+        task: Task<'_>,
+        attempt: usize,
         number: usize,
         Watched { progress, interrupted }: &Watched<'_>,
     ) -> Result<Trial, RunError> {
-        let dir = self.folder.trial(&format!("{:03}-{}", number + 1, subject.name))?;
+        let Task { scenario, subject, condition, block, series } = task;
+        let dash = if series.is_empty() { "" } else { "-" };
+        let dir = self.folder.trial(&format!("{series}{dash}{:03}-{}", number + 1, subject.name))?;
         progress.begin(subject, &condition);
         let order = Order {
-            scenario: self.scenario,
+            scenario,
             subject,
             condition,
             run: &self.run,
@@ -119,7 +149,7 @@ impl<'a> Session<'a> {
         };
         let watch = Watch { interrupted, on_phase: &|phase| progress.phase(phase) };
         let outcome = trial::hold(&order, &watch).map_err(RunError::Trial)?;
-        Ok(Trial::new(self.scenario, subject, &condition, turn, outcome))
+        Ok(Trial::new(scenario, subject, &condition, (block, attempt), outcome))
     }
 }
 

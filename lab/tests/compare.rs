@@ -15,7 +15,7 @@ fn scenario(limits: &[&str]) -> String {
         format!("[[expect.ratio]]\nmetric = 'relay-cpu'\nof = 'a'\nto = 'b'\nat-most = {limit}\n")
     };
     format!(
-        "name = 'test'\n[sinks]\nkind = 'packet'\n[trials]\nblocks = 3\nretries = 5\n[traffic]\nrate-pps = 2_000\nduration = '300ms'\n\
+        "name = 'test'\n[sinks]\nkind = 'packet'\n[trials]\nblocks = 3\nretries = 5\ncalibrate = false\n[traffic]\nrate-pps = 2_000\nduration = '300ms'\n\
          warmup = '50ms'\n{}{}{}",
         subject("a"),
         subject("b"),

@@ -22,6 +22,8 @@ fn scenario(generator: &str) -> String {
         [sinks]
         count = 3
         kind = ["packet", "socket"]
+        [trials]
+        calibrate = false
         [[subject]]
         name = "recv"
         relay = {{ rx = "recv" }}

@@ -24,6 +24,7 @@ fn scenario(faults: &str, expect: &str) -> String {
         kind = ["xdp", "packet", "socket"]
         [trials]
         retries = 5
+        calibrate = false
         [[subject]]
         name = "impair"
         command = [

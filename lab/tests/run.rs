@@ -17,7 +17,7 @@ use serde_json::Value;
 /// A scenario with small traffic and the given subjects.
 fn scenario(traffic: &str, subjects: &str) -> String {
     format!(
-        "name = 'test'\n[trials]\nretries = 5\n[traffic]\nrate-pps = 2_000\nduration = '300ms'\nwarmup = '50ms'\n\
+        "name = 'test'\n[trials]\nretries = 5\ncalibrate = false\n[traffic]\nrate-pps = 2_000\nduration = '300ms'\nwarmup = '50ms'\n\
          {traffic}\n{subjects}\n"
     )
 }

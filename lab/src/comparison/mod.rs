@@ -167,7 +167,7 @@ fn reading(metric: Metric, measured: &Measured) -> Option<f64> {
         |pick: fn(&Latency) -> u64| measured.latency_ns.as_ref().map(|latency| pick(latency) as f64);
     match metric {
         Metric::RelayCpu => measured.cpu_ns_per_packet.relay,
-        Metric::SystemCpu => measured.cpu_ns_per_packet.system,
+        Metric::SystemCpu => measured.cpu_ns_per_packet.system_less_wire,
         Metric::P50 => latency(|latency| latency.p50),
         Metric::P99 => latency(|latency| latency.p99),
         Metric::P999 => latency(|latency| latency.p999),

@@ -16,17 +16,21 @@ struct Line {
     lost: Option<u64>,
     p50: Option<f64>,
     p99: Option<f64>,
+    p999: Option<f64>,
     cpu: Option<f64>,
+    above_wire: Option<f64>,
 }
 
 const SUBJECT: [Column<Line>; 1] = [Column::text("subject", |line| line.subject.clone())];
 
-const FINDINGS: [Column<Line>; 5] = [
+const FINDINGS: [Column<Line>; 7] = [
     Column::number("passed", |line| format!("{} of {}", line.passed, line.blocks)),
     Column::number("lost", |line| or_nothing(line.lost, grouped)),
     Column::number("p50 µs", |line| or_nothing(line.p50, micros)),
     Column::number("p99 µs", |line| or_nothing(line.p99, micros)),
+    Column::number("p99.9 µs", |line| or_nothing(line.p999, micros)),
     Column::number("cpu ns", |line| or_nothing(line.cpu, rounded)),
+    Column::number("sys ns", |line| or_nothing(line.above_wire, rounded)),
 ];
 
 const LEGEND: &str =
@@ -70,7 +74,11 @@ impl Line {
             lost: (!measured.is_empty()).then(|| measured.iter().map(|measured| measured.counts.lost).sum()),
             p50: latency(|latency| latency.p50),
             p99: latency(|latency| latency.p99),
+            p999: latency(|latency| latency.p999),
             cpu: median(measured.iter().filter_map(|measured| measured.cpu_ns_per_packet.relay)),
+            above_wire: median(
+                measured.iter().filter_map(|measured| measured.cpu_ns_per_packet.system_less_wire),
+            ),
         }
     }
 }
@@ -93,8 +101,8 @@ mod tests {
         let lines = lines(&trials);
         let shown: Vec<Vec<_>> =
             lines.iter().map(|line| FINDINGS.iter().map(|column| column.shown(line)).collect()).collect();
-        assert_eq!(shown[0], ["2 of 3", "7", "2.0", "2.0", "200"]);
-        assert_eq!(shown[1], ["2 of 3", "0", "6.0", "6.0", "600"]);
+        assert_eq!(shown[0], ["2 of 3", "7", "2.0", "2.0", "2.0", "200", "300"]);
+        assert_eq!(shown[1], ["2 of 3", "0", "6.0", "6.0", "6.0", "600", "900"]);
         assert_eq!(lines.len(), 2);
     }
 
@@ -104,6 +112,9 @@ mod tests {
         trials[1].condition = Condition { rate_pps: 7, ..CONDITION };
         assert_eq!(lines(&trials).iter().map(|line| line.blocks).collect::<Vec<_>>(), [2, 1]);
         trials[1].verdict = Verdict::Invalid;
-        assert_eq!(FINDINGS.map(|column| column.shown(&lines(&trials)[1])), ["0 of 1", "-", "-", "-", "-"]);
+        assert_eq!(
+            FINDINGS.map(|column| column.shown(&lines(&trials)[1])),
+            ["0 of 1", "-", "-", "-", "-", "-", "-"]
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What people see: progress while a run lasts, tables when it is over.
 
+mod calibration;
 mod columns;
 mod comparisons;
 mod medians;
@@ -31,6 +32,7 @@ pub fn report(results: &Results) -> String {
     if !results.searches.is_empty() {
         parts.push(searches::table(&results.searches));
     }
+    parts.extend(results.calibration.as_ref().and_then(calibration::table));
     if !results.comparisons.is_empty() {
         parts.push(comparisons::table(&results.comparisons, &conditions));
     }

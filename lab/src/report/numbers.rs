@@ -13,7 +13,8 @@ pub(super) fn micros(nanos: f64) -> String {
 
 /// Without fraction.
 pub(super) fn rounded(number: f64) -> String {
-    grouped(number.round() as u64)
+    let sign = if number.round() < 0.0 { "-" } else { "" };
+    format!("{sign}{}", grouped(number.abs().round() as u64))
 }
 
 /// A number with its thousands apart.
@@ -38,7 +39,7 @@ mod tests {
         let shown = [0, 999, 1_000, 1_234_567].map(grouped);
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([450.0, 99_960.0, 1_234_567.0].map(micros), ["0.5", "100.0", "1,235"]);
-        assert_eq!(rounded(1_234.5), "1,235");
+        assert_eq!([1_234.5, -1_234.5, -0.2].map(rounded), ["1,235", "-1,235", "0"]);
         assert_eq!((or_nothing(None, rounded), or_nothing(Some(1.0), rounded)), ("-".into(), "1".into()));
     }
 }

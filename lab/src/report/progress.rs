@@ -21,6 +21,8 @@ const DRAIN_AT: u64 = 95;
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    /// What begins every line.
+    series: &'static str,
     /// `None` when nobody knows.
     trials: Option<usize>,
     done: Cell<usize>,
@@ -28,8 +30,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins a run of so many trials, if that is known.
-    pub fn start(trials: Option<usize>) -> Self {
+    /// Begins a series of so many trials, if that is known; a name tells it from others.
+    pub fn start(series: &'static str, trials: Option<usize>) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = match trials {
                 Some(trials) => ProgressBar::new(trials as u64 * STEPS),
@@ -42,7 +44,7 @@ impl Progress {
             }
             bar
         });
-        Self { bar, trials, done: Cell::new(0), what: RefCell::default() }
+        Self { bar, series, trials, done: Cell::new(0), what: RefCell::default() }
     }
 
     /// A trial, or another attempt at it, begins.
@@ -72,7 +74,8 @@ impl Progress {
         let again = if trial.attempt > 1 { format!(" (attempt {})", trial.attempt) } else { String::new() };
         let of = self.trials.map(|trials| format!("/{trials}")).unwrap_or_default();
         let number = self.done.get() + 1;
-        let line = format!("[{number}{of}] {}{again}: {}", self.what.borrow(), trial.verdict);
+        let series = if self.series.is_empty() { String::new() } else { format!("{} ", self.series) };
+        let line = format!("[{series}{number}{of}] {}{again}: {}", self.what.borrow(), trial.verdict);
         match &self.bar {
             Some(bar) => bar.println(line),
             None => eprintln!("{line}"),

@@ -23,17 +23,20 @@ const COUNTS: [Column<Trial>; 4] = [
 /// Told only where there is any.
 const ALIEN: Column<Trial> = Column::number("alien", |trial| measured(trial, |m| grouped(m.alien)));
 
-const TIMES: [Column<Trial>; 6] = [
+const TIMES: [Column<Trial>; 7] = [
     Column::number("p50 µs", |trial| latency(trial, |latency| latency.p50)),
     Column::number("p99 µs", |trial| latency(trial, |latency| latency.p99)),
     Column::number("p99.9 µs", |trial| latency(trial, |latency| latency.p999)),
     Column::number("max µs", |trial| latency(trial, |latency| latency.max)),
     Column::number("lag µs", |trial| measured(trial, |m| micros(m.generator_lag_ns.p99 as f64))),
     Column::number("cpu ns", |trial| measured(trial, |m| or_nothing(m.cpu_ns_per_packet.relay, rounded))),
+    Column::number("sys ns", |trial| {
+        measured(trial, |m| or_nothing(m.cpu_ns_per_packet.system_less_wire, rounded))
+    }),
 ];
 
 const LEGEND: &str = "p50 to max: latency; lag: the generator's lateness, 99th percentile; cpu: the subject's time per \
-                      datagram; -: not measured";
+                      datagram; sys: the machine's, less that of the direct wire; -: not measured";
 
 /// Every attempt, in the order in which they were held.
 pub(super) fn table(trials: &[Trial], conditions: &Conditions) -> String {
@@ -60,11 +63,11 @@ pub(super) fn details(trials: &[Trial]) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-fn measured(trial: &Trial, show: impl Fn(&Measured) -> String) -> String {
+pub(super) fn measured(trial: &Trial, show: impl Fn(&Measured) -> String) -> String {
     or_nothing(trial.measured.as_ref(), show)
 }
 
-fn latency(trial: &Trial, pick: impl Fn(&Latency) -> u64) -> String {
+pub(super) fn latency(trial: &Trial, pick: impl Fn(&Latency) -> u64) -> String {
     let latency = trial.measured.as_ref().and_then(|measured| measured.latency_ns.as_ref());
     or_nothing(latency, |latency| micros(pick(latency) as f64))
 }

@@ -17,8 +17,8 @@ pub(crate) const CONDITION: Condition = Condition {
     rate_pps: 1_000,
 };
 
-/// A trial that passed: the subject took `cpu_ns` for each datagram, the machine twice that, and every latency is ten
-/// times that.
+/// A trial that passed: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of
+/// that, and every latency is ten times that.
 pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
     let latency = (10.0 * cpu_ns) as u64;
     let measured = Measured {
@@ -41,6 +41,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         cpu_ns_per_packet: CpuPerPacket {
             relay: Some(cpu_ns),
             system: Some(2.0 * cpu_ns),
+            system_less_wire: Some(1.5 * cpu_ns),
             relay_from_ticks: false,
         },
         steal_percent: 0.0,

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 pub use folder::{Folder, FolderError};
 
+use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
@@ -43,6 +44,9 @@ pub struct Results {
     pub error: Option<String>,
     /// Every trial, repeated ones included, in the order in which they were held.
     pub trials: Vec<Trial>,
+    /// What the lab did without a subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Subjects against each other.
     pub comparisons: Vec<Comparison>,
     /// Highest rates without loss, of a search.
@@ -295,6 +299,7 @@ mod tests {
             verdict: Verdict::Fail.into(),
             error: None,
             trials: vec![trial],
+            calibration: None,
             comparisons: Vec::new(),
             searches: Vec::new(),
             notes: Vec::new(),

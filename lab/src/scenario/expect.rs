@@ -52,7 +52,7 @@ impl Ratio {
 pub enum Metric {
     /// Time of the subject's processes for each datagram.
     RelayCpu,
-    /// Time of the whole machine for each datagram, generator and sinks included.
+    /// Time of the whole machine for each datagram, less what the direct wire takes.
     SystemCpu,
     /// Median of the latency.
     P50,
@@ -150,6 +150,9 @@ fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
         let remedy = format!("payload-bytes must have one of {STAMPED_BYTES} or more");
         section
             .mistake("metric", format!("no payload has room for a time, so there is no latency: {remedy}"));
+    }
+    if metric == Some(Metric::SystemCpu) && known.trials.is_some_and(|trials| !trials.calibrate) {
+        section.mistake("metric", "is what comes on top of the direct wire: leave trials.calibrate out");
     }
     let at_most = read_at_most(section, known.trials);
     let rates_pps = read_rates(section, known.traffic);

@@ -105,6 +105,8 @@ pub struct Trials {
     pub blocks: usize,
     /// How often a trial that proved nothing is repeated.
     pub retries: usize,
+    /// Whether the lab measures itself before and after.
+    pub calibrate: bool,
 }
 
 /// A program to be measured.

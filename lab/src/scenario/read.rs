@@ -242,10 +242,11 @@ fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: Link, traffic: &Traff
 }
 
 fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
-    let Some(section) = section else { return Some(Trials { blocks: 1, retries: 2 }) };
+    let Some(section) = section else { return Some(Trials { blocks: 1, retries: 2, calibrate: true }) };
     let blocks = defaulted(section, "blocks", 1, || section.integer("blocks", 1..=1_000));
     let retries = defaulted(section, "retries", 2, || section.integer("retries", 0..=100));
-    Some(Trials { blocks: blocks? as usize, retries: retries? as usize })
+    let calibrate = defaulted(section, "calibrate", true, || section.boolean("calibrate"));
+    Some(Trials { blocks: blocks? as usize, retries: retries? as usize, calibrate: calibrate? })
 }
 
 fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {

@@ -397,3 +397,14 @@ fn impairments_have_room_and_are_for_wires() {
     );
     assert!(mistake(&with(&wire, "lose = 1")).contains("traffic.impairments.lose: unknown key"));
 }
+
+#[test]
+fn what_comes_on_top_of_the_wire_takes_a_wire() {
+    let text =
+        LEAST.replace("name = 'r'", "name = 'a'") + "[[subject]]\nname = 'b'\nrelay = { rx = 'recv' }\n";
+    let ratio = "[[expect.ratio]]\nmetric = 'system-cpu'\nof = 'a'\nto = 'b'\n";
+    let with = |calibrate| format!("{text}[trials]\ncalibrate = {calibrate}\n{ratio}");
+    assert!(scenario(&with("true")).is_ok_and(|scenario| scenario.trials.calibrate));
+    assert!(mistake(&with("false")).contains("is what comes on top of the direct wire"));
+    assert!(mistake(&with("1")).contains("trials.calibrate"));
+}

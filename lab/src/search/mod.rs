@@ -15,7 +15,7 @@ use crate::report::Progress;
 use crate::results::{Results, Trial};
 use crate::run::RunError;
 use crate::scenario::{Condition, Scenario, Subject};
-use crate::session::{Session, Watched};
+use crate::session::{Session, Task, Watched};
 use crate::verdict::Verdict;
 
 pub(crate) use bounds::Range;
@@ -79,7 +79,7 @@ pub(crate) fn search(
     interrupted: &AtomicBool,
     results: &mut Results,
 ) -> Result<Verdict, RunError> {
-    let watched = Watched { progress: Progress::start(None), interrupted };
+    let watched = Watched { progress: Progress::start("", None), interrupted };
     for condition in session.scenario.conditions() {
         for subject in subjects {
             let bounds = narrow(session, subject, condition, range, &watched, &mut results.trials)?;
@@ -104,7 +104,8 @@ fn narrow(
         let mut ballot = Ballot::of(session.scenario.trials.blocks);
         let mut block = 1;
         let shown = loop {
-            let verdict = session.hold_until_conclusive(subject, condition, block, watched, trials)?;
+            let task = Task { scenario: session.scenario, subject, condition, block, series: "" };
+            let verdict = session.hold_until_conclusive(task, watched, trials)?;
             ballot.cast(verdict.into());
             if let Some(shown) = ballot.result() {
                 break shown;

@@ -240,6 +240,7 @@ impl Record {
             cpu: CpuPerPacket {
                 relay: subject.and_then(|subject| per_packet(subject.time)),
                 system: per_packet(machine.busy),
+                system_less_wire: None,
                 relay_from_ticks: subject.is_some_and(|subject| subject.from_ticks),
             },
             steal_percent: machine.steal_percent,

@@ -174,6 +174,9 @@ pub struct CpuPerPacket {
     pub relay: Option<f64>,
     /// Whole machine, generator and sinks included.
     pub system: Option<f64>,
+    /// The same, less what the direct wire took; absent unless the run was calibrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_less_wire: Option<f64>,
     /// Whether the subject's time is of the coarse kind because one of its threads ended in between.
     pub relay_from_ticks: bool,
 }
