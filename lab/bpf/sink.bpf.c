@@ -220,6 +220,8 @@ static __always_inline bool tell(struct frame *frame, const struct event *head)
 	__u64 length = frame->end - frame->start;
 	struct event *event = NULL;
 
+	// The compiler may know that it is not 0, the verifier does not.
+	barrier_var(length);
 	if (length > 0 && length <= usual_frame_bytes) {
 		event = bpf_ringbuf_reserve(&events, sizeof(*event) + usual_frame_bytes, 0);
 		if (!event)

@@ -5,6 +5,7 @@
 //! ```
 
 mod bitmap;
+mod bpf;
 pub mod calibration;
 pub mod checksum;
 pub mod clean;

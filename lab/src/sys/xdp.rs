@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use aya::Ebpf;
 use aya::maps::Map;
 use aya::maps::xdp::DevMap;
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use aya::{Ebpf, include_bytes_aligned};
+
+use crate::bpf;
 
 /// Longest frame: what a page of 4 KiB has left beside the kernel's own notes on a live frame.
 pub(crate) const MOST_BYTES: usize = 3328;
@@ -20,8 +22,6 @@ const MOST_SLOTS: usize = 4096;
 const CONTENTS_BYTES: usize = 2 << 20;
 /// Slots begin at multiples of this, a cache line.
 const SLOT_ALIGNMENT: usize = 64;
-
-static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/generator.bpf.o");
 
 /// What the program changes in a frame when it sends it.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl LiveFrames {
         if frame_bytes == 0 || frame_bytes > MOST_BYTES {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let mut ebpf = Ebpf::load(OBJECT).map_err(system_error)?;
+        let mut ebpf = Ebpf::load(&bpf::generator()).map_err(system_error)?;
         program(&mut ebpf)?.load().map_err(system_error)?;
         let Some(Map::Array(map)) = ebpf.map("ring") else { return Err(missing("ring")) };
         let mut ring = Ring::map(map.fd().as_fd())?;

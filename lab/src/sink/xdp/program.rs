@@ -5,16 +5,15 @@ use std::net::IpAddr;
 
 use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya::programs::{Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader, Pod, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, Pod};
 use hdrhistogram::Histogram;
 
 use super::checks::{self, Checks};
 use super::latency;
+use crate::bpf;
 use crate::plan::{Flow, Plan};
 use crate::tally::Ahead;
 use crate::topology::{Checksum, Link};
-
-static OBJECT: &[u8] = include_bytes_aligned!("../../../bpf/sink.bpf.o");
 
 /// Bytes of Ethernet, IPv6 and UDP headers, and what a frame of the smallest payload is padded to.
 const HEADERS_BYTES: usize = 14 + 40 + 8;
@@ -125,7 +124,7 @@ impl Program {
         loader.map_max_entries("flows", plan.flows.len() as u32);
         loader.map_max_entries("progresses", plan.flows.len() as u32);
         loader.map_max_entries("seen", u32::try_from(chunks)?);
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = loader.load(&bpf::sink())?;
         // Before its maps are taken: from then on it keeps them itself.
         xdp(&mut ebpf)?.load()?;
         array::<[u32; checks::WORDS]>(&mut ebpf, "checks_map")?.set(0, checks.value()?, 0)?;
