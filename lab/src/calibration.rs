@@ -14,9 +14,8 @@ use crate::statistics::median;
 
 /// The name that stands for the wire in results.
 const NAME: &str = "direct-wire";
-/// Long enough to tell; what is rare is for the trials to find.
-const DURATION: Duration = Duration::from_secs(1);
-const WARMUP: Duration = Duration::from_millis(200);
+/// Long enough to tell, and as long as trials usually are, so that what else goes on on the machine is in both.
+const DURATION: Duration = Duration::from_secs(3);
 
 /// What the lab did alone, under each condition.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -40,7 +39,6 @@ pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
     if alone.traffic.burst == 1 {
         alone.traffic.duration = alone.traffic.duration.min(DURATION);
     }
-    alone.traffic.warmup = alone.traffic.warmup.min(WARMUP);
     alone.sinks.count = 1;
     alone.trials.blocks = 1;
     alone.subjects = vec![Subject { name: NAME.to_owned(), kind: SubjectKind::Wire }];
@@ -114,17 +112,16 @@ mod tests {
     fn the_lab_alone_has_every_rate_and_one_sink() {
         let alone = scenario_for(&scenario(&format!("{SCENARIO}{RELAY}"))).unwrap();
         assert_eq!((alone.conditions().len(), alone.sinks.count, alone.trials.blocks), (2, 1, 1));
-        assert_eq!(alone.traffic.duration, Duration::from_secs(1));
+        let minute = SCENARIO.replace("cast =", "duration = '1m'\ncast =");
+        let duration =
+            |text: &str| scenario_for(&scenario(&format!("{text}{RELAY}"))).unwrap().traffic.duration;
+        assert_eq!(duration(&minute), Duration::from_secs(3));
         assert!(alone.subjects.iter().all(is_wire));
         assert!(scenario_for(&scenario(&format!("{SCENARIO}calibrate = false\n{RELAY}"))).is_none());
         let wire = format!("{RELAY}[[subject]]\nname = 'w'\nwire = 'direct'\n");
         assert!(scenario_for(&scenario(&format!("name = 'x'\n[traffic]\nrate-pps = 1\n{wire}"))).is_none());
         // A whole burst needs the whole time.
-        let burst = SCENARIO.replace("cast =", "burst = 2_500\ncast =");
-        assert_eq!(
-            scenario_for(&scenario(&format!("{burst}{RELAY}"))).unwrap().traffic.duration.as_secs(),
-            3
-        );
+        assert_eq!(duration(&minute.replace("cast =", "burst = 2_500\ncast =")), Duration::from_mins(1));
     }
 
     #[test]

@@ -31,6 +31,14 @@ pub enum Command {
         /// The scenario file
         scenario: PathBuf,
     },
+    /// Make report.html anew from the results of a run
+    Report {
+        /// The folder of a run, or its results.json
+        results: PathBuf,
+        /// Where the page goes [default: beside the results]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Say what this machine can vouch for, and measure how much it can offer and count; needs root
     Doctor,
     /// Remove what a killed run left behind; needs root

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Parser;
 use lab::cli::{Cli, Command, RunArgs};
-use lab::report::report;
-use lab::results::RunVerdict;
+use lab::report::{html, report};
+use lab::results::{RESULTS_FILE, RunVerdict};
 use lab::run::{Finished, RunError, error_chain, run, search};
 use lab::scenario::Scenario;
 use lab::trial::TrialError;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => conduct(run, &arguments),
         Command::Search(arguments) => conduct(search, &arguments),
         Command::Check { scenario } => check(&scenario),
+        Command::Report { results, out } => page(&results, out.as_deref()),
         Command::Doctor => diagnose(),
         Command::Clean => clean::clean().map_err(anyhow::Error::from).and_then(|cleaned| say(&cleaned)),
         Command::Impair(arguments) => impair::impair(&arguments).map_err(anyhow::Error::from).map(|()| 0),
@@ -53,6 +54,11 @@ fn check(file: &Path) -> anyhow::Result<u8> {
     ))
 }
 
+fn page(results: &Path, out: Option<&Path>) -> anyhow::Result<u8> {
+    let file = if results.is_dir() { results.join(RESULTS_FILE) } else { results.to_owned() };
+    say(&format!("page: {}", html::make(&file, out)?.display()))
+}
+
 fn diagnose() -> anyhow::Result<u8> {
     let diagnosis = doctor::doctor(&*interruption()?)?;
     say(&diagnosis)?;
@@ -73,6 +79,7 @@ fn conduct(
     arguments: &RunArgs,
 ) -> anyhow::Result<u8> {
     let Finished { results, file, error } = run(arguments, &*interruption()?)?;
+    let page = file.as_ref().ok().map(|file| html::make(file, None));
     // What was measured is shown before anything is said of a file that could not be written.
     if arguments.json {
         let json = serde_json::to_string_pretty(&results)?;
@@ -81,6 +88,9 @@ fn conduct(
         say(&report(&results))?;
         if let Ok(file) = &file {
             say(&format!("results: {}", file.display()))?;
+        }
+        if let Some(Ok(page)) = &page {
+            say(&format!("page: {}", page.display()))?;
         }
         if error.is_none() {
             say(&format!("verdict: {}", verdict_in_words(results.verdict)))?;
@@ -94,6 +104,7 @@ fn conduct(
         None => {}
     }
     file?;
+    page.transpose()?;
     Ok(match results.verdict {
         RunVerdict::Pass => 0,
         RunVerdict::Fail => 1,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Add;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Keeper, Ledger};
 
@@ -26,7 +26,7 @@ pub const BURST_LIMIT_NS: u64 = 20_000_000;
 pub const STEAL_LIMIT_PERCENT: f64 = 1.0;
 
 /// The verdict on one trial, or on a ratio between subjects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Everything expected was seen, by a measurement that can be trusted.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::columns::{Column, Conditions, in_words};
-use super::numbers::{micros, or_nothing, rounded};
+use super::numbers::{factor, micros, or_nothing, rounded};
 use crate::comparison::Comparison;
 
 const SUBJECTS: [Column<Comparison>; 3] = [
@@ -65,10 +65,6 @@ fn with_unit(comparison: &Comparison, nanos: Option<f64>) -> String {
     or_nothing(nanos, |nanos| {
         if latency { format!("{} µs", micros(nanos)) } else { format!("{} ns", rounded(nanos)) }
     })
-}
-
-fn factor(ratio: f64) -> String {
-    format!("{ratio:.3}")
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What people see: progress while a run lasts, tables when it is over.
+//! What people see: progress while a run lasts, tables and a page when it is over.
 
 mod calibration;
 mod columns;
 mod comparisons;
+pub mod html;
 mod medians;
 mod numbers;
 mod progress;

@@ -11,6 +11,11 @@ pub(super) fn micros(nanos: f64) -> String {
     if micros < 100.0 { format!("{micros:.1}") } else { rounded(micros) }
 }
 
+/// A ratio.
+pub(super) fn factor(ratio: f64) -> String {
+    format!("{ratio:.3}")
+}
+
 /// Without fraction.
 pub(super) fn rounded(number: f64) -> String {
     let sign = if number.round() < 0.0 { "-" } else { "" };

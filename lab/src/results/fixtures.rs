@@ -1,6 +1,8 @@
 //! Trials for tests.
 
-use super::{Latency, Measured, Trial};
+use std::path::Path;
+
+use super::{Environment, Latency, Measured, Results, SCHEMA, ScenarioSummary, Trial};
 use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::scenario::{Cast, Condition};
@@ -57,5 +59,21 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         expected: None,
         measured: Some(measured),
         files: "/x".into(),
+    }
+}
+
+/// A run with these trials.
+pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
+    Results {
+        schema: SCHEMA,
+        scenario: ScenarioSummary { name: "x".into(), file: "x.toml".into(), content: toml::Table::new() },
+        environment: Environment::here(Path::new("/bin/relay")),
+        verdict: verdict.into(),
+        error: None,
+        trials,
+        calibration: None,
+        comparisons: Vec::new(),
+        searches: Vec::new(),
+        notes: Vec::new(),
     }
 }

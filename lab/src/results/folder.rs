@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Results, RunVerdict, SCHEMA};
 
 /// The name of the file with the results.
-const FILE: &str = "results.json";
+pub const RESULTS_FILE: &str = "results.json";
 /// How many runs of one scenario may go on at once without being told where to write.
 const MAX_RUNS: usize = 100;
 
@@ -59,7 +59,7 @@ impl Folder {
         tempfile::tempfile_in(path).map_err(failed("write to the results folder"))?;
         let path = std::path::absolute(path).map_err(failed("find the results folder"))?;
         let folder = Self { path, _lock: lock };
-        let file = folder.path.join(FILE);
+        let file = folder.path.join(RESULTS_FILE);
         if file.exists() && !folder.has_results() {
             return Err(FolderError::Foreign(file));
         }
@@ -96,7 +96,7 @@ impl Folder {
     }
 
     fn write(&self, content: &impl Serialize) -> Result<PathBuf, FolderError> {
-        let path = self.path.join(FILE);
+        let path = self.path.join(RESULTS_FILE);
         let failed = || unusable("write", &path);
         let mut file = tempfile::NamedTempFile::new_in(&self.path).map_err(failed())?;
         serde_json::to_writer_pretty(&mut file, content).map_err(|error| failed()(error.into()))?;
@@ -112,7 +112,7 @@ impl Folder {
 
     /// Whether an earlier run of the lab wrote its results here: only then is what is here the lab's to remove.
     fn has_results(&self) -> bool {
-        let text = fs::read(self.path.join(FILE)).unwrap_or_default();
+        let text = fs::read(self.path.join(RESULTS_FILE)).unwrap_or_default();
         serde_json::from_slice::<Head>(&text).is_ok_and(|head| head.schema == SCHEMA)
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         let folder = Folder::prepare(dir.path()).unwrap();
         let old = folder.trial("001-x").unwrap();
         let read: serde_json::Value =
-            serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
+            serde_json::from_slice(&fs::read(dir.path().join(RESULTS_FILE)).unwrap()).unwrap();
         assert_eq!(read, serde_json::json!({ "schema": SCHEMA, "verdict": "error" }));
         drop(folder);
         Folder::prepare(dir.path()).unwrap();
@@ -167,7 +167,7 @@ mod tests {
     fn somebody_elses_folder_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("trials")).unwrap();
-        let file = dir.path().join(FILE);
+        let file = dir.path().join(RESULTS_FILE);
         let content = "{\"schema\": \"something else\"}";
         fs::write(&file, content).unwrap();
         let error = Folder::prepare(dir.path()).unwrap_err();

@@ -13,9 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2Serializer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use folder::{Folder, FolderError};
+pub use folder::{Folder, FolderError, RESULTS_FILE};
 
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
@@ -58,7 +58,7 @@ pub struct Results {
 }
 
 /// The verdict on a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunVerdict {
     /// Every subject passed under every condition in every block, and every ratio that was to be kept was.
@@ -288,22 +288,7 @@ mod tests {
             measured: None,
             ..fixtures::trial("recv", 1, 0.0)
         };
-        Results {
-            schema: SCHEMA,
-            scenario: ScenarioSummary {
-                name: "x".into(),
-                file: "x.toml".into(),
-                content: toml::Table::new(),
-            },
-            environment: Environment::here(Path::new("/bin/relay")),
-            verdict: Verdict::Fail.into(),
-            error: None,
-            trials: vec![trial],
-            calibration: None,
-            comparisons: Vec::new(),
-            searches: Vec::new(),
-            notes: Vec::new(),
-        }
+        fixtures::results(Verdict::Fail, vec![trial])
     }
 
     #[test]

@@ -1,0 +1,99 @@
+//! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
+
+use super::record::{Condition, Record, Trial};
+use crate::report::numbers::grouped;
+
+/// How many colours and kinds of line the style sheet has.
+const COLOURS: usize = 6;
+const DASHES: usize = 3;
+
+/// All trials of one subject under one condition.
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    pub(super) subject: &'a str,
+    pub(super) condition: Condition<'a>,
+    /// Every attempt.
+    pub(super) trials: Vec<&'a Trial>,
+    /// The last attempt of each block.
+    pub(super) last: Vec<&'a Trial>,
+}
+
+/// The trials of a run, sorted by who was measured and how.
+#[derive(Debug)]
+pub(super) struct Groups<'a> {
+    /// In the order in which they were first measured, which is that of the scenario.
+    pub(super) subjects: Vec<&'a str>,
+    pub(super) conditions: Vec<Condition<'a>>,
+    /// By condition, then by subject.
+    pub(super) all: Vec<Group<'a>>,
+}
+
+impl<'a> Groups<'a> {
+    pub(super) fn of(record: &'a Record) -> Self {
+        let (mut subjects, mut conditions) = (Vec::new(), Vec::new());
+        for trial in &record.trials {
+            if !subjects.contains(&trial.subject.as_str()) {
+                subjects.push(trial.subject.as_str());
+            }
+            if !conditions.contains(&trial.condition()) {
+                conditions.push(trial.condition());
+            }
+        }
+        let last = record.last_attempts();
+        let pairs =
+            conditions.iter().flat_map(|condition| subjects.iter().map(move |name| (condition, name)));
+        let groups = pairs.map(|(condition, subject)| {
+            let belongs = |trial: &&Trial| trial.subject == *subject && trial.condition() == *condition;
+            let trials: Vec<_> = record.trials.iter().filter(belongs).collect();
+            let last = last.iter().copied().filter(belongs).collect();
+            Group { subject, condition: *condition, trials, last }
+        });
+        let all = groups.filter(|group| !group.trials.is_empty()).collect();
+        Self { subjects, conditions, all }
+    }
+
+    /// The style of a subject's marks: the same in every drawing.
+    pub(super) fn style(&self, subject: &str) -> String {
+        let index = self.subjects.iter().position(|name| *name == subject).unwrap_or(0);
+        format!("c{} d{}", index % COLOURS, index / COLOURS % DASHES)
+    }
+
+    /// Under `condition`, every subject.
+    pub(super) fn under(&self, condition: Condition<'a>) -> impl Iterator<Item = &Group<'a>> {
+        self.all.iter().filter(move |group| group.condition == condition)
+    }
+
+    /// What tells `condition` from the others: always the rate, and what else differs.
+    pub(super) fn name(&self, condition: Condition<'_>) -> String {
+        let rate = format!("{} packets/s", grouped(condition.rate_pps));
+        let others = parts(condition).into_iter().enumerate().filter(|(i, _)| self.differs(*i));
+        std::iter::once(rate).chain(others.map(|(_, part)| part)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What all conditions have in common besides the rate.
+    pub(super) fn common(&self) -> String {
+        let Some(first) = self.conditions.first() else { return String::new() };
+        let same = parts(*first).into_iter().enumerate().filter(|(i, _)| !self.differs(*i));
+        same.map(|(_, part)| part).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether some conditions differ in a part of theirs.
+    fn differs(&self, part: usize) -> bool {
+        let mut all = self.conditions.iter().map(|condition| parts(*condition)[part].clone());
+        let first = all.next();
+        all.any(|other| Some(other) != first)
+    }
+}
+
+impl Group<'_> {
+    /// The trials that say something about the subject.
+    pub(super) fn conclusive(&self) -> impl Iterator<Item = &Trial> {
+        self.last.iter().copied().filter(|trial| trial.verdict.is_conclusive())
+    }
+}
+
+/// A condition without its rate, in words.
+fn parts(condition: Condition<'_>) -> [String; 3] {
+    let Condition { cast, sink_kind, payload_bytes, .. } = condition;
+    [format!("{} B", grouped(payload_bytes)), format!("{sink_kind} sink"), cast.to_owned()]
+}

@@ -1,0 +1,260 @@
+//! A file with results, as far as the page shows it.
+//!
+//! It is read from `results.json` and not handed over by the run: so the page of a run and the page made anew later
+//! are one. What a run may leave out, and what the file cannot hold (a number that is none is null there), may be
+//! missing here. Nothing is flattened, because then an error would no longer tell its line.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::verdict::Verdict;
+
+/// Everything a run found out; see [`Results`](crate::results::Results) for what the fields mean.
+#[derive(Debug, Deserialize)]
+pub(super) struct Record {
+    pub(super) scenario: Scenario,
+    pub(super) environment: Environment,
+    pub(super) verdict: crate::results::RunVerdict,
+    pub(super) error: Option<String>,
+    pub(super) trials: Vec<Trial>,
+    pub(super) calibration: Option<Calibration>,
+    pub(super) comparisons: Vec<Comparison>,
+    /// Of a search only.
+    #[serde(default)]
+    pub(super) searches: Vec<Found>,
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+}
+
+/// What the lab did without a subject.
+#[derive(Debug, Deserialize)]
+pub(super) struct Calibration {
+    pub(super) before: Vec<Trial>,
+    pub(super) after: Vec<Trial>,
+}
+
+/// The highest rate without loss of a subject.
+#[derive(Debug, Deserialize)]
+pub(super) struct Found {
+    pub(super) subject: String,
+    pub(super) condition: FoundCondition,
+    pub(super) lower_pps: Option<u64>,
+    pub(super) upper_pps: Option<u64>,
+    pub(super) upper_by: Option<String>,
+}
+
+/// Under which condition, whatever the rate.
+#[derive(Debug, Deserialize)]
+pub(super) struct FoundCondition {
+    pub(super) sink_kind: String,
+    pub(super) payload_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Scenario {
+    pub(super) name: String,
+    pub(super) file: String,
+    pub(super) content: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Environment {
+    pub(super) lab: String,
+    pub(super) kernel: String,
+    pub(super) processor: String,
+    pub(super) processors: u64,
+    pub(super) clock_source: String,
+    pub(super) relay: String,
+    pub(super) started: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Trial {
+    pub(super) subject: String,
+    pub(super) block: u64,
+    pub(super) attempt: u64,
+    cast: String,
+    sink_kind: String,
+    payload_bytes: u64,
+    rate_pps: u64,
+    pub(super) verdict: Verdict,
+    pub(super) reasons: Vec<String>,
+    /// What was expected of the counts; the page only tells whether anything was.
+    pub(super) expected: Option<Value>,
+    pub(super) files: String,
+    pub(super) offered_pps: Option<f64>,
+    pub(super) generator_lag_ns: Option<Lag>,
+    pub(super) generator_retried: Option<u64>,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) lost: Option<u64>,
+    pub(super) duplicated: Option<u64>,
+    pub(super) reordered: Option<u64>,
+    pub(super) corrupted: Option<u64>,
+    pub(super) alien: Option<u64>,
+    pub(super) misdelivered: Option<u64>,
+    pub(super) latency_ns: Option<Latency>,
+    #[serde(default)]
+    pub(super) cpu_ns_per_packet: Cpu,
+    pub(super) steal_percent: Option<f64>,
+    #[serde(default)]
+    sinks: Vec<Sink>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Lag {
+    pub(super) p99: u64,
+    pub(super) max: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Latency {
+    pub(super) p50: u64,
+    pub(super) p90: u64,
+    pub(super) p99: u64,
+    pub(super) p999: u64,
+    pub(super) max: u64,
+    pub(super) hdr: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Cpu {
+    pub(super) relay: Option<f64>,
+    pub(super) system: Option<f64>,
+    pub(super) system_less_wire: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sink {
+    received: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Ledger {
+    pub(super) steps: Vec<Step>,
+    pub(super) gaps: Vec<Gap>,
+    pub(super) adds_up: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Step {
+    pub(super) place: String,
+    pub(super) count: u64,
+    pub(super) copies: u64,
+    pub(super) drops: Vec<Drop>,
+    pub(super) other_frames: u64,
+    pub(super) added_by_subject: u64,
+    pub(super) unexplained: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Drop {
+    pub(super) name: String,
+    pub(super) source: String,
+    pub(super) count: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Gap {
+    pub(super) place: String,
+    pub(super) output: Option<u64>,
+    pub(super) unexplained: i64,
+    pub(super) keeper: String,
+    pub(super) remedy: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Comparison {
+    pub(super) metric: String,
+    cast: String,
+    sink_kind: String,
+    payload_bytes: u64,
+    rate_pps: u64,
+    pub(super) of: String,
+    pub(super) to: String,
+    pub(super) pairs: u64,
+    pub(super) left_out: u64,
+    pub(super) of_median: Option<f64>,
+    pub(super) to_median: Option<f64>,
+    pub(super) ratio: Option<f64>,
+    pub(super) ci95: Option<[Option<f64>; 2]>,
+    pub(super) at_most: Option<f64>,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) reasons: Vec<String>,
+}
+
+/// Everything that may differ between two trials of a subject, except the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Condition<'a> {
+    pub(super) cast: &'a str,
+    pub(super) sink_kind: &'a str,
+    pub(super) payload_bytes: u64,
+    pub(super) rate_pps: u64,
+}
+
+impl Record {
+    /// The last attempt at each subject, condition and block, which is what counts.
+    pub(super) fn last_attempts(&self) -> Vec<&Trial> {
+        last_attempts(&self.trials)
+    }
+
+    /// The blocks that were begun.
+    pub(super) fn blocks(&self) -> BTreeSet<u64> {
+        self.trials.iter().map(|trial| trial.block).collect()
+    }
+}
+
+/// The last of the attempts that follow each other.
+pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
+    let next = |i: usize| trials.get(i + 1).map_or(1, |next| next.attempt);
+    trials.iter().enumerate().filter(|(i, _)| next(*i) == 1).map(|(_, trial)| trial).collect()
+}
+
+impl Trial {
+    pub(super) fn condition(&self) -> Condition<'_> {
+        let Self { cast, sink_kind, payload_bytes, rate_pps, .. } = self;
+        Condition { cast, sink_kind, payload_bytes: *payload_bytes, rate_pps: *rate_pps }
+    }
+
+    /// How many datagrams should have come to the sinks.
+    pub(super) fn due(&self) -> u64 {
+        let received = self.sinks.iter().fold(0, |sum: u64, sink| sum.saturating_add(sink.received));
+        received.saturating_add(self.lost.unwrap_or(0))
+    }
+
+    /// What it says of `metric`, in nanoseconds, whatever its verdict.
+    pub(super) fn reading(&self, metric: &str) -> Option<f64> {
+        let latency =
+            |pick: fn(&Latency) -> u64| self.latency_ns.as_ref().map(|latency| pick(latency) as f64);
+        match metric {
+            "relay-cpu" => self.cpu_ns_per_packet.relay,
+            "system-cpu" => self.cpu_ns_per_packet.system_less_wire,
+            "p50" => latency(|latency| latency.p50),
+            "p90" => latency(|latency| latency.p90),
+            "p99" => latency(|latency| latency.p99),
+            "p999" => latency(|latency| latency.p999),
+            "max" => latency(|latency| latency.max),
+            _ => None,
+        }
+    }
+
+    /// Which one it is, for somebody who looks for it in the table of all.
+    pub(super) fn turn(&self) -> String {
+        let attempt = if self.attempt > 1 { format!(", attempt {}", self.attempt) } else { String::new() };
+        format!("block {}{attempt}", self.block)
+    }
+}
+
+impl Comparison {
+    pub(super) fn condition(&self) -> Condition<'_> {
+        let Self { cast, sink_kind, payload_bytes, rate_pps, .. } = self;
+        Condition { cast, sink_kind, payload_bytes: *payload_bytes, rate_pps: *rate_pps }
+    }
+
+    /// The interval, both of whose ends are there.
+    pub(super) fn interval(&self) -> Option<[f64; 2]> {
+        let [low, high] = self.ci95?;
+        Some([low?, high?])
+    }
+}

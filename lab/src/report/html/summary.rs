@@ -1,0 +1,211 @@
+//! The verdict: a sentence, the reasons, and each subject under each condition in one line.
+
+use super::groups::{Group, Groups};
+use super::record::{Record, Trial};
+use super::section::{Section, Table};
+use super::units::{Unit, many};
+use crate::report::numbers::{grouped, or_nothing};
+use crate::results::RunVerdict;
+use crate::statistics::median;
+use crate::verdict::Verdict;
+
+/// What the reader should know first.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) word: &'static str,
+    pub(super) sentence: String,
+    pub(super) reasons: Vec<Reason>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Why it is no pass.
+#[derive(Debug)]
+pub(super) struct Reason {
+    pub(super) verdict: Verdict,
+    pub(super) about: String,
+    pub(super) lines: Vec<String>,
+}
+
+impl Summary {
+    pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Self {
+        let trials = Tally::of(record.last_attempts().into_iter().map(|trial| trial.verdict));
+        let ratios = Tally::of(record.comparisons.iter().filter_map(|comparison| comparison.verdict));
+        // A search is there to find rates at which something fails; the table of all trials tells of them.
+        let mut reasons = if record.searches.is_empty() { reasons(record, groups) } else { Vec::new() };
+        // As grave ones come first: what is proven before what is not.
+        reasons.sort_by_key(|reason| reason.verdict);
+        let mut notes = record.notes.clone();
+        notes.extend(about_repeated(record));
+        notes.extend(about_unjudged(record));
+        let (word, sentence) = sentence(record, &trials, &ratios);
+        Self { word, sentence, reasons, notes }
+    }
+}
+
+/// How many of each verdict.
+struct Tally {
+    what: [usize; 4],
+    all: usize,
+}
+
+impl Tally {
+    fn of(verdicts: impl Iterator<Item = Verdict>) -> Self {
+        let mut tally = Self { what: [0; 4], all: 0 };
+        for verdict in verdicts {
+            tally.what[verdict as usize] += 1;
+            tally.all += 1;
+        }
+        tally
+    }
+
+    /// `3 of 12 trials`; nothing when there are none of these verdicts.
+    fn told(&self, verdicts: &[Verdict], what: &str) -> Option<String> {
+        let count: usize = verdicts.iter().map(|verdict| self.what[*verdict as usize]).sum();
+        (count > 0).then(|| format!("{} of {}", grouped(count as u64), many(self.all, what)))
+    }
+}
+
+fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, String) {
+    let told = |verdicts: &[Verdict]| {
+        let parts = [trials.told(verdicts, "trial"), ratios.told(verdicts, "ratio")];
+        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        if parts.is_empty() { "nothing".to_owned() } else { parts }
+    };
+    match record.verdict {
+        RunVerdict::Pass if !record.searches.is_empty() => {
+            let found = many(record.searches.len(), "search");
+            ("Pass", format!("{found} came to an end, after {}.", many(trials.all, "trial")))
+        }
+        RunVerdict::Pass => {
+            let kept = if ratios.all > 0 {
+                format!(", and {} kept", many(ratios.all, "ratio"))
+            } else {
+                String::new()
+            };
+            ("Pass", format!("{} passed{kept}.", many(trials.all, "trial")))
+        }
+        RunVerdict::Fail => ("Fail", format!("{} failed.", told(&[Verdict::Fail]))),
+        RunVerdict::Invalid => {
+            let what = told(&[Verdict::Invalid, Verdict::Inconclusive]);
+            (
+                "Invalid",
+                format!("The lab failed, which says nothing about the subjects: {what} left undecided."),
+            )
+        }
+        RunVerdict::Inconclusive => {
+            let what = told(&[Verdict::Inconclusive]);
+            (
+                "Inconclusive",
+                format!(
+                    "There is too little to tell, which is held against no subject: {what} left undecided."
+                ),
+            )
+        }
+        RunVerdict::Interrupted => (
+            "Interrupted",
+            format!("The run was interrupted after {}.", many(record.trials.len(), "attempt")),
+        ),
+        RunVerdict::Error => {
+            let why = record.error.as_deref().unwrap_or("it does not say why");
+            (
+                "Error",
+                format!("The lab could not go on after {}: {why}.", many(record.trials.len(), "attempt")),
+            )
+        }
+    }
+}
+
+fn reasons(record: &Record, groups: &Groups<'_>) -> Vec<Reason> {
+    let of_trials = groups.all.iter().flat_map(|group| {
+        [Verdict::Fail, Verdict::Invalid, Verdict::Inconclusive].into_iter().filter_map(|verdict| {
+            let trials: Vec<_> = group.last.iter().filter(|trial| trial.verdict == verdict).collect();
+            let about = format!("{}, {}", group.subject, groups.name(group.condition));
+            let lines = trials.iter().flat_map(|trial| lines_of(trial)).collect();
+            (!trials.is_empty()).then_some(Reason { verdict, about, lines })
+        })
+    });
+    let of_ratios = record.comparisons.iter().filter_map(|comparison| {
+        let verdict = comparison.verdict.filter(|verdict| *verdict != Verdict::Pass)?;
+        let (metric, of, to) = (&comparison.metric, &comparison.of, &comparison.to);
+        let about = format!("{metric} of {of} to {to}, {}", groups.name(comparison.condition()));
+        Some(Reason { verdict, about, lines: comparison.reasons.clone() })
+    });
+    of_trials.chain(of_ratios).collect()
+}
+
+fn lines_of(trial: &Trial) -> Vec<String> {
+    trial.reasons.iter().map(|reason| format!("{}: {reason}", trial.turn())).collect()
+}
+
+/// Trials that are not told of among the reasons, because a later attempt counts.
+fn about_repeated(record: &Record) -> Option<String> {
+    let repeated = record.trials.len() - record.last_attempts().len();
+    let told =
+        || format!("{} that proved nothing repeated; all are marked below.", many(repeated, "attempt"));
+    (repeated > 0).then(told)
+}
+
+/// Subjects of whom a pass says little.
+fn about_unjudged(record: &Record) -> Option<String> {
+    let mut names: Vec<_> = record
+        .trials
+        .iter()
+        .filter(|trial| trial.expected.is_none())
+        .map(|trial| trial.subject.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty())
+        .then(|| format!("Only measured, with nothing expected of the counts: {}.", names.join(", ")))
+}
+
+/// Each subject under each condition in one line.
+pub(super) fn glance(groups: &Groups<'_>) -> Section {
+    let mut section = Section {
+        id: "glance",
+        title: "At a glance",
+        intro: "Over all blocks: lost in total, medians of the others. Trials that proved nothing do not count. cpu: the \
+                subject's time per datagram; above wire: the whole machine's, less what it takes without a subject.",
+        ..Section::default()
+    };
+    if groups.all.is_empty() {
+        section.notes.push("No trial was held to its end.".to_owned());
+        return section;
+    }
+    let metrics = [
+        ("p50", "p50"),
+        ("p90", "p90"),
+        ("p99", "p99"),
+        ("p999", "p99.9"),
+        ("relay-cpu", "cpu"),
+        ("system-cpu", "above wire"),
+    ];
+    let heads = [("subject", false), ("condition", false), ("passed", true), ("lost", true)];
+    let heads: Vec<_> = heads.into_iter().chain(metrics.map(|(_, head)| (head, true))).collect();
+    let mut table = Table::new(format!("All trials: {}", groups.common()), &heads);
+    for group in &groups.all {
+        let medians = metrics.map(|(metric, _)| {
+            or_nothing(
+                median(group.conclusive().filter_map(|trial| trial.reading(metric))),
+                Unit::of(metric).show,
+            )
+        });
+        let first = [group.subject.to_owned(), groups.name(group.condition), passed(group), lost(group)];
+        let row = table.push(first.into_iter().chain(medians));
+        if group.conclusive().next().is_none() {
+            row.class = "void";
+        }
+    }
+    section.tables.push(table);
+    section
+}
+
+fn passed(group: &Group<'_>) -> String {
+    let passed = group.last.iter().filter(|trial| trial.verdict == Verdict::Pass).count();
+    format!("{passed} of {}", group.last.len())
+}
+
+fn lost(group: &Group<'_>) -> String {
+    let lost = group.conclusive().filter_map(|trial| trial.lost).reduce(u64::saturating_add);
+    or_nothing(lost, grouped)
+}

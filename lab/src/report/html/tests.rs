@@ -1,0 +1,143 @@
+//! Pages of runs that ended well and badly, and files that are no results.
+
+use super::*;
+use crate::calibration::Calibration;
+use crate::results::fixtures::{CONDITION, results, trial};
+use crate::results::{RESULTS_FILE, Results, RunVerdict};
+use crate::search::{Found, Limit};
+use crate::verdict::Verdict;
+
+/// The page of `results`.
+fn page_of(results: &Results) -> String {
+    let text = serde_json::to_vec(results).unwrap();
+    page(&read(Path::new(RESULTS_FILE), &text).unwrap()).unwrap()
+}
+
+/// What `lab report` says of a file with this content.
+fn refusal(content: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(RESULTS_FILE);
+    fs::write(&file, content).unwrap();
+    let error = make(&file, None).unwrap_err().to_string();
+    assert!(!dir.path().join(FILE).exists());
+    assert!(error.contains(&file.display().to_string()), "{error}");
+    error
+}
+
+#[test]
+fn what_names_say_is_text_and_never_markup() {
+    let evil = "<script>alert('x')</script>\"&";
+    let mut bad = trial(evil, 1, 100.0);
+    (bad.verdict, bad.reasons) = (Verdict::Fail, vec![format!("it said {evil}")]);
+    let mut results = results(Verdict::Fail, vec![bad]);
+    results.notes = vec![evil.into()];
+    results.scenario.name = evil.into();
+    results.scenario.content.insert(evil.into(), evil.into());
+    results.environment.processor = evil.into();
+    let page = page_of(&results);
+    assert!(!page.contains("<script") && !page.contains("alert('x')"), "{page}");
+    assert!(page.contains("&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#34;&#38;"));
+}
+
+#[test]
+fn nothing_is_loaded_from_elsewhere() {
+    let trials = [1, 2, 3].into_iter().flat_map(|block| [trial("a", block, 100.0), trial("b", block, 200.0)]);
+    let page = page_of(&results(Verdict::Pass, trials.collect()));
+    for reference in ["http:", "https:", "src=", "@import", "url("] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    assert!(page.contains("default-src 'none'"));
+    // Every section that the page announces is there.
+    for link in page.split("href=\"#").skip(1) {
+        let id = link.split('"').next().unwrap();
+        assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    }
+}
+
+#[test]
+fn the_verdict_comes_first_and_says_how_it_came_about() {
+    let headline = |results: &Results| {
+        let page = page_of(results);
+        let head = page.split("<h1>").nth(1).unwrap().split("</h1>").next().unwrap().to_owned();
+        head.split('>').next_back().unwrap().trim().to_owned()
+    };
+    assert_eq!(headline(&results(Verdict::Pass, vec![trial("a", 1, 1.0)])), "1 trial passed.");
+
+    let mut lost = trial("a", 2, 1.0);
+    (lost.verdict, lost.reasons) = (Verdict::Fail, vec!["lost 7, expected 0".into()]);
+    let failed = results(Verdict::Fail, vec![trial("a", 1, 1.0), lost]);
+    assert_eq!(headline(&failed), "1 of 2 trials failed.");
+    assert!(page_of(&failed).contains("block 2: lost 7, expected 0"));
+
+    let mut broken = results(Verdict::Pass, vec![trial("a", 1, 1.0)]);
+    (broken.verdict, broken.error) = (RunVerdict::Error, Some("no space left".into()));
+    assert_eq!(headline(&broken), "The lab could not go on after 1 attempt: no space left.");
+    broken.verdict = RunVerdict::Interrupted;
+    broken.trials.clear();
+    assert_eq!(headline(&broken), "The run was interrupted after 0 attempts.");
+    assert!(page_of(&broken).contains("No trial was held to its end."));
+}
+
+#[test]
+fn what_proved_nothing_shows_no_medians() {
+    let mut void = trial("a", 1, 4_711.0);
+    (void.verdict, void.reasons) = (Verdict::Invalid, vec!["the generator was stopped".into()]);
+    let page = page_of(&results(Verdict::Invalid, vec![void]));
+    assert!(page.contains("0 of 1") && page.contains("the generator was stopped"));
+    let glance = page.split("id=\"glance\"").nth(1).unwrap().split("</section>").next().unwrap();
+    assert!(!glance.contains("4,711") && !glance.contains("47.1"), "{glance}");
+    // Every trial is in the last table, struck through.
+    assert!(page.contains("class=\"void\"") && page.contains("4,711"));
+}
+
+#[test]
+fn a_search_and_a_calibration_have_their_sections() {
+    let mut results = results(Verdict::Pass, vec![trial("a", 1, 1.0)]);
+    let page = page_of(&results);
+    assert!(!page.contains("id=\"searches\"") && !page.contains("id=\"calibration\""));
+    results.searches = vec![Found {
+        subject: "a".into(),
+        condition: CONDITION,
+        lower_pps: Some(631_519),
+        upper_pps: Some(668_988),
+        upper_by: Some(Limit::Lab),
+    }];
+    results.calibration = Some(Calibration { before: vec![trial("w", 1, 10.0)], after: Vec::new() });
+    let page = page_of(&results);
+    for part in ["id=\"searches\"", "631,519", "668,988", "the lab", "id=\"calibration\"", "before the run"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("after the run</th>"));
+}
+
+#[test]
+fn a_file_without_results_is_one_clear_error() {
+    assert!(refusal("").contains("run the scenario again"));
+    assert!(refusal("{\"schema\": \"multicast-relay-lab/1\"}").contains("missing field"));
+    let other = refusal("{\"schema\": \"multicast-relay-lab/9\"}");
+    assert!(
+        other.contains("has schema multicast-relay-lab/9, and this lab reads multicast-relay-lab/1"),
+        "{other}"
+    );
+    assert!(refusal("{}").contains("has no schema"));
+    let text = serde_json::to_string(&results(Verdict::Pass, vec![trial("a", 1, 1.0)])).unwrap();
+    assert!(refusal(&text[..text.len() / 2]).contains("line 1"));
+    let missing = make(Path::new("/nowhere/results.json"), None).unwrap_err().to_string();
+    assert!(missing.starts_with("read results /nowhere/results.json: No such file"), "{missing}");
+}
+
+#[test]
+fn a_page_never_takes_the_place_of_the_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(RESULTS_FILE);
+    let text = serde_json::to_string(&results(Verdict::Pass, vec![trial("a", 1, 1.0)])).unwrap();
+    fs::write(&file, &text).unwrap();
+    let error = make(&file, Some(&dir.path().join(".").join(RESULTS_FILE))).unwrap_err().to_string();
+    assert!(error.contains("the results are there; choose another file"), "{error}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    let error = make(&file, Some(&dir.path().join("none/page.html"))).unwrap_err().to_string();
+    assert!(error.starts_with("write page ") && error.contains("none/page.html"), "{error}");
+    let page = make(&file, Some(&dir.path().join("page.html"))).unwrap();
+    assert_eq!(page, dir.path().join("page.html"));
+    assert!(fs::read_to_string(page).unwrap().starts_with("<!doctype html>"));
+}
