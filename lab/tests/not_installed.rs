@@ -131,3 +131,38 @@ fn what_is_not_optional_ends_the_run_before_it_begins() {
         assert!(!lab.out().exists());
     }
 }
+
+/// As shipped, but for the amounts.
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn relays_are_compared_with_whoever_is_installed() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/compare-relays.toml");
+    let mut text = std::fs::read_to_string(shipped).expect("read the scenario");
+    for (amount, less) in [
+        ("rate-pps = [10_000, 50_000, 100_000]", "rate-pps = 1_000"),
+        ("duration = \"2s\"", "duration = '300ms'\nwarmup = '50ms'"),
+        ("blocks = 3", "blocks = 1\nretries = 5"),
+    ] {
+        assert!(text.contains(amount), "{amount}");
+        text = text.replace(amount, less);
+    }
+    let run = Lab::as_root().run_text(&text, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.said());
+    let left_out = run.results()["not_installed"].as_array().into_iter().flatten();
+    let left_out: Vec<_> = left_out.map(|missing| &missing["subject"]).collect();
+    for name in ["mmap", "recv", "smcroute", "socat", "wire"] {
+        let last = run.last_attempts();
+        let trial = last.iter().find(|trial| trial["subject"] == name);
+        assert!(
+            trial.is_some() != left_out.iter().any(|left_out| *left_out == name),
+            "{name}: {}",
+            run.said()
+        );
+        // At so low a rate everybody relays everything.
+        assert!(trial.is_none_or(|trial| trial["lost"] == 0), "{name}: {}", run.said());
+        // What a program writes besides its output is its own to remove.
+        let files = trial.and_then(|trial| trial["files"].as_str());
+        let is_left = |file: &str| files.is_some_and(|dir| std::path::Path::new(dir).join(file).exists());
+        assert!(!is_left("sock") && !is_left("smcroute.pid"), "{name} left something behind");
+    }
+}
