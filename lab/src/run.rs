@@ -89,7 +89,7 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
     conduct(arguments, scenario, &folder, |session, subjects, results| {
         let error = session.hold_all(subjects, interrupted, &mut results.trials).err();
         results.comparisons = compare(session.scenario, subjects, &results.not_installed, &results.trials);
-        results.notes.splice(0..0, not_compared(session.scenario, subjects, &results.not_installed));
+        results.notes.extend(not_compared(session.scenario, subjects, &results.not_installed));
         let unanswered = unanswered(session.scenario, subjects, results);
         error.map_or_else(|| Ok(verdict_on(results, unanswered)), Err)
     })
