@@ -1,5 +1,6 @@
 //! A run: every subject under every condition in every block, trials that proved nothing repeated, results written.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::scenario::{GeneratorChoice, Scenario, ScenarioError, Subject};
 use crate::search::{self, SearchError};
 use crate::session::Session;
 use crate::sink::xdp_works;
-use crate::subject::SubjectError;
+use crate::subject::{SubjectError, installed};
 use crate::traffic_error::TrafficError;
 use crate::trial::TrialError;
 use crate::verdict::{Verdict, of_run};
@@ -90,9 +91,10 @@ pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, Ru
         let error = hold_trials(session, subjects, interrupted, results).err();
         deduct_wire(session.scenario, results.calibration.as_ref(), &mut results.trials);
         results.notes.extend(results.calibration.iter().flat_map(calibration::notes));
-        results.comparisons = compare(session.scenario, subjects, &results.trials);
-        results.notes.splice(0..0, not_compared(session.scenario, subjects));
-        error.map_or_else(|| Ok(verdict_on(results)), Err)
+        results.comparisons = compare(session.scenario, subjects, &results.not_installed, &results.trials);
+        results.notes.extend(not_compared(session.scenario, subjects, &results.not_installed));
+        let unanswered = unanswered(session.scenario, subjects, results);
+        error.map_or_else(|| Ok(verdict_on(results, unanswered)), Err)
     })
 }
 
@@ -103,7 +105,7 @@ fn hold_trials(
     interrupted: &AtomicBool,
     results: &mut Results,
 ) -> Result<(), RunError> {
-    let alone = calibration::scenario_for(session.scenario);
+    let alone = calibration::scenario_for(session.scenario).filter(|_| !subjects.is_empty());
     let Some(alone) = alone else { return session.hold_all(subjects, interrupted, &mut results.trials) };
     let calibration = results.calibration.insert(Calibration::default());
     session.calibrate(&alone, "before", interrupted, &mut calibration.before)?;
@@ -148,7 +150,11 @@ fn conduct(
     if !may_build_networks() {
         return Err(RunError::NeedsRoot);
     }
-    let session = Session::prepare(arguments, &scenario, &subjects, folder)?;
+    let lab_binary = env::current_exe()
+        .map_err(|source| RunError::System { operation: "find the lab's own program", source })?;
+    let (subjects, not_installed) = installed(subjects, &lab_binary)?;
+    notes.extend(not_installed.iter().map(ToString::to_string));
+    let session = Session::prepare(arguments, &scenario, &subjects, lab_binary, folder)?;
     for note in &notes {
         eprintln!("lab: {note}");
     }
@@ -162,6 +168,7 @@ fn conduct(
         environment: Environment::here(&session.relay_binary),
         verdict: RunVerdict::Error,
         error: None,
+        not_installed,
         trials: Vec::new(),
         calibration: None,
         comparisons: Vec::new(),
@@ -192,11 +199,25 @@ fn settle_sinks(scenario: &mut Scenario) -> Vec<String> {
     reasons.into_iter().map(|reason| format!("sinks.kind = \"auto\" is \"packet\" here: {reason}")).collect()
 }
 
-/// The verdict on a run that came to its end: of all trials, and of the ratios that were to be kept.
-fn verdict_on(results: &Results) -> Verdict {
+/// The verdict on a run that came to its end: of all trials, of the ratios that were to be kept, and on what is left
+/// `unanswered`.
+fn verdict_on(results: &Results, unanswered: Option<Verdict>) -> Verdict {
     let trials = last_attempts(&results.trials).map(|trial| trial.verdict);
     let ratios = results.comparisons.iter().filter_map(|comparison| comparison.verdict);
-    of_run(trials.chain(ratios))
+    of_run(trials.chain(ratios).chain(unanswered))
+}
+
+/// What is left undecided because subjects are not installed: everything when there are no others, and what is expected
+/// of one of them by name, which a note tells.
+fn unanswered(scenario: &Scenario, subjects: &[&Subject], results: &mut Results) -> Option<Verdict> {
+    let named = scenario.expect.subjects.as_deref().unwrap_or_default();
+    let asked =
+        results.not_installed.iter().map(|missing| &missing.subject).filter(|name| named.contains(name));
+    let notes: Vec<_> =
+        asked.map(|name| format!("what is expected of {name} is not decided: it is not installed")).collect();
+    let is_unanswered = subjects.is_empty() || !notes.is_empty();
+    results.notes.extend(notes);
+    is_unanswered.then_some(Verdict::Inconclusive)
 }
 
 /// `error` and what caused it, in one line. Causes that an error has already said are not repeated.

@@ -1,6 +1,5 @@
 //! What all trials of a run share, and how they are held.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -11,7 +10,6 @@ use crate::report::Progress;
 use crate::results::{Folder, Trial};
 use crate::run::RunError;
 use crate::scenario::{Condition, Scenario, Subject, SubjectKind};
-use crate::subject;
 use crate::trial::placement::Placement;
 use crate::trial::{self, Order, Watch};
 use crate::verdict::Verdict;
@@ -49,13 +47,9 @@ impl<'a> Session<'a> {
         args: &RunArgs,
         scenario: &'a Scenario,
         subjects: &[&Subject],
+        lab_binary: PathBuf,
         folder: &str,
     ) -> Result<Self, RunError> {
-        let system = |operation| move |source| RunError::System { operation, source };
-        let lab_binary = env::current_exe().map_err(system("find the lab's own program"))?;
-        for subject in subjects {
-            subject::check_installed(subject, &lab_binary)?;
-        }
         let folder = match &args.out {
             Some(out) => Folder::prepare(out),
             None => Folder::prepare_default(&Path::new("lab-results").join(folder)),
@@ -63,7 +57,10 @@ impl<'a> Session<'a> {
         let needs_relay = subjects.iter().any(|subject| matches!(subject.kind, SubjectKind::Relay(_)));
         let relay_binary =
             if needs_relay { relay_binary::find(args.relay.as_deref())? } else { PathBuf::new() };
-        let placement = Placement::here().map_err(system("find the processors of this machine"))?;
+        let placement = Placement::here().map_err(|source| RunError::System {
+            operation: "find the processors of this machine",
+            source,
+        })?;
         Ok(Self { scenario, folder, run: RunName::claim()?, relay_binary, lab_binary, placement })
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::results::{Latency, Measured, Trial, last_attempts};
 use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject};
 use crate::statistics::{geometric_mean, interval, median};
+use crate::subject::NotInstalled;
 use crate::verdict::{BURST_LIMIT_NS, STEAL_LIMIT_PERCENT, Verdict};
 
 /// How many pairs an interval and a verdict take. With two, nothing can be said of how much they vary.
@@ -45,33 +46,74 @@ pub struct Comparison {
     pub reasons: Vec<String>,
 }
 
-/// Everything that `scenario` compares between those `measured`, from all `trials` of a run.
-pub fn compare(scenario: &Scenario, measured: &[&Subject], trials: &[Trial]) -> Vec<Comparison> {
+/// Everything that `scenario` compares between those `measured`, from all `trials` of a run. A ratio that was to be kept
+/// and cannot be told because a subject is not installed is inconclusive.
+pub fn compare(
+    scenario: &Scenario,
+    measured: &[&Subject],
+    not_installed: &[NotInstalled],
+    trials: &[Trial],
+) -> Vec<Comparison> {
     let last: Vec<_> = last_attempts(trials).collect();
     let conditions = scenario.conditions();
-    let ratios = scenario.expect.ratios.iter().filter(|ratio| absent(ratio, measured).is_empty());
-    let comparisons = ratios.flat_map(|ratio| {
-        let conditions = conditions.iter().filter(|condition| ratio.applies_to(condition));
-        conditions.map(|condition| comparison(ratio, condition, scenario.trials.blocks, &last))
+    let comparisons = scenario.expect.ratios.iter().flat_map(|ratio| {
+        let absent = absent(ratio, measured, not_installed);
+        let is_told = absent.is_empty() || is_left_undecided(ratio, &absent);
+        let conditions = conditions.iter().filter(move |condition| is_told && ratio.applies_to(condition));
+        let told = conditions.map(|condition| {
+            let comparison = comparison(ratio, condition, scenario.trials.blocks, &last);
+            if absent.is_empty() {
+                comparison
+            } else {
+                Comparison { reasons: in_words(&absent), ..comparison }
+            }
+        });
+        told.collect::<Vec<_>>()
     });
     comparisons.collect()
 }
 
-/// A note on each ratio of `scenario` that cannot be told because not both its subjects are among the `measured`.
-pub fn not_compared(scenario: &Scenario, measured: &[&Subject]) -> Vec<String> {
+/// A note on each ratio of `scenario` that is not told because not both its subjects are among the `measured`.
+pub fn not_compared(
+    scenario: &Scenario,
+    measured: &[&Subject],
+    not_installed: &[NotInstalled],
+) -> Vec<String> {
     let notes = scenario.expect.ratios.iter().filter_map(|ratio| {
-        let absent = absent(ratio, measured).join(" and ");
+        let absent = absent(ratio, measured, not_installed);
+        let is_noted = !absent.is_empty() && !is_left_undecided(ratio, &absent);
         let Ratio { metric, of, to, .. } = ratio;
-        (!absent.is_empty())
-            .then(|| format!("{metric} of {of} to {to} is not compared: {absent} was not run"))
+        is_noted
+            .then(|| format!("{metric} of {of} to {to} is not compared: {}", in_words(&absent).join(" and ")))
     });
     notes.collect()
 }
 
+/// A subject that was not measured.
+struct Absent<'a> {
+    name: &'a str,
+    is_installed: bool,
+}
+
 /// Which subjects of `ratio` are not among the `measured`.
-fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject]) -> Vec<&'a str> {
-    let is_absent = |name: &&str| !measured.iter().any(|subject| subject.name == *name);
-    [ratio.of.as_str(), ratio.to.as_str()].into_iter().filter(is_absent).collect()
+fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject], not_installed: &[NotInstalled]) -> Vec<Absent<'a>> {
+    let names = [ratio.of.as_str(), ratio.to.as_str()].into_iter();
+    let absent = names.filter(|name| !measured.iter().any(|subject| subject.name == *name));
+    let is_installed = |name| !not_installed.iter().any(|missing| missing.subject == name);
+    absent.map(|name| Absent { name, is_installed: is_installed(name) }).collect()
+}
+
+/// Whether `ratio` was to be kept, and nothing but what is not installed keeps it from being told.
+fn is_left_undecided(ratio: &Ratio, absent: &[Absent<'_>]) -> bool {
+    ratio.at_most.is_some() && absent.iter().all(|absent| !absent.is_installed)
+}
+
+/// Why each is absent.
+fn in_words(absent: &[Absent<'_>]) -> Vec<String> {
+    let words = absent.iter().map(|Absent { name, is_installed }| {
+        format!("{name} {}", if *is_installed { "was not run" } else { "is not installed" })
+    });
+    words.collect()
 }
 
 /// The trials of two subjects in the same block, and what they measured.

@@ -28,7 +28,7 @@ fn drifting() -> Vec<Trial> {
 fn compared(ratios: &str, trials: &[Trial]) -> Vec<Comparison> {
     let scenario = scenario(ratios);
     let measured: Vec<_> = scenario.subjects.iter().collect();
-    compare(&scenario, &measured, trials)
+    compare(&scenario, &measured, &[], trials)
 }
 
 /// The comparison at the rate of the trials, and with `at_most`.
@@ -169,10 +169,38 @@ fn conditions_without_the_metric_or_the_rate_are_not_compared() {
 fn a_ratio_without_one_of_its_subjects_is_a_note() {
     let scenario = scenario(RATIO);
     let only_old = [&scenario.subjects[1]];
-    assert!(compare(&scenario, &only_old, &drifting()).is_empty());
+    assert!(compare(&scenario, &only_old, &[], &drifting()).is_empty());
     assert_eq!(
-        not_compared(&scenario, &only_old),
+        not_compared(&scenario, &only_old, &[]),
         ["relay-cpu of new to old is not compared: new was not run"]
     );
-    assert!(not_compared(&scenario, &[&scenario.subjects[0], &scenario.subjects[1]]).is_empty());
+    assert!(not_compared(&scenario, &[&scenario.subjects[0], &scenario.subjects[1]], &[]).is_empty());
+}
+
+#[test]
+fn what_is_not_installed_leaves_a_ratio_undecided() {
+    let missing = |name: &str| NotInstalled { subject: name.into(), program: "x".into() };
+    let reported = scenario(RATIO);
+    let only_old = [&reported.subjects[1]];
+    assert!(compare(&reported, &only_old, &[missing("new")], &drifting()).is_empty());
+    assert_eq!(
+        not_compared(&reported, &only_old, &[missing("new")]),
+        ["relay-cpu of new to old is not compared: new is not installed"]
+    );
+
+    // Trials of the one side alone must not look like a ratio that was kept.
+    let limited = scenario(&format!("{RATIO}rate-pps = 1_000\nat-most = 0.8\n"));
+    let only_old = [&limited.subjects[1]];
+    let mut trials = drifting();
+    trials.retain(|trial| trial.subject == "old");
+    let comparison = compare(&limited, &only_old, &[missing("new")], &trials).remove(0);
+    assert_eq!((comparison.pairs, comparison.verdict), (0, Some(Verdict::Inconclusive)));
+    assert_eq!(comparison.reasons, ["new is not installed"]);
+    assert!(not_compared(&limited, &only_old, &[missing("new")]).is_empty());
+    // Who asks for one subject alone asks for no ratio.
+    assert!(compare(&limited, &[], &[missing("new")], &[]).is_empty());
+    assert_eq!(
+        not_compared(&limited, &[], &[missing("new")]),
+        ["relay-cpu of new to old is not compared: new is not installed and old was not run"]
+    );
 }

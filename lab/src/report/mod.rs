@@ -16,8 +16,21 @@ pub use progress::Progress;
 
 /// The results as text. What sums them up comes last, where the reader's eye is when the run is over.
 pub fn report(results: &Results) -> String {
+    let mut parts = tables(results);
+    if parts.is_empty() {
+        parts.push("no trial was held to its end\n".to_owned());
+    }
+    if !results.notes.is_empty() {
+        let notes: Vec<_> = results.notes.iter().map(|note| format!("note: {note}")).collect();
+        parts.push(format!("{}\n", notes.join("\n")));
+    }
+    parts.join("\n")
+}
+
+/// What was measured; nothing when no trial was held.
+fn tables(results: &Results) -> Vec<String> {
     if results.trials.is_empty() {
-        return "no trial was held to its end\n".to_owned();
+        return Vec::new();
     }
     let conditions = Conditions::of(results.trials.iter().map(|trial| trial.condition));
     let mut parts = Vec::new();
@@ -37,9 +50,5 @@ pub fn report(results: &Results) -> String {
     if !results.comparisons.is_empty() {
         parts.push(comparisons::table(&results.comparisons, &conditions));
     }
-    if !results.notes.is_empty() {
-        let notes: Vec<_> = results.notes.iter().map(|note| format!("note: {note}")).collect();
-        parts.push(format!("{}\n", notes.join("\n")));
-    }
-    parts.join("\n")
+    parts
 }

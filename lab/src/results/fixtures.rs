@@ -70,6 +70,7 @@ pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
         environment: Environment::here(Path::new("/bin/relay")),
         verdict: verdict.into(),
         error: None,
+        not_installed: Vec::new(),
         trials,
         calibration: None,
         comparisons: Vec::new(),

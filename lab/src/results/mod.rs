@@ -23,6 +23,7 @@ use crate::generator::Lag;
 use crate::ledger::Ledger;
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::Found;
+use crate::subject::NotInstalled;
 use crate::trial::{CpuPerPacket, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
@@ -42,6 +43,9 @@ pub struct Results {
     /// What ended the run before its time, if anything did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Subjects that were left out because their programs are not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_installed: Vec<NotInstalled>,
     /// Every trial, repeated ones included, in the order in which they were held.
     pub trials: Vec<Trial>,
     /// What the lab did without a subject.

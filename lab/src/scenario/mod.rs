@@ -138,6 +138,8 @@ pub struct Command {
     pub files: BTreeMap<String, Template>,
     /// Where it sends to.
     pub output: Mapping,
+    /// Whether a run goes on without it where the program is not installed.
+    pub optional: bool,
 }
 
 /// Where a subject sends what it takes in.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use multicast_relay::config::Config;
 use multicast_relay::config::document::Section;
 
-use super::read::parse_name;
+use super::read::{defaulted, parse_name};
 use super::{Command, Mapping, Subject, SubjectKind};
 use crate::subject::template::Template;
 
@@ -47,6 +47,10 @@ fn refuse_keys_of_a_command(section: &Section<'_>, why: &str) {
     for key in ["files", "output"].into_iter().filter(|key| section.has(key)) {
         section.mistake(key, format!("belongs to a command: {why}"));
     }
+    if section.has("optional") {
+        let why = "a relay and a wire are always there, remove it";
+        section.mistake("optional", format!("belongs to a command: {why}"));
+    }
 }
 
 fn relay(section: &Section<'_>) -> Option<toml::Table> {
@@ -76,7 +80,8 @@ fn command(section: &Section<'_>) -> Option<Command> {
     let line: Option<Vec<_>> = texts.iter().map(|text| template(section, "command", text, &names)).collect();
     let mappings = [("same", Mapping::Same), ("mapped", Mapping::Mapped)];
     let output = if section.has("output") { section.choice("output", &mappings)? } else { Mapping::Mapped };
-    Some(Command { line: line?, files, output })
+    let optional = defaulted(section, "optional", false, || section.boolean("optional"))?;
+    Some(Command { line: line?, files, output, optional })
 }
 
 fn files(section: &Section<'_>) -> Option<BTreeMap<String, Template>> {

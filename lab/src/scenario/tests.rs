@@ -75,6 +75,7 @@ fn a_full_scenario_is_read() {
         command = ["other", "-f", "{file:other.conf}", "{ingress}"]
         files = { "other.conf" = "from {group} { }" }
         output = "same"
+        optional = true
         [expect]
         loss = 1
         duplicates = 2
@@ -89,6 +90,7 @@ fn a_full_scenario_is_read() {
     let expected = Counts { lost: 1, duplicated: 2, reordered: 3, corrupted: 4 };
     assert_eq!(scenario.expected_of(&scenario.subjects[0]), Some(expected));
     assert_eq!(scenario.expected_of(&scenario.subjects[1]), None);
+    assert!(matches!(&scenario.subjects[1].kind, SubjectKind::Command(command) if command.optional));
 }
 
 #[test]
@@ -241,6 +243,11 @@ fn subjects_are_one_thing_with_a_name_of_their_own() {
     assert!(mistake(&both).contains("a relay, a command or a wire: remove all but one"));
     let files = LEAST.replace("relay =", "files = {}\nrelay =");
     assert!(mistake(&files).contains("belongs to a command"));
+    let relay = mistake(&LEAST.replace("relay =", "optional = true\nrelay ="));
+    assert_eq!(
+        relay,
+        "line 6: subject[0].optional: belongs to a command: a relay and a wire are always there, remove it"
+    );
 }
 
 #[test]
@@ -283,6 +290,10 @@ fn commands_are_checked() {
     assert!(mistake(&with("command = ['x']\nfiles = { '../a' = '' }")).contains("no plain file name"));
     assert!(mistake(&with("command = ['x']\nfiles = { 'a' = 1 }")).contains("\"a\" must be a text"));
     assert!(mistake(&with("command = ['x']\noutput = 'elsewhere'")).contains("one of \"same\", \"mapped\""));
+    let half = mistake(&with("command = ['x']\noptional = 'yes'"));
+    assert_eq!(half, "line 7: subject[0].optional: must be true or false, found \"yes\"");
+    let typo = mistake(&with("command = ['x']\noptionl = true"));
+    assert_eq!(typo, "line 7: subject[0].optionl: unknown key; did you mean `optional`?");
     let same = with("command = ['x']\noutput = 'same'");
     let cast = same.replace("[[sub", "cast = 'multicast-to-unicast'\n[[sub");
     assert!(mistake(&cast).contains("\"same\" cannot be with cast \"multicast-to-unicast\""));

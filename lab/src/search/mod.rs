@@ -70,8 +70,8 @@ pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
     Ok(Range { least, highest })
 }
 
-/// Searches for every subject under every condition. The verdict is a pass when all bounds were found, and invalid when
-/// the lab could not tell anything of a subject.
+/// Searches for every subject under every condition. The verdict is a pass when all bounds were found, invalid when
+/// the lab could not tell anything of a subject, and inconclusive when there is none.
 pub(crate) fn search(
     session: &Session<'_>,
     subjects: &[&Subject],
@@ -87,7 +87,13 @@ pub(crate) fn search(
         }
     }
     let blind = |found: &Found| found.lower_pps.is_none() && found.upper_by == Some(Limit::Lab);
-    Ok(if results.searches.iter().any(blind) { Verdict::Invalid } else { Verdict::Pass })
+    Ok(if results.searches.iter().any(blind) {
+        Verdict::Invalid
+    } else if subjects.is_empty() {
+        Verdict::Inconclusive
+    } else {
+        Verdict::Pass
+    })
 }
 
 fn narrow(

@@ -25,12 +25,12 @@ pub(super) fn launch(command: &Command, assignment: &Assignment<'_>) -> Result<L
     })
 }
 
-/// Looks for the program of `command` as it would be started.
-pub(super) fn check_installed(subject: &str, command: &Command, lab: &Path) -> Result<(), SubjectError> {
-    let Some(program) = command.line.first() else { return Ok(()) };
+/// The program of `command`, if it cannot be started because it is not there.
+pub(super) fn missing_program(command: &Command, lab: &Path) -> Option<String> {
+    let program = command.line.first()?;
     // A program that is itself one of the trial's files is written later.
     if program.to_string().contains("{dir}") || program.to_string().contains("{file:") {
-        return Ok(());
+        return None;
     }
     let nowhere = Values {
         ingress: String::new(),
@@ -43,10 +43,7 @@ pub(super) fn check_installed(subject: &str, command: &Command, lab: &Path) -> R
         lab: lab.to_owned(),
     };
     let program = program.render(&nowhere);
-    if is_installed(&program) {
-        return Ok(());
-    }
-    Err(SubjectError::NotInstalled { subject: subject.to_owned(), program })
+    (!is_installed(&program)).then_some(program)
 }
 
 /// Whether `program` can be started: a path as it stands, a bare name from `PATH`, as execvp(3) looks for it.

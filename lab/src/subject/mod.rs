@@ -6,11 +6,13 @@ mod process;
 mod relay;
 pub mod template;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use multicast_relay::control::Stats;
+use serde::Serialize;
 
 pub use process::{Ended, Launch, Process};
 use template::Values;
@@ -48,14 +50,10 @@ pub enum SubjectError {
     },
     /// The program is not there.
     #[error(
-        "subject \"{subject}\": there is no program \"{program}\" on this machine: install it, or correct `command`"
+        "subject \"{}\": there is no program \"{}\" on this machine: install it, correct `command`, or say \
+         `optional = true` to leave the subject out where it is not installed", .0.subject, .0.program
     )]
-    NotInstalled {
-        /// Whose.
-        subject: String,
-        /// Which.
-        program: String,
-    },
+    NotInstalled(NotInstalled),
     /// The processors for it.
     #[error("choose the processors of the subject")]
     Placement {
@@ -65,6 +63,27 @@ pub enum SubjectError {
     /// The namespace for it.
     #[error(transparent)]
     Namespace(#[from] NetError),
+}
+
+/// A subject whose program is not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotInstalled {
+    /// Its name.
+    pub subject: String,
+    /// The program, by name or path.
+    pub program: String,
+}
+
+impl fmt::Display for NotInstalled {
+    /// What becomes of it where it is optional.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, program } = self;
+        if program.contains('/') {
+            write!(f, "{subject}: not installed (there is no program {program}), left out")
+        } else {
+            write!(f, "{subject}: not installed ({program} is not in PATH), left out")
+        }
+    }
 }
 
 /// Everything a subject needs to know of the trial it is started for.
@@ -168,12 +187,29 @@ impl Running {
     }
 }
 
-/// Makes sure that `subject`'s program is there before anything is built for it.
-pub fn check_installed(subject: &Subject, lab_binary: &Path) -> Result<(), SubjectError> {
-    match &subject.kind {
-        SubjectKind::Relay(_) | SubjectKind::Wire => Ok(()),
-        SubjectKind::Command(command) => external::check_installed(&subject.name, command, lab_binary),
+/// Divides `subjects` into those whose program is there and those that are left out because it is not, before anything
+/// is built for them.
+///
+/// # Errors
+/// A program that is not there, of a subject that is not optional.
+pub fn installed<'a>(
+    subjects: Vec<&'a Subject>,
+    lab_binary: &Path,
+) -> Result<(Vec<&'a Subject>, Vec<NotInstalled>), SubjectError> {
+    let (mut there, mut left_out) = (Vec::new(), Vec::new());
+    for subject in subjects {
+        let missing = match &subject.kind {
+            SubjectKind::Relay(_) | SubjectKind::Wire => None,
+            SubjectKind::Command(command) => external::missing_program(command, lab_binary)
+                .map(|program| (command.optional, NotInstalled { subject: subject.name.clone(), program })),
+        };
+        match missing {
+            None => there.push(subject),
+            Some((true, missing)) => left_out.push(missing),
+            Some((false, missing)) => return Err(SubjectError::NotInstalled(missing)),
+        }
     }
+    Ok((there, left_out))
 }
 
 fn parse_report(line: &str) -> Option<Stats> {
@@ -202,5 +238,46 @@ fn values(assignment: &Assignment<'_>) -> Values {
         out_port: port(to),
         dir: assignment.dir.to_owned(),
         lab: assignment.lab_binary.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// A subject for each of `keys`, named a, b and so on, those with installed programs, and those without.
+    fn divided(keys: &[&str]) -> Result<(Vec<String>, Vec<NotInstalled>), SubjectError> {
+        let subjects =
+            keys.iter().zip('a'..).map(|(keys, name)| format!("[[subject]]\nname = '{name}'\n{keys}\n"));
+        let text = format!("name = 'x'\n[traffic]\nrate-pps = 1\n{}", subjects.collect::<String>());
+        let scenario: Scenario = text.parse().unwrap();
+        let (there, left_out) = installed(scenario.subjects.iter().collect(), Path::new("/bin/sh"))?;
+        Ok((there.into_iter().map(|subject| subject.name.clone()).collect(), left_out))
+    }
+
+    #[test]
+    fn only_what_is_optional_is_left_out() {
+        let (there, left_out) = divided(&[
+            "relay = {}",
+            "command = ['no-such-relay', '-x']\noptional = true",
+            "command = ['{lab}']\noptional = true",
+            "command = ['/no/such/relay']\noptional = true",
+            "command = ['{dir}/relay']\noptional = true",
+        ])
+        .unwrap();
+        assert_eq!(there, ["a", "c", "e"]);
+        let told: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "b: not installed (no-such-relay is not in PATH), left out",
+                "d: not installed (there is no program /no/such/relay), left out",
+            ]
+        );
+        for keys in ["command = ['no-such-relay']", "command = ['no-such-relay']\noptional = false"] {
+            let error = divided(&["relay = {}", keys]).unwrap_err().to_string();
+            assert!(error.starts_with("subject \"b\": there is no program \"no-such-relay\""), "{error}");
+        }
     }
 }
