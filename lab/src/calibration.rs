@@ -39,7 +39,7 @@ pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
     if alone.traffic.burst == 1 {
         alone.traffic.duration = alone.traffic.duration.min(DURATION);
     }
-    alone.sinks.count = 1;
+    alone.sinks.counts = vec![1];
     alone.trials.blocks = 1;
     alone.subjects = vec![Subject { name: NAME.to_owned(), kind: SubjectKind::Wire }];
     alone.expect = Expect::default();
@@ -83,9 +83,9 @@ pub(crate) fn notes(calibration: &Calibration) -> Vec<String> {
 }
 
 /// The machine's time for each datagram over the direct wire, in nanoseconds. Nothing of the subject's is in it, so the
-/// kind of address does not matter.
+/// kind of address does not matter, and it has one sink.
 fn system_time(wire: &[&Trial], condition: &Condition) -> Option<f64> {
-    let condition = Condition { cast: Cast::MulticastToMulticast, ..*condition };
+    let condition = Condition { cast: Cast::MulticastToMulticast, fan_out: 1, ..*condition };
     let alike = wire.iter().filter(|trial| trial.condition == condition && trial.verdict.is_conclusive());
     median(alike.filter_map(|trial| trial.measured.as_ref()?.cpu_ns_per_packet.system))
 }
@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn the_lab_alone_has_every_rate_and_one_sink() {
         let alone = scenario_for(&scenario(&format!("{SCENARIO}{RELAY}"))).unwrap();
-        assert_eq!((alone.conditions().len(), alone.sinks.count, alone.trials.blocks), (2, 1, 1));
+        assert_eq!(
+            (alone.conditions().len(), &alone.sinks.counts[..], alone.trials.blocks),
+            (2, &[1][..], 1)
+        );
         let minute = SCENARIO.replace("cast =", "duration = '1m'\ncast =");
         let duration =
             |text: &str| scenario_for(&scenario(&format!("{text}{RELAY}"))).unwrap().traffic.duration;

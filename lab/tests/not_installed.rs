@@ -150,7 +150,7 @@ fn relays_are_compared_with_whoever_is_installed() {
     assert_eq!(run.code, Some(0), "{}", run.said());
     let left_out = run.results()["not_installed"].as_array().into_iter().flatten();
     let left_out: Vec<_> = left_out.map(|missing| &missing["subject"]).collect();
-    for name in ["mmap", "recv", "smcroute", "socat", "wire"] {
+    for name in ["mmap", "recv", "smcroute", "socat"] {
         let last = run.last_attempts();
         let trial = last.iter().find(|trial| trial["subject"] == name);
         assert!(

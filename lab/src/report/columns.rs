@@ -28,10 +28,12 @@ impl<T> Column<T> {
     }
 }
 
-const CONDITIONS: [Column<Condition>; 5] = [
+const CONDITIONS: [Column<Condition>; 7] = [
     Column::text("cast", |condition| short_cast(&condition.cast.to_string())),
     Column::text("sink", |condition| sink_kind_name(condition.sink_kind).to_owned()),
+    Column::number("sinks", |condition| condition.fan_out.to_string()),
     Column::text("generator", |condition| condition.generator.to_string()),
+    Column::number("flows", |condition| grouped(condition.flows as u64)),
     Column::number("bytes", |condition| condition.payload_bytes.to_string()),
     Column::number("packets/s", |condition| grouped(condition.rate_pps)),
 ];
@@ -95,9 +97,11 @@ impl Conditions {
 
 /// All of a condition.
 pub(super) fn in_words(condition: &Condition) -> String {
-    let Condition { cast, sink_kind, generator, payload_bytes, rate_pps } = condition;
+    let Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } = condition;
     let (rate, sink) = (grouped(*rate_pps), sink_kind_name(*sink_kind));
-    format!("{cast}, {rate} packets/s, {payload_bytes} B, {sink} sink, {generator} generator")
+    let flows = if *flows == 1 { String::new() } else { format!("{} flows, ", grouped(*flows as u64)) };
+    let sinks = if *fan_out == 1 { format!("{sink} sink") } else { format!("{fan_out} {sink} sinks") };
+    format!("{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator")
 }
 
 /// `multicast-to-unicast` as `multi-uni`.
@@ -120,7 +124,10 @@ mod tests {
     fn what_all_have_in_common_is_said_once() {
         let faster = Condition { rate_pps: 1_000_000, ..CONDITION };
         let conditions = Conditions::of([CONDITION, faster]);
-        assert_eq!(conditions.common(), "cast multi-multi, sink packet, generator xdp, bytes 100");
+        assert_eq!(
+            conditions.common(),
+            "cast multi-multi, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
+        );
         let name = [Column::text("name", |condition: &Condition| format!("x{}", condition.rate_pps))];
         let table = conditions.table(&[CONDITION, faster], &name, |condition| condition, &[]);
         let lines: Vec<_> = table.lines().map(str::trim_end).collect();

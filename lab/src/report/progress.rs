@@ -49,10 +49,12 @@ impl Progress {
 
     /// A trial, or another attempt at it, begins.
     pub fn begin(&self, subject: &Subject, condition: &Condition) {
-        let Condition { cast, sink_kind, payload_bytes, rate_pps, .. } = condition;
+        let Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = condition;
         let kind = sink_kind_name(*sink_kind);
+        let flows = if *flows == 1 { String::new() } else { format!("{flows} flows ") };
+        let sinks = if *fan_out == 1 { format!("{kind} sink") } else { format!("{fan_out} {kind} sinks") };
         *self.what.borrow_mut() =
-            format!("{} {cast} {rate_pps} packets/s {payload_bytes} B {kind} sink", subject.name);
+            format!("{} {cast} {rate_pps} packets/s {payload_bytes} B {flows}{sinks}", subject.name);
     }
 
     /// A trial has come to a phase.

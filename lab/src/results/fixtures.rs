@@ -14,7 +14,9 @@ use crate::verdict::{Counts, Verdict};
 pub(crate) const CONDITION: Condition = Condition {
     cast: Cast::MulticastToMulticast,
     sink_kind: SinkKind::Packet,
+    fan_out: 1,
     generator: GeneratorKind::Xdp,
+    flows: 1,
     payload_bytes: 100,
     rate_pps: 1_000,
 };

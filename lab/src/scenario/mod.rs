@@ -73,8 +73,8 @@ pub struct Traffic {
     pub burst: u64,
     /// Faults made on purpose; none unless every subject is a wire.
     pub impairments: Impairments,
-    /// Number of distinct flows.
-    pub flows: usize,
+    /// Numbers of distinct flows.
+    pub flows: Vec<usize>,
     /// How long each trial offers its rate.
     pub duration: Duration,
     /// How long the trial's rate is offered before that, uncounted.
@@ -92,8 +92,8 @@ impl Traffic {
 /// Where datagrams are counted.
 #[derive(Clone, Debug)]
 pub struct Sinks {
-    /// The fan-out: each sink is an output of its own, in a namespace of its own.
-    pub count: usize,
+    /// The fan-outs: each sink is an output of its own, in a namespace of its own.
+    pub counts: Vec<usize>,
     /// How they read.
     pub kinds: Vec<SinkChoice>,
 }
@@ -200,8 +200,12 @@ pub struct Condition {
     pub cast: Cast,
     /// How the sinks read.
     pub sink_kind: SinkKind,
+    /// How many sinks there are, each with a copy of every datagram.
+    pub fan_out: usize,
     /// How the datagrams are sent.
     pub generator: GeneratorKind,
+    /// How many distinct flows there are.
+    pub flows: usize,
     /// UDP payload in bytes.
     pub payload_bytes: usize,
     /// Datagrams per second.
@@ -221,11 +225,14 @@ impl Scenario {
         let mut conditions = Vec::new();
         for &cast in &self.traffic.casts {
             for &choice in &self.sinks.kinds {
-                for &payload_bytes in &self.traffic.payloads_bytes {
-                    let generator = self.generator_of(payload_bytes);
-                    for &rate_pps in &self.traffic.rates_pps {
+                for (&fan_out, &flows) in pairs(&self.sinks.counts, &self.traffic.flows) {
+                    for (&payload_bytes, &rate_pps) in
+                        pairs(&self.traffic.payloads_bytes, &self.traffic.rates_pps)
+                    {
+                        let generator = self.generator_of(payload_bytes);
                         let sink_kind = self.sink_kind(choice, payload_bytes, rate_pps);
-                        let condition = Condition { cast, sink_kind, generator, payload_bytes, rate_pps };
+                        let condition =
+                            Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps };
                         // Two choices may come to the same.
                         if !conditions.contains(&condition) {
                             conditions.push(condition);
@@ -253,6 +260,11 @@ impl Scenario {
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
     }
+}
+
+/// Each of `outer` with each of `inner`, which changes faster.
+fn pairs<'a, T, U>(outer: &'a [T], inner: &'a [U]) -> impl Iterator<Item = (&'a T, &'a U)> {
+    outer.iter().flat_map(move |one| inner.iter().map(move |other| (one, other)))
 }
 
 impl FromStr for Scenario {

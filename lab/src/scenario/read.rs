@@ -48,14 +48,14 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let family = traffic.as_ref().and_then(|traffic| traffic.choice("family", FAMILIES));
     let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
     let sinks = read_sinks(sink_section.as_ref());
-    let sink_count = sinks.as_ref().map_or(1, |sinks| sinks.count);
-    let traffic = traffic.and_then(|section| read_traffic(&section, link, sink_count));
+    let most_sinks = sinks.as_ref().and_then(|sinks| sinks.counts.iter().copied().max()).unwrap_or(1);
+    let traffic = traffic.and_then(|section| read_traffic(&section, link, most_sinks));
     if let (Some(section), Some(sinks), Some(traffic)) = (&sink_section, &sinks, &traffic) {
         check_sinks(section, sinks, link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
     let search_width = read_search_width(root.section("search").as_ref());
-    let subjects = read_subjects(root, traffic.as_ref(), sink_count);
+    let subjects = read_subjects(root, traffic.as_ref(), most_sinks);
     let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
     Some(Scenario {
@@ -104,7 +104,7 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
     let rates = section.integers("rate-pps", 1..=10_000_000);
     let payloads = defaulted(section, "payload-bytes", vec![100], || read_payloads(section, link));
     let burst = defaulted(section, "burst", 1, || section.integer("burst", 1..=MAX_DATAGRAMS));
-    let flows = defaulted(section, "flows", 1, || section.integer("flows", 1..=MOST_FLOWS));
+    let flows = defaulted(section, "flows", vec![1], || section.integers("flows", 1..=MOST_FLOWS));
     let duration = defaulted(section, "duration", Duration::from_secs(3), || {
         section.parsed("duration", DURATION, parse_duration)
     });
@@ -119,7 +119,7 @@ fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traff
         payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
         burst: burst?,
         impairments: impairments?,
-        flows: flows? as usize,
+        flows: flows?.into_iter().map(|flows| flows as usize).collect(),
         duration: duration?,
         warmup: warmup?,
     };
@@ -186,7 +186,7 @@ fn check_generator(section: &Section<'_>, traffic: &Traffic, link: Link) {
 fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
     for &rate in &traffic.rates_pps {
         let datagrams = u128::from(rate) * traffic.duration.as_nanos() / 1_000_000_000;
-        let (flows, burst) = (traffic.flows, traffic.burst);
+        let (flows, burst) = (traffic.flows.iter().copied().max().unwrap_or(1), traffic.burst);
         if datagrams < u128::from(burst) {
             let remedy = "lower burst, or raise rate-pps or duration";
             section.mistake(
@@ -224,12 +224,14 @@ fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
 }
 
 fn read_sinks(section: Option<&Section<'_>>) -> Option<Sinks> {
-    let Some(section) = section else { return Some(Sinks { count: 1, kinds: vec![SinkChoice::Auto] }) };
+    let Some(section) = section else {
+        return Some(Sinks { counts: vec![1], kinds: vec![SinkChoice::Auto] });
+    };
     let kinds = defaulted(section, "kind", vec![SinkChoice::Auto], || {
         section.choice_list("kind", &SinkChoice::NAMES)
     });
-    let count = defaulted(section, "count", 1, || section.integer("count", 1..=MAX_SINKS as u64));
-    Some(Sinks { count: count? as usize, kinds: kinds? })
+    let counts = defaulted(section, "count", vec![1], || section.integers("count", 1..=MAX_SINKS as u64));
+    Some(Sinks { counts: counts?.into_iter().map(|count| count as usize).collect(), kinds: kinds? })
 }
 
 /// The xdp sink, asked for by name, must be able to count everything.
@@ -254,7 +256,7 @@ fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
     defaulted(section, "width", SEARCH_WIDTH, || section.number("width", 0.001..=1.0))
 }
 
-fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, sink_count: usize) -> Vec<Subject> {
+fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, most_sinks: usize) -> Vec<Subject> {
     let sections = root.sections("subject").unwrap_or_default();
     root.require("subject", "at least one [[subject]] with a name and relay = { rx = \"recv\" }");
     let mut subjects: Vec<Subject> = Vec::new();
@@ -269,8 +271,8 @@ fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, sink_count: usiz
         }
         check_mapping(&section, &subject, traffic);
         check_impairments(&section, &subject, traffic);
-        if matches!(subject.kind, SubjectKind::Wire) && sink_count > 1 {
-            section.mistake("wire", format!("\"direct\" has one end, not {sink_count}: use sinks.count = 1"));
+        if matches!(subject.kind, SubjectKind::Wire) && most_sinks > 1 {
+            section.mistake("wire", format!("\"direct\" has one end, not {most_sinks}: use sinks.count = 1"));
         }
         subjects.push(subject);
     }

@@ -24,7 +24,10 @@ fn mistake(text: &str) -> String {
 fn the_least_scenario_has_every_default() {
     let scenario = scenario(LEAST).unwrap();
     assert_eq!(scenario.name, "x");
-    assert_eq!((scenario.link.mtu, scenario.sinks.count, scenario.traffic.flows), (1_500, 1, 1));
+    assert_eq!(
+        (scenario.link.mtu, &scenario.sinks.counts[..], &scenario.traffic.flows[..]),
+        (1_500, &[1][..], &[1][..])
+    );
     assert_eq!((scenario.trials.blocks, scenario.trials.retries), (1, 2));
     assert_eq!(scenario.traffic.duration, Duration::from_secs(3));
     assert_eq!(scenario.traffic.warmup, Duration::from_millis(500));
@@ -32,7 +35,9 @@ fn the_least_scenario_has_every_default() {
     let condition = Condition {
         cast: Cast::MulticastToMulticast,
         sink_kind: SinkKind::Xdp,
+        fan_out: 1,
         generator: GeneratorKind::Xdp,
+        flows: 1,
         payload_bytes: 100,
         rate_pps: 1_000,
     };
@@ -103,7 +108,7 @@ fn every_mistake_is_collected_with_its_line() {
             "line 1: name: must be a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\", found \"a/b\"",
             "line 3: traffic.rate-pps: must be a whole number from 1 to 10000000, or a list of such, found 0",
             "line 4: traffic.flws: unknown key; did you mean `flows`?",
-            "line 6: sinks.count: must be a whole number from 1 to 16, found 17",
+            "line 6: sinks.count: must be a whole number from 1 to 16, or a list of such, found 17",
             "line 7: subject[0].relay: is missing: give relay = { rx = \"recv\" }, command = [\"program\", \
              \"argument\"], or wire = \"direct\"",
         ]
@@ -418,4 +423,29 @@ fn what_comes_on_top_of_the_wire_takes_a_wire() {
     assert!(scenario(&with("true")).is_ok_and(|scenario| scenario.trials.calibrate));
     assert!(mistake(&with("false")).contains("is what comes on top of the direct wire"));
     assert!(mistake(&with("1")).contains("trials.calibrate"));
+}
+
+#[test]
+fn flows_and_sinks_may_be_lists() {
+    let text =
+        LEAST.replace("[[sub", "flows = [1, 10]\npayload-bytes = [18, 20]\n[sinks]\ncount = [1, 3]\n[[sub");
+    let conditions = scenario(&text).unwrap().conditions();
+    let shown: Vec<_> = conditions
+        .iter()
+        .map(|condition| (condition.fan_out, condition.flows, condition.payload_bytes))
+        .collect();
+    let expected =
+        [(1, 1, 18), (1, 1, 20), (1, 10, 18), (1, 10, 20), (3, 1, 18), (3, 1, 20), (3, 10, 18), (3, 10, 20)];
+    assert_eq!(shown, expected);
+    // What holds for one of them must hold for all.
+    assert!(
+        mistake(&text.replace("[1, 10]", "[1, 3_001]"))
+            .contains("1000 packets/s make 3000 datagrams for 3001 flows")
+    );
+    assert!(
+        mistake(&text.replace("count = [1, 3]", "count = [1, 17]"))
+            .contains("from 1 to 16")
+    );
+    let wire = text.replace("relay = { rx = 'recv' }", "wire = 'direct'");
+    assert!(mistake(&wire).contains("has one end, not 3"));
 }

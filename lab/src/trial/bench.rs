@@ -28,7 +28,7 @@ impl Bench {
     /// Builds the network, opens the sinks, starts the subject, opens the generator.
     pub(super) fn set_up(order: &Order<'_>) -> Result<Self, TrialError> {
         let scenario = order.scenario;
-        let topology = Topology::build(order.run, &scenario.link, scenario.sinks.count)?;
+        let topology = Topology::build(order.run, &scenario.link, order.condition.fan_out)?;
         let routes = routes_of(order, &topology);
         let mut plans = Vec::new();
         for sink in 0..topology.sinks.len() {
@@ -141,7 +141,7 @@ fn routes_of(order: &Order<'_>, topology: &Topology) -> Vec<Route> {
         ingress: topology.ingress.address(),
         sinks: pairs.map(|(egress, sink)| (egress.device().to_owned(), sink.address())).collect(),
     };
-    routes(&ends, order.condition.cast, mapping, order.scenario.traffic.flows)
+    routes(&ends, order.condition.cast, mapping, order.condition.flows)
 }
 
 /// The generator's port and the one at the other end of its cable: without a subject in between, that of the first sink.

@@ -92,7 +92,9 @@ mod tests {
         let condition = Condition {
             cast: Cast::MulticastToMulticast,
             sink_kind: SinkKind::Packet,
+            fan_out: 1,
             generator: GeneratorKind::Packet,
+            flows: 1,
             payload_bytes,
             rate_pps: 1,
         };

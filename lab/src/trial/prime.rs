@@ -24,7 +24,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// Sends a trickle until every sink has seen every flow.
 pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<(), Halt> {
     (watch.on_phase)(Phase::Prime);
-    let flows = order.scenario.traffic.flows;
+    let flows = order.condition.flows;
     let rate = (flows as u64 * 10).clamp(RATE.0, RATE.1);
     let patience = patience(flows, bench.sinks.len());
     let machine = Proc::default().machine()?;

@@ -1,6 +1,7 @@
 //! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
 
 use super::record::{Condition, Record, Trial};
+use super::units::many;
 use crate::report::numbers::grouped;
 
 /// How many colours and kinds of line the style sheet has.
@@ -93,7 +94,9 @@ impl Group<'_> {
 }
 
 /// A condition without its rate, in words.
-fn parts(condition: Condition<'_>) -> [String; 3] {
-    let Condition { cast, sink_kind, payload_bytes, .. } = condition;
-    [format!("{} B", grouped(payload_bytes)), format!("{sink_kind} sink"), cast.to_owned()]
+fn parts(condition: Condition<'_>) -> [String; 4] {
+    let Condition { cast, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
+    let sinks =
+        if fan_out == 1 { format!("{sink_kind} sink") } else { format!("{fan_out} {sink_kind} sinks") };
+    [format!("{} B", grouped(payload_bytes)), many(flows as usize, "flow"), sinks, cast.to_owned()]
 }

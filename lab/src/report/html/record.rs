@@ -49,7 +49,16 @@ pub(super) struct Found {
 #[derive(Debug, Deserialize)]
 pub(super) struct FoundCondition {
     pub(super) sink_kind: String,
+    #[serde(default = "one")]
+    pub(super) fan_out: u64,
+    #[serde(default = "one")]
+    pub(super) flows: u64,
     pub(super) payload_bytes: u64,
+}
+
+/// Of what a file does not say that was written before there could be more.
+fn one() -> u64 {
+    1
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,6 +86,10 @@ pub(super) struct Trial {
     pub(super) attempt: u64,
     cast: String,
     sink_kind: String,
+    #[serde(default = "one")]
+    fan_out: u64,
+    #[serde(default = "one")]
+    flows: u64,
     payload_bytes: u64,
     rate_pps: u64,
     pub(super) verdict: Verdict,
@@ -169,6 +182,10 @@ pub(super) struct Comparison {
     pub(super) metric: String,
     cast: String,
     sink_kind: String,
+    #[serde(default = "one")]
+    fan_out: u64,
+    #[serde(default = "one")]
+    flows: u64,
     payload_bytes: u64,
     rate_pps: u64,
     pub(super) of: String,
@@ -189,6 +206,8 @@ pub(super) struct Comparison {
 pub(super) struct Condition<'a> {
     pub(super) cast: &'a str,
     pub(super) sink_kind: &'a str,
+    pub(super) fan_out: u64,
+    pub(super) flows: u64,
     pub(super) payload_bytes: u64,
     pub(super) rate_pps: u64,
 }
@@ -213,8 +232,9 @@ pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
 
 impl Trial {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, payload_bytes, rate_pps, .. } = self;
-        Condition { cast, sink_kind, payload_bytes: *payload_bytes, rate_pps: *rate_pps }
+        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
+        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// How many datagrams should have come to the sinks.
@@ -248,8 +268,9 @@ impl Trial {
 
 impl Comparison {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, payload_bytes, rate_pps, .. } = self;
-        Condition { cast, sink_kind, payload_bytes: *payload_bytes, rate_pps: *rate_pps }
+        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
+        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// The interval, both of whose ends are there.

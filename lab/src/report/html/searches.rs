@@ -2,6 +2,7 @@
 
 use super::record::{Found, Record};
 use super::section::{Section, Table};
+use super::units::many;
 use crate::report::numbers::{grouped, or_nothing};
 
 pub(super) fn section(record: &Record) -> Section {
@@ -25,7 +26,13 @@ pub(super) fn section(record: &Record) -> Section {
         let Found { subject, condition, lower_pps, upper_pps, upper_by } = found;
         table.push([
             subject.clone(),
-            format!("{} B, {} sink", grouped(condition.payload_bytes), condition.sink_kind),
+            format!(
+                "{} B, {}, {} {} sinks",
+                grouped(condition.payload_bytes),
+                many(condition.flows as usize, "flow"),
+                condition.fan_out,
+                condition.sink_kind
+            ),
             or_nothing(*lower_pps, grouped),
             or_nothing(*upper_pps, grouped),
             or_nothing(upper_by.as_ref(), |limit| format!("the {limit}")),
