@@ -69,6 +69,7 @@ enum counter {
 	EARLY,            // those of COUNTED that came before their intended time
 	EVENTS_LOST,      // handed to user space, had there been room
 	OTHER_QUEUE,      // frames of another queue than the first
+	WARM_LAST_NS,     // when the last of WARM came
 	COUNTERS,
 };
 
@@ -420,10 +421,12 @@ static __always_inline void record_latency(const struct frame *frame, __u64 inte
 
 static __always_inline void count_warm_up(struct frame *frame, struct progress *progress, bool whole)
 {
-	if (whole && progress->warm)
+	if (whole && progress->warm) {
 		frame->counters->of[WARM]++;
-	else if (tell_unasked(frame) && whole)
+		frame->counters->of[WARM_LAST_NS] = frame->stamp_ns;
+	} else if (tell_unasked(frame) && whole) {
 		progress->warm = 1;
+	}
 }
 
 static __always_inline void count_measured(struct frame *frame, const __u8 *payload, __u32 flow, __u64 sequence,

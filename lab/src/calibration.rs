@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::impairments::Impairments;
 use crate::results::{Trial, last_attempts};
-use crate::scenario::{Cast, Condition, Expect, Scenario, Subject, SubjectKind};
+use crate::scenario::{Cast, Condition, Expect, Measure, Scenario, Subject, SubjectKind};
 use crate::statistics::median;
 
 /// The name that stands for the wire in results.
@@ -29,7 +29,8 @@ pub struct Calibration {
 /// The scenario of a calibration for `scenario`: its traffic with nothing in the path, to one sink. `None` when it is not
 /// wanted, or a wire is among the subjects anyway.
 pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
-    if !scenario.trials.calibrate || scenario.subjects.iter().any(is_wire) {
+    let is_about_traffic = scenario.trials.measure == Measure::Traffic;
+    if !scenario.trials.calibrate || !is_about_traffic || scenario.subjects.iter().any(is_wire) {
         return None;
     }
     let mut alone = scenario.clone();

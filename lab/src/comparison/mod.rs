@@ -198,8 +198,12 @@ fn value(metric: Metric, trial: &Trial) -> Result<f64, String> {
     if !trial.verdict.is_conclusive() {
         return Err(format!("{name} was {}", trial.verdict));
     }
-    let measured = trial.measured.as_ref().ok_or_else(|| format!("{name} failed before it was measured"))?;
-    let value = reading(metric, measured);
+    let unmeasured = || format!("{name} failed before it was measured");
+    let value = match metric {
+        Metric::JoinDelay => Some(trial.delays.ok_or_else(unmeasured)?.join_ns as f64),
+        Metric::LeaveDelay => Some(trial.delays.ok_or_else(unmeasured)?.leave_ns as f64),
+        _ => reading(metric, trial.measured.as_ref().ok_or_else(unmeasured)?),
+    };
     // Of nothing there is no ratio.
     value.filter(|value| *value > 0.0).ok_or_else(|| format!("{name} had no {metric}"))
 }
@@ -213,6 +217,7 @@ fn reading(metric: Metric, measured: &Measured) -> Option<f64> {
         Metric::P50 => latency(|latency| latency.p50),
         Metric::P99 => latency(|latency| latency.p99),
         Metric::P999 => latency(|latency| latency.p999),
+        Metric::JoinDelay | Metric::LeaveDelay => None,
     }
 }
 

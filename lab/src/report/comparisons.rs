@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use super::columns::{Column, Conditions, in_words};
 use super::numbers::{factor, micros, or_nothing, rounded};
 use crate::comparison::Comparison;
+use crate::scenario::Metric;
 
 const SUBJECTS: [Column<Comparison>; 3] = [
     Column::text("metric", |comparison| comparison.metric.to_string()),
@@ -61,9 +62,9 @@ fn says_the_same(one: &Comparison, other: &Comparison) -> bool {
 }
 
 fn with_unit(comparison: &Comparison, nanos: Option<f64>) -> String {
-    let latency = comparison.metric.is_latency();
+    let is_cpu = matches!(comparison.metric, Metric::RelayCpu | Metric::SystemCpu);
     or_nothing(nanos, |nanos| {
-        if latency { format!("{} µs", micros(nanos)) } else { format!("{} ns", rounded(nanos)) }
+        if is_cpu { format!("{} ns", rounded(nanos)) } else { format!("{} µs", micros(nanos)) }
     })
 }
 
@@ -71,7 +72,6 @@ fn with_unit(comparison: &Comparison, nanos: Option<f64>) -> String {
 mod tests {
     use super::*;
     use crate::results::fixtures::CONDITION;
-    use crate::scenario::Metric;
     use crate::verdict::Verdict;
 
     #[test]

@@ -3,6 +3,7 @@
 mod calibration;
 mod columns;
 mod comparisons;
+mod delays;
 pub mod html;
 mod medians;
 mod numbers;
@@ -34,12 +35,17 @@ fn tables(results: &Results) -> Vec<String> {
     }
     let conditions = Conditions::of(results.trials.iter().map(|trial| trial.condition));
     let mut parts = Vec::new();
-    if results.searches.is_empty() {
+    let is_about_delays = results.trials.iter().any(|trial| trial.delays.is_some());
+    if is_about_delays {
+        parts.push(delays::table(&results.trials, &conditions));
+    } else if results.searches.is_empty() {
         parts.push(trials::table(&results.trials, &conditions));
+    }
+    if results.searches.is_empty() {
         parts.push(trials::details(&results.trials));
     }
     // Of one block the trials themselves are the summary.
-    if results.trials.iter().any(|trial| trial.block > 1) {
+    if !is_about_delays && results.trials.iter().any(|trial| trial.block > 1) {
         parts.push(medians::table(&results.trials, &conditions));
     }
     // That trials fail is what a search is for: they are not told one by one.

@@ -60,6 +60,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         reasons: Vec::new(),
         expected: None,
         measured: Some(measured),
+        delays: None,
         files: "/x".into(),
     }
 }

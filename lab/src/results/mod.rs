@@ -24,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::Found;
 use crate::subject::NotInstalled;
-use crate::trial::{CpuPerPacket, Measurement, Outcome, SinkIncident, SinkSummary};
+use crate::trial::{CpuPerPacket, Delays, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
 /// The schema of this file; a change that breaks readers gets another number.
@@ -160,6 +160,9 @@ pub struct Trial {
     /// What was measured; its keys are absent when the subject failed before there was anything to measure.
     #[serde(flatten)]
     pub measured: Option<Measured>,
+    /// How long joining and leaving took, where that is what was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delays: Option<Delays>,
     /// The folder with the subject's configuration and output.
     pub files: PathBuf,
 }
@@ -236,6 +239,7 @@ impl Trial {
             reasons: outcome.reasons,
             expected: scenario.expected_of(subject),
             measured: outcome.measurement.map(Measured::from),
+            delays: outcome.delays,
             files: outcome.dir,
         }
     }

@@ -6,7 +6,7 @@ use multicast_relay::config::document::Section;
 use serde::Serialize;
 
 use super::read::defaulted;
-use super::{Condition, Subject, Traffic, Trials};
+use super::{Condition, Measure, Subject, Traffic, Trials};
 use crate::comparison::LEAST_PAIRS;
 use crate::datagram::STAMPED_BYTES;
 use crate::verdict::Counts;
@@ -60,21 +60,32 @@ pub enum Metric {
     P99,
     /// 99.9th percentile of the latency.
     P999,
+    /// From the subject's start to the first datagram of its last flow.
+    JoinDelay,
+    /// From the signal that ends the subject to its last datagram.
+    LeaveDelay,
 }
 
 impl Metric {
     /// Every metric with its name in scenarios and results.
-    pub const NAMES: [(&'static str, Self); 5] = [
+    pub const NAMES: [(&'static str, Self); 7] = [
         ("relay-cpu", Self::RelayCpu),
         ("system-cpu", Self::SystemCpu),
         ("p50", Self::P50),
         ("p99", Self::P99),
         ("p999", Self::P999),
+        ("join-delay", Self::JoinDelay),
+        ("leave-delay", Self::LeaveDelay),
     ];
 
     /// Whether it is about time on the way, and not on a processor.
     pub fn is_latency(self) -> bool {
         matches!(self, Self::P50 | Self::P99 | Self::P999)
+    }
+
+    /// What a trial must be about to tell it.
+    fn measure(self) -> Measure {
+        if matches!(self, Self::JoinDelay | Self::LeaveDelay) { Measure::JoinLeave } else { Measure::Traffic }
     }
 
     fn is_measured_with(self, payload_bytes: usize) -> bool {
@@ -153,6 +164,12 @@ fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
     }
     if metric == Some(Metric::SystemCpu) && known.trials.is_some_and(|trials| !trials.calibrate) {
         section.mistake("metric", "is what comes on top of the direct wire: leave trials.calibrate out");
+    }
+    if let (Some(metric), Some(trials)) = (metric, known.trials)
+        && metric.measure() != trials.measure
+    {
+        let other = if trials.measure == Measure::Traffic { "join-leave" } else { "traffic" };
+        section.mistake("metric", format!("takes trials.measure = \"{other}\""));
     }
     let at_most = read_at_most(section, known.trials);
     let rates_pps = read_rates(section, known.traffic);

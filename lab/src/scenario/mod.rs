@@ -107,6 +107,17 @@ pub struct Trials {
     pub retries: usize,
     /// Whether the lab measures itself before and after.
     pub calibrate: bool,
+    /// What a trial is about.
+    pub measure: Measure,
+}
+
+/// What a trial is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// What becomes of traffic, and how fast.
+    Traffic,
+    /// How long a subject takes to relay once it is started, and to stop once it is told to.
+    JoinLeave,
 }
 
 /// A program to be measured.

@@ -7,8 +7,8 @@ use multicast_relay::config::document::{Document, Mistakes, Section};
 use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
-    Cast, GeneratorChoice, Mapping, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic, Trials,
-    subject,
+    Cast, GeneratorChoice, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic,
+    Trials, subject,
 };
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
@@ -54,8 +54,9 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         check_sinks(section, sinks, link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
+    let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
     let search_width = read_search_width(root.section("search").as_ref());
-    let subjects = read_subjects(root, traffic.as_ref(), most_sinks);
+    let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
     let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
     Some(Scenario {
@@ -76,6 +77,8 @@ const GENERATORS: &[(&str, GeneratorChoice)] = &[
     ("xdp", GeneratorChoice::Always(GeneratorKind::Xdp)),
     ("packet", GeneratorChoice::Always(GeneratorKind::Packet)),
 ];
+
+const MEASURES: [(&str, Measure); 2] = [("traffic", Measure::Traffic), ("join-leave", Measure::JoinLeave)];
 
 const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
@@ -244,11 +247,19 @@ fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: Link, traffic: &Traff
 }
 
 fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
-    let Some(section) = section else { return Some(Trials { blocks: 1, retries: 2, calibrate: true }) };
+    let Some(section) = section else {
+        return Some(Trials { blocks: 1, retries: 2, calibrate: true, measure: Measure::Traffic });
+    };
     let blocks = defaulted(section, "blocks", 1, || section.integer("blocks", 1..=1_000));
     let retries = defaulted(section, "retries", 2, || section.integer("retries", 0..=100));
     let calibrate = defaulted(section, "calibrate", true, || section.boolean("calibrate"));
-    Some(Trials { blocks: blocks? as usize, retries: retries? as usize, calibrate: calibrate? })
+    let measure = defaulted(section, "measure", Measure::Traffic, || section.choice("measure", &MEASURES));
+    Some(Trials {
+        blocks: blocks? as usize,
+        retries: retries? as usize,
+        calibrate: calibrate?,
+        measure: measure?,
+    })
 }
 
 fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
@@ -256,7 +267,12 @@ fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
     defaulted(section, "width", SEARCH_WIDTH, || section.number("width", 0.001..=1.0))
 }
 
-fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, most_sinks: usize) -> Vec<Subject> {
+fn read_subjects(
+    root: &Section<'_>,
+    traffic: Option<&Traffic>,
+    most_sinks: usize,
+    measure: Measure,
+) -> Vec<Subject> {
     let sections = root.sections("subject").unwrap_or_default();
     root.require("subject", "at least one [[subject]] with a name and relay = { rx = \"recv\" }");
     let mut subjects: Vec<Subject> = Vec::new();
@@ -271,6 +287,10 @@ fn read_subjects(root: &Section<'_>, traffic: Option<&Traffic>, most_sinks: usiz
         }
         check_mapping(&section, &subject, traffic);
         check_impairments(&section, &subject, traffic);
+        if matches!(subject.kind, SubjectKind::Wire) && measure == Measure::JoinLeave {
+            section
+                .mistake("wire", "neither joins nor leaves anything: measure = \"join-leave\" takes a relay");
+        }
         if matches!(subject.kind, SubjectKind::Wire) && most_sinks > 1 {
             section.mistake("wire", format!("\"direct\" has one end, not {most_sinks}: use sinks.count = 1"));
         }

@@ -442,10 +442,25 @@ fn flows_and_sinks_may_be_lists() {
         mistake(&text.replace("[1, 10]", "[1, 3_001]"))
             .contains("1000 packets/s make 3000 datagrams for 3001 flows")
     );
-    assert!(
-        mistake(&text.replace("count = [1, 3]", "count = [1, 17]"))
-            .contains("from 1 to 16")
-    );
+    assert!(mistake(&text.replace("count = [1, 3]", "count = [1, 17]")).contains("from 1 to 16"));
     let wire = text.replace("relay = { rx = 'recv' }", "wire = 'direct'");
     assert!(mistake(&wire).contains("has one end, not 3"));
+}
+
+#[test]
+fn joining_and_leaving_takes_a_relay() {
+    let text =
+        LEAST.replace("name = 'r'", "name = 'a'") + "[[subject]]\nname = 'b'\nrelay = { rx = 'recv' }\n";
+    let with = |measure, metric| {
+        let ratio = format!("[[expect.ratio]]\nmetric = '{metric}'\nof = 'a'\nto = 'b'\n");
+        format!("{text}[trials]\nmeasure = '{measure}'\n{ratio}")
+    };
+    let read = scenario(&with("join-leave", "join-delay")).unwrap();
+    assert_eq!(read.trials.measure, Measure::JoinLeave);
+    assert!(scenario(&with("traffic", "p99")).is_ok());
+    assert!(mistake(&with("traffic", "leave-delay")).contains("takes trials.measure = \"join-leave\""));
+    assert!(mistake(&with("join-leave", "p99")).contains("takes trials.measure = \"traffic\""));
+    let wire = "name = 'x'\n[traffic]\nrate-pps = 1\n[trials]\nmeasure = 'join-leave'\n[[subject]]\nname = 'w'\n\
+                wire = 'direct'\n";
+    assert!(mistake(wire).contains("neither joins nor leaves anything"));
 }

@@ -92,6 +92,8 @@ pub struct SinkReport {
     /// UDP that no socket wanted, in the whole namespace, since measuring began; socket sink only: the others
     /// count it as alien.
     pub unclaimed: u64,
+    /// When the warm-up came; `None` when nothing of it did.
+    pub warm_up: Option<WarmUpSpan>,
     /// Super-frames that were taken apart; packet sink only.
     pub super_frames: u64,
     /// Errors met while reading, by name; none of them ends the count.
@@ -100,6 +102,17 @@ pub struct SinkReport {
     pub buffer_bytes: usize,
     /// CPU time of the reader thread; `None` where not accounted.
     pub cpu: Option<Duration>,
+}
+
+/// When whole datagrams of the warm-up came, ns of `CLOCK_REALTIME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WarmUpSpan {
+    /// The first of any flow.
+    pub first_ns: u64,
+    /// The first of the last flow that had none until then.
+    pub complete_ns: u64,
+    /// The last.
+    pub last_ns: u64,
 }
 
 /// What reader and owner tell each other.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use super::{Shared, SinkReport};
+use super::{Shared, SinkReport, WarmUpSpan};
 use crate::datagram::Kind;
 use crate::plan::Plan;
 use crate::sys::affinity::thread_cpu_time;
@@ -35,6 +35,7 @@ pub(super) struct Recorder {
     pub(super) other_frames_measured: u64,
     pub(super) unclaimed: u64,
     pub(super) super_frames: u64,
+    warm_up: Option<WarmUpSpan>,
     dropped: BTreeMap<&'static str, u64>,
     errors: BTreeMap<String, u64>,
 }
@@ -51,6 +52,7 @@ impl Recorder {
             other_frames_measured: 0,
             unclaimed: 0,
             super_frames: 0,
+            warm_up: None,
             dropped: BTreeMap::new(),
             errors: BTreeMap::new(),
         })
@@ -74,8 +76,25 @@ impl Recorder {
                     None => self.before_their_time += 1,
                 }
             }
-            Arrival::WarmUp { first_of_flow } => self.flows_seen += usize::from(first_of_flow),
+            Arrival::WarmUp { first_of_flow } => {
+                self.flows_seen += usize::from(first_of_flow);
+                self.warm_up_seen(first_of_flow, stamp_ns.unwrap_or_default());
+            }
             Arrival::Duplicated | Arrival::Corrupted | Arrival::Alien | Arrival::WarmUpCorrupted => {}
+        }
+    }
+
+    /// A whole datagram of the warm-up came at this time; 0 is none.
+    pub(super) fn warm_up_seen(&mut self, first_of_flow: bool, at_ns: u64) {
+        if at_ns == 0 {
+            return;
+        }
+        let span =
+            self.warm_up.get_or_insert(WarmUpSpan { first_ns: at_ns, complete_ns: at_ns, last_ns: at_ns });
+        span.first_ns = span.first_ns.min(at_ns);
+        span.last_ns = span.last_ns.max(at_ns);
+        if first_of_flow {
+            span.complete_ns = span.complete_ns.max(at_ns);
         }
     }
 
@@ -129,6 +148,7 @@ impl Recorder {
             other_frames: self.other_frames_measured,
             unclaimed: self.unclaimed,
             super_frames: self.super_frames,
+            warm_up: self.warm_up,
             errors: self.errors,
             buffer_bytes,
             cpu: thread_cpu_time(),

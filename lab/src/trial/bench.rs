@@ -27,39 +27,9 @@ pub(super) struct Bench {
 impl Bench {
     /// Builds the network, opens the sinks, starts the subject, opens the generator.
     pub(super) fn set_up(order: &Order<'_>) -> Result<Self, TrialError> {
-        let scenario = order.scenario;
-        let topology = Topology::build(order.run, &scenario.link, order.condition.fan_out)?;
-        let routes = routes_of(order, &topology);
-        let mut plans = Vec::new();
-        for sink in 0..topology.sinks.len() {
-            plans.push(Arc::new(plan(order, &topology, &routes, sink)?));
-        }
-        let mut sinks = Vec::new();
-        for (port, plan) in topology.sinks.iter().zip(&plans) {
-            let open = || Sink::open(order.condition.sink_kind, port, topology.link(), plan);
-            sinks.push(port.namespace().run(open)??);
-        }
-        let subject = Running::start(
-            order.subject,
-            &Assignment {
-                namespace: topology.relay_namespace(),
-                ingress: topology.ingress.device(),
-                routes: &routes,
-                dir: order.dir,
-                relay_binary: order.relay_binary,
-                lab_binary: order.lab_binary,
-                cpus: order.placement.subject.clone(),
-            },
-        )?;
-        // For the generator every sink's plan is the same: they differ in where the copies arrive.
-        let plan = plan(order, &topology, &routes, 0)?;
-        let (port, far) = generator_cable(order, &topology);
-        let kind = order.condition.generator;
-        if kind == GeneratorKind::Xdp {
-            far.receive_by_napi()?;
-        }
-        let open = || Generator::open(kind, port.device(), port.mac(), &plan);
-        let generator = port.namespace().run(open)??;
+        let Stage { topology, routes, sinks } = Stage::set_up(order)?;
+        let subject = start_subject(order, &topology, &routes)?;
+        let generator = open_generator(order, &topology, &routes)?;
         Ok(Self { generator, subject, sinks, topology })
     }
 
@@ -106,6 +76,65 @@ impl Bench {
         let generator = &mut self.generator;
         on_generator_cpu(placement, || generator.warm_up(rate_pps, count, stop))?.map_err(TrialError::from)
     }
+}
+
+/// The network with its sinks, before anybody sends.
+pub(super) struct Stage {
+    pub(super) sinks: Vec<Sink>,
+    pub(super) routes: Vec<Route>,
+    pub(super) topology: Topology,
+}
+
+impl Stage {
+    pub(super) fn set_up(order: &Order<'_>) -> Result<Self, TrialError> {
+        let topology = Topology::build(order.run, &order.scenario.link, order.condition.fan_out)?;
+        let routes = routes_of(order, &topology);
+        let mut plans = Vec::new();
+        for sink in 0..topology.sinks.len() {
+            plans.push(Arc::new(plan(order, &topology, &routes, sink)?));
+        }
+        let mut sinks = Vec::new();
+        for (port, plan) in topology.sinks.iter().zip(&plans) {
+            let open = || Sink::open(order.condition.sink_kind, port, topology.link(), plan);
+            sinks.push(port.namespace().run(open)??);
+        }
+        Ok(Self { sinks, routes, topology })
+    }
+}
+
+/// Starts the subject in its namespace.
+pub(super) fn start_subject(
+    order: &Order<'_>,
+    topology: &Topology,
+    routes: &[Route],
+) -> Result<Running, TrialError> {
+    let assignment = Assignment {
+        namespace: topology.relay_namespace(),
+        ingress: topology.ingress.device(),
+        routes,
+        dir: order.dir,
+        relay_binary: order.relay_binary,
+        lab_binary: order.lab_binary,
+        cpus: order.placement.subject.clone(),
+    };
+    Ok(Running::start(order.subject, &assignment)?)
+}
+
+/// Opens the generator at its end of the cable.
+pub(super) fn open_generator(
+    order: &Order<'_>,
+    topology: &Topology,
+    routes: &[Route],
+) -> Result<Generator, TrialError> {
+    // For the generator every sink's plan is the same: they differ in where the copies arrive.
+    let plan = plan(order, topology, routes, 0)?;
+    let (port, far) = generator_cable(order, topology);
+    let kind = order.condition.generator;
+    if kind == GeneratorKind::Xdp {
+        far.receive_by_napi()?;
+    }
+    let open = || Generator::open(kind, port.device(), port.mac(), &plan);
+    Ok(port.namespace().run(open)??)
 }
 
 /// Runs `work` on a thread at the generator's place.

@@ -134,7 +134,13 @@ impl Record {
             expected: order.scenario.expected_of(order.subject),
             subject_failures: failures,
         });
-        Ok(Outcome { verdict, reasons, measurement: Some(measurement), dir: order.dir.to_owned() })
+        Ok(Outcome {
+            verdict,
+            reasons,
+            measurement: Some(measurement),
+            delays: None,
+            dir: order.dir.to_owned(),
+        })
     }
 
     /// What the relay counted during the run, by its last report or, without one, by the one before its end.

@@ -5,6 +5,7 @@
 //! time, and all of them end early when the lab is interrupted.
 
 mod bench;
+mod delays;
 pub mod flows;
 mod framing;
 mod measure;
@@ -25,11 +26,12 @@ use crate::generator::Lag;
 use crate::ledger::Ledger;
 use crate::net::{NetError, RunName};
 use crate::plan::PlanError;
-use crate::scenario::{Condition, Scenario, Subject};
+use crate::scenario::{Condition, Measure, Scenario, Subject};
 use crate::subject::SubjectError;
 use crate::tally::Incident;
 use crate::traffic_error::TrafficError;
 use crate::verdict::{Counts, Verdict};
+pub use delays::Delays;
 use placement::Placement;
 
 /// Everything a trial is made of.
@@ -128,6 +130,8 @@ pub struct Outcome {
     pub reasons: Vec<String>,
     /// What was measured; `None` when the subject failed before there was anything to measure.
     pub measurement: Option<Measurement>,
+    /// How long joining and leaving took, where that is what was measured.
+    pub delays: Option<Delays>,
     /// Where the subject's files and output are.
     pub dir: PathBuf,
 }
@@ -213,5 +217,8 @@ pub struct SinkSummary {
 
 /// Holds the trial `order`.
 pub fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, TrialError> {
-    phases::hold(order, watch)
+    match order.scenario.trials.measure {
+        Measure::Traffic => phases::hold(order, watch),
+        Measure::JoinLeave => delays::hold(order, watch),
+    }
 }

@@ -68,7 +68,13 @@ pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, Tria
     };
     drop((subject, sinks));
     topology.remove()?;
-    Ok(Outcome { verdict, reasons: vec![reasons], measurement: None, dir: order.dir.to_owned() })
+    Ok(Outcome {
+        verdict,
+        reasons: vec![reasons],
+        measurement: None,
+        delays: None,
+        dir: order.dir.to_owned(),
+    })
 }
 
 fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Record, Halt> {

@@ -54,12 +54,12 @@ pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> 
 }
 
 /// How long a subject gets that has to relay `flows` flows to `sinks` sinks each.
-fn patience(flows: usize, sinks: usize) -> Duration {
+pub(super) fn patience(flows: usize, sinks: usize) -> Duration {
     let further = u32::try_from((flows * sinks).saturating_sub(1)).unwrap_or(u32::MAX);
     PATIENCE + PATIENCE_PER_COPY.saturating_mul(further)
 }
 
-fn out_of_patience(seen: usize, flows: usize, patience: Duration) -> String {
+pub(super) fn out_of_patience(seen: usize, flows: usize, patience: Duration) -> String {
     let seconds = patience.as_secs();
     format!(
         "after {seconds} s only {seen} of {flows} flows came out of the subject at every sink (nothing tells whether \

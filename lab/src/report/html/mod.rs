@@ -9,6 +9,7 @@
 
 mod calibration;
 mod cpu;
+mod delays;
 mod drawing;
 mod groups;
 mod intervals;
@@ -144,17 +145,27 @@ struct Page<'a> {
 fn page(record: &Record) -> askama::Result<String> {
     let groups = Groups::of(record);
     let summary = Summary::of(record, &groups);
-    let mut sections = vec![
-        summary::glance(&groups),
-        intervals::section(record, &groups),
-        loss::section(&groups),
-        latency::section(&groups),
-        cpu::section(&groups),
-        pairs::section(record, &groups),
-        waterfalls::section(&groups),
-        settings::section(record),
-        trials::section(record, &groups),
-    ];
+    let about_traffic = || {
+        [
+            summary::glance(&groups),
+            intervals::section(record, &groups),
+            loss::section(&groups),
+            latency::section(&groups),
+            cpu::section(&groups),
+            pairs::section(record, &groups),
+            waterfalls::section(&groups),
+        ]
+    };
+    let about_delays = || {
+        [
+            delays::section(record, &groups),
+            intervals::section(record, &groups),
+            pairs::section(record, &groups),
+        ]
+    };
+    let is_about_delays = record.trials.iter().any(|trial| trial.delays.is_some());
+    let mut sections = if is_about_delays { about_delays().into() } else { Vec::from(about_traffic()) };
+    sections.extend([settings::section(record), trials::section(record, &groups)]);
     if !record.searches.is_empty() {
         sections.insert(0, searches::section(record));
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::trial::Delays;
 use crate::verdict::Verdict;
 
 /// Everything a run found out; see [`Results`](crate::results::Results) for what the fields mean.
@@ -108,6 +109,7 @@ pub(super) struct Trial {
     pub(super) alien: Option<u64>,
     pub(super) misdelivered: Option<u64>,
     pub(super) latency_ns: Option<Latency>,
+    pub(super) delays: Option<Delays>,
     #[serde(default)]
     pub(super) cpu_ns_per_packet: Cpu,
     pub(super) steal_percent: Option<f64>,
@@ -250,6 +252,8 @@ impl Trial {
         match metric {
             "relay-cpu" => self.cpu_ns_per_packet.relay,
             "system-cpu" => self.cpu_ns_per_packet.system_less_wire,
+            "join-delay" => self.delays.map(|delays| delays.join_ns as f64),
+            "leave-delay" => self.delays.map(|delays| delays.leave_ns as f64),
             "p50" => latency(|latency| latency.p50),
             "p90" => latency(|latency| latency.p90),
             "p99" => latency(|latency| latency.p99),

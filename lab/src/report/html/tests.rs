@@ -5,6 +5,7 @@ use crate::calibration::Calibration;
 use crate::results::fixtures::{CONDITION, results, trial};
 use crate::results::{RESULTS_FILE, Results, RunVerdict};
 use crate::search::{Found, Limit};
+use crate::trial::Delays;
 use crate::verdict::Verdict;
 
 /// The page of `results`.
@@ -140,4 +141,14 @@ fn a_page_never_takes_the_place_of_the_results() {
     let page = make(&file, Some(&dir.path().join("page.html"))).unwrap();
     assert_eq!(page, dir.path().join("page.html"));
     assert!(fs::read_to_string(page).unwrap().starts_with("<!doctype html>"));
+}
+
+#[test]
+fn a_run_about_delays_shows_them_and_no_empty_drawings() {
+    let mut joined = trial("a", 1, 1.0);
+    let delays = Delays { first_ns: 4_567_890, join_ns: 1_234_000_000, leave_ns: 0, resolution_ns: 100_000 };
+    (joined.measured, joined.delays) = (None, Some(delays));
+    let page = page_of(&results(Verdict::Pass, vec![joined]));
+    assert!(page.contains("id=\"delays\"") && page.contains("1,234.00"));
+    assert!(!page.contains("id=\"latency\"") && !page.contains("id=\"loss\""));
 }

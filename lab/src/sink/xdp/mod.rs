@@ -176,6 +176,7 @@ fn add(recorder: &mut Recorder, counters: &Counters, maps: &Maps, shared: &Share
     recorder.tally.add(&maps.ahead(&counts)?);
     maps.record_latencies(&mut recorder.latency)?;
     recorder.before_their_time += counts.before_their_time;
+    recorder.warm_up_seen(false, counts.warm_up_last_ns);
     if let Some(baseline) = shared.measuring.get() {
         recorder.other_frames_measured += counts.other_frames.saturating_sub(baseline.other_frames);
     }

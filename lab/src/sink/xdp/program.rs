@@ -24,7 +24,7 @@ const WORDS_PER_CHUNK: usize = 512;
 /// Bytes of the ring of events (`max_entries` of the program's map).
 pub(super) const EVENTS_BYTES: usize = 32 << 20;
 /// `enum counter` of the program.
-const COUNTERS: usize = 6;
+const COUNTERS: usize = 7;
 
 /// Whatever the loader or a map says.
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
@@ -43,6 +43,8 @@ pub(super) struct Counts {
     pub(super) events_lost: u64,
     /// Frames of another queue than the first, which are not counted.
     pub(super) other_queue: u64,
+    /// When the last whole datagram of the warm-up came, ns of `CLOCK_REALTIME`; 0 before that.
+    pub(super) warm_up_last_ns: u64,
 }
 
 /// The counters of a running program.
@@ -50,9 +52,17 @@ pub(super) struct Counters(Array<MapData, [u64; COUNTERS]>);
 
 impl Counters {
     pub(super) fn read(&self) -> Result<Counts, MapError> {
-        let [counted, warm_up, other_frames, before_their_time, events_lost, other_queue] =
+        let [counted, warm_up, other_frames, before_their_time, events_lost, other_queue, warm_up_last_ns] =
             self.0.get(&0, 0)?;
-        Ok(Counts { counted, warm_up, other_frames, before_their_time, events_lost, other_queue })
+        Ok(Counts {
+            counted,
+            warm_up,
+            other_frames,
+            before_their_time,
+            events_lost,
+            other_queue,
+            warm_up_last_ns,
+        })
     }
 }
 

@@ -1,0 +1,195 @@
+//! A trial about joining and leaving (RFC 3918 section 6), for relays that relay from their start to their end: traffic is
+//! offered the whole time, the subject is started, relays for a while, and is told to end.
+//!
+//! Arrivals are stamped by the kernel at the sinks. A flow's datagrams come `flows / rate` apart, which is how exact a
+//! delay can be; it is the resolution.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::bench::{Stage, on_this_thread, open_generator, start_subject};
+use super::phases::{Halt, LOOK};
+use super::prime::{out_of_patience, patience};
+use super::{Order, Outcome, Phase, TrialError, Watch};
+use crate::clock::{StepWatch, realtime_ns};
+use crate::generator::GeneratorReport;
+use crate::sink::{Sink, WarmUpSpan};
+use crate::subject::Running;
+use crate::verdict::{BURST_LIMIT_NS, Verdict};
+
+/// How long traffic is offered before the subject is started.
+const LEAD: Duration = Duration::from_millis(200);
+/// How long nothing must arrive after the end of the subject, and how long to wait for that.
+const QUIET: Duration = Duration::from_millis(300);
+const QUIET_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long joining and leaving took, over all flows and sinks, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Delays {
+    /// From the subject's start to the first datagram at any sink.
+    pub first_ns: u64,
+    /// From the subject's start until every flow had come to every sink.
+    pub join_ns: u64,
+    /// From the signal that ended the subject to the last datagram at any sink; 0 when none came after it.
+    pub leave_ns: u64,
+    /// How far apart the datagrams of a flow were offered: no delay is known better.
+    pub resolution_ns: u64,
+}
+
+/// Moments of a trial, ns of `CLOCK_REALTIME`.
+struct Moments {
+    started_ns: u64,
+    told_to_end_ns: u64,
+    /// How the subject misbehaved.
+    failures: Vec<String>,
+}
+
+/// Holds the trial: whatever happens, nothing of it is left.
+pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, TrialError> {
+    watch.check()?;
+    (watch.on_phase)(Phase::SetUp);
+    let stage = Stage::set_up(order)?;
+    let clock = StepWatch::start();
+    let observed = observe(order, watch, &stage);
+    let Stage { sinks, topology, .. } = stage;
+    let spans = sinks.into_iter().map(|sink| sink.finish().map(|report| report.warm_up));
+    let spans = spans.collect::<Result<Vec<_>, _>>();
+    topology.remove()?;
+    let spans = spans?;
+    let (verdict, reasons, delays) = match observed {
+        Ok((moments, offered)) => {
+            let delays = delays(&moments, &spans, order);
+            let invalid = faults_of_the_lab(&offered, clock.step().map(|step| step.moved_ns));
+            if !moments.failures.is_empty() {
+                (Verdict::Fail, moments.failures, delays)
+            } else if !invalid.is_empty() {
+                (Verdict::Invalid, invalid, delays)
+            } else {
+                (Verdict::Pass, Vec::new(), delays)
+            }
+        }
+        Err(Halt::Subject(reason)) => (Verdict::Fail, vec![reason], None),
+        Err(Halt::Lab(reason)) => (Verdict::Invalid, vec![reason], None),
+        Err(Halt::Machine(reason)) => (Verdict::Inconclusive, vec![reason], None),
+        Err(Halt::Error(error)) => return Err(error),
+    };
+    Ok(Outcome { verdict, reasons, measurement: None, delays, dir: order.dir.to_owned() })
+}
+
+/// Offers traffic while the subject comes and goes.
+fn observe(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<(Moments, GeneratorReport), Halt> {
+    let mut generator = open_generator(order, &stage.topology, &stage.routes)?;
+    let (rate, stop) = (order.condition.rate_pps, AtomicBool::new(false));
+    let (moments, offered) = thread::scope(|scope| {
+        let offering = scope.spawn(|| {
+            on_this_thread(order.placement, || generator.warm_up(rate, u64::MAX >> 1, &stop))?
+                .map_err(TrialError::from)
+        });
+        let moments = come_and_go(order, watch, stage);
+        stop.store(true, Ordering::Relaxed);
+        (moments, offering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    Ok((moments?, offered?))
+}
+
+fn come_and_go(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<Moments, Halt> {
+    thread::sleep(LEAD);
+    (watch.on_phase)(Phase::Prime);
+    let started_ns = realtime_ns();
+    let mut subject = start_subject(order, &stage.topology, &stage.routes)?;
+    wait_for_all_flows(order, watch, stage, &mut subject)?;
+    let duration = order.scenario.traffic.duration;
+    let until = Instant::now() + duration;
+    while Instant::now() < until {
+        watch.check()?;
+        (watch.on_phase)(Phase::Run(0, 1));
+        if let Some(died) = subject.died("while it relayed") {
+            return Err(Halt::Subject(died));
+        }
+        thread::sleep(LOOK);
+    }
+    (watch.on_phase)(Phase::Drain);
+    let told_to_end_ns = realtime_ns();
+    let stopped = subject.stop().map_err(TrialError::system("end the subject"))?;
+    wait_for_quiet(watch, &stage.sinks)?;
+    Ok(Moments { started_ns, told_to_end_ns, failures: stopped.failures })
+}
+
+fn wait_for_all_flows(
+    order: &Order<'_>,
+    watch: &Watch<'_>,
+    stage: &Stage,
+    subject: &mut Running,
+) -> Result<(), Halt> {
+    let flows = order.condition.flows;
+    let patience = patience(flows, stage.sinks.len());
+    let deadline = Instant::now() + patience;
+    loop {
+        watch.check()?;
+        let seen = stage.sinks.iter().map(Sink::warm_up_flows_seen).min().unwrap_or_default();
+        if seen >= flows {
+            return Ok(());
+        }
+        if let Some(died) = subject.died("before it relayed everything") {
+            return Err(Halt::Subject(died));
+        }
+        if Instant::now() >= deadline {
+            return Err(Halt::Subject(out_of_patience(seen, flows, patience)));
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Waits until nothing arrives any more although traffic is still offered.
+fn wait_for_quiet(watch: &Watch<'_>, sinks: &[Sink]) -> Result<(), Halt> {
+    let arrived = || sinks.iter().map(Sink::received).sum::<u64>();
+    let deadline = Instant::now() + QUIET_PATIENCE;
+    let (mut before, mut since) = (arrived(), Instant::now());
+    while since.elapsed() < QUIET {
+        watch.check()?;
+        if Instant::now() >= deadline {
+            let seconds = QUIET_PATIENCE.as_secs();
+            return Err(Halt::Subject(format!(
+                "datagrams still came out {seconds} s after the subject's end"
+            )));
+        }
+        thread::sleep(LOOK);
+        let now = arrived();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+/// `None` when some sink has no stamp to tell from.
+fn delays(moments: &Moments, spans: &[Option<WarmUpSpan>], order: &Order<'_>) -> Option<Delays> {
+    let spans = spans.iter().copied().collect::<Option<Vec<_>>>()?;
+    let first_ns = spans.iter().map(|span| span.first_ns).min()?;
+    let complete_ns = spans.iter().map(|span| span.complete_ns).max()?;
+    let last_ns = spans.iter().map(|span| span.last_ns).max()?;
+    Some(Delays {
+        first_ns: first_ns.saturating_sub(moments.started_ns),
+        join_ns: complete_ns.saturating_sub(moments.started_ns),
+        leave_ns: last_ns.saturating_sub(moments.told_to_end_ns),
+        resolution_ns: order.condition.flows as u64 * 1_000_000_000 / order.condition.rate_pps.max(1),
+    })
+}
+
+/// Why the delays may not be the subject's.
+fn faults_of_the_lab(offered: &GeneratorReport, clock_step_ns: Option<i64>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if offered.refused_total() > 0 {
+        reasons.push(format!("the kernel refused {} datagrams of the generator", offered.refused_total()));
+    }
+    if offered.lag_ns.max > BURST_LIMIT_NS {
+        reasons.push(format!("the generator was up to {} ms late", offered.lag_ns.max / 1_000_000));
+    }
+    if let Some(step) = clock_step_ns {
+        reasons.push(format!("the clock was moved by {} µs", step / 1_000));
+    }
+    reasons
+}
