@@ -242,7 +242,8 @@ fn settle_generator(scenario: &mut Scenario) -> Result<Vec<String>, RunError> {
         }
         (GeneratorChoice::Auto, Some(obstacle)) => {
             scenario.traffic.generator = GeneratorChoice::Always(GeneratorKind::Packet);
-            vec![format!("the packet generator sends, because XDP does not work here: {obstacle}")]
+            let sends = "the packet generator sends, because XDP does not work here";
+            vec![format!("{sends}: {obstacle} (`lab doctor` measures how far that goes)")]
         }
         (GeneratorChoice::Auto, None) => {
             let cannot = |&bytes: &usize| {

@@ -211,13 +211,9 @@ impl<'a> Relay<'a> {
             Receive::open(config, &find_inputs(rules, &names, &mut interfaces)?)?;
         let mut tasks = Vec::with_capacity(sources.len());
         for source in sources {
-            let egress = egress.try_clone().map_err(|error| SupervisorError::Setup {
-                operation: "copy the descriptors of outputs for a worker",
-                error,
-            })?;
             let counters = Counters::new(inputs.len(), rules.iter().map(|rule| rule.outputs.len()));
             tasks.push(Task {
-                descriptors: Descriptors { inputs: source, egress },
+                descriptors: Descriptors { inputs: source, egress: egress.clone() },
                 counters: Arc::new(counters),
                 busy_poll: config.busy_poll,
             });

@@ -8,6 +8,7 @@ mod train;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
@@ -20,8 +21,8 @@ use crate::sys::uring::Uring;
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
 const COPIES: usize = 1_024;
 
-/// The outputs of a worker, and which of them each rule sends through.
-#[derive(Debug, Default)]
+/// The outputs of a worker, and which of them each rule sends through. Clones send through the same sockets.
+#[derive(Clone, Debug, Default)]
 pub struct Egress {
     outputs: Vec<Output>,
     /// For each rule, in the order of its outputs, their places in `outputs`.
@@ -29,12 +30,12 @@ pub struct Egress {
 }
 
 /// Where copies leave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Output {
     /// As `GROUP:PORT:IF`, for messages.
     name: String,
-    /// A connected UDP socket.
-    socket: OwnedFd,
+    /// A connected UDP socket, which all workers share: a descriptor each would be too many where outputs are.
+    socket: Arc<OwnedFd>,
     segmentation: Segmentation,
     /// Copies that wait for it.
     queue: Option<Queue>,
@@ -69,6 +70,7 @@ impl Egress {
     /// Adds an output that sends through `socket`, a connected UDP socket, and returns its place. Its `name` is for
     /// messages. Without `segment` each datagram is sent by itself.
     pub fn add_output(&mut self, name: String, socket: OwnedFd, segment: bool) -> u32 {
+        let socket = Arc::new(socket);
         self.outputs.push(Output { name, socket, segmentation: Segmentation::new(segment), queue: None });
         self.outputs.len() as u32 - 1
     }
@@ -78,12 +80,6 @@ impl Egress {
         self.routes.push(outputs.into());
     }
 
-    /// The same outputs through descriptors of their own.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let outputs = self.outputs.iter().map(Output::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { outputs, routes: self.routes.clone() })
-    }
-
     /// Begins a batch of copies.
     pub fn begin<'a, 'b>(&'a mut self, counters: &'a Counters) -> EgressBatch<'a, 'b> {
         EgressBatch { egress: self, counters, waiting: ArrayVec::new(), touched: ArrayVec::new() }
@@ -91,11 +87,6 @@ impl Egress {
 }
 
 impl Output {
-    fn try_clone(&self) -> io::Result<Self> {
-        let (name, socket) = (self.name.clone(), self.socket.try_clone()?);
-        Ok(Self { name, socket, segmentation: self.segmentation, queue: None })
-    }
-
     /// Says that trains of datagrams of `size` bytes are refused.
     fn warn(&self, size: usize, errno: i32) {
         let (name, error) = (&self.name, io::Error::from_raw_os_error(errno));
