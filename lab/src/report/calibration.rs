@@ -22,7 +22,7 @@ pub(super) fn table(calibration: &Calibration) -> Option<String> {
     let conditions = Conditions::of(lines.iter().map(|line| line.trial.condition));
     let before = [
         Column::text("lab alone", |line: &Line<'_>| line.when.to_owned()),
-        Column::text("verdict", |line: &Line<'_>| line.trial.verdict.to_string()),
+        Column::text("verdict", |line: &Line<'_>| line.trial.verdict_in_words()),
     ];
     let after = [
         Column::number("lost", |line: &Line<'_>| measured(line.trial, |m| grouped(m.counts.lost))),

@@ -7,7 +7,7 @@ use crate::trial::Delays;
 
 const TRIAL: [Column<Trial>; 2] = [
     Column::text("subject", |trial| trial.subject.clone()),
-    Column::text("verdict", |trial| trial.verdict.to_string()),
+    Column::text("verdict", Trial::verdict_in_words),
 ];
 
 const FINDINGS: [Column<Trial>; 4] = [

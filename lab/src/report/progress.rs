@@ -77,7 +77,8 @@ impl Progress {
         let of = self.trials.map(|trials| format!("/{trials}")).unwrap_or_default();
         let number = self.done.get() + 1;
         let series = if self.series.is_empty() { String::new() } else { format!("{} ", self.series) };
-        let line = format!("[{series}{number}{of}] {}{again}: {}", self.what.borrow(), trial.verdict);
+        let line =
+            format!("[{series}{number}{of}] {}{again}: {}", self.what.borrow(), trial.verdict_in_words());
         match &self.bar {
             Some(bar) => bar.println(line),
             None => eprintln!("{line}"),

@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 
 const TRIAL: [Column<Trial>; 2] = [
     Column::text("subject", |trial| trial.subject.clone()),
-    Column::text("verdict", |trial| trial.verdict.to_string()),
+    Column::text("verdict", Trial::verdict_in_words),
 ];
 
 const COUNTS: [Column<Trial>; 4] = [

@@ -58,7 +58,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         condition: CONDITION,
         verdict: Verdict::Pass,
         reasons: Vec::new(),
-        expected: None,
+        expected: Some(Counts::default()),
         measured: Some(measured),
         delays: None,
         files: "/x".into(),

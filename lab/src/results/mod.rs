@@ -245,6 +245,14 @@ impl Trial {
     }
 }
 
+impl Trial {
+    /// The verdict, where a trial of whom nothing was expected has not passed but was measured.
+    pub fn verdict_in_words(&self) -> String {
+        let is_measured_only = self.expected.is_none() && self.verdict == Verdict::Pass;
+        if is_measured_only { "measured".to_owned() } else { self.verdict.to_string() }
+    }
+}
+
 impl From<Measurement> for Measured {
     fn from(measurement: Measurement) -> Self {
         Self {

@@ -28,7 +28,7 @@ pub(super) fn section(calibration: &Calibration, groups: &Groups<'_>) -> Section
     let Calibration { before, after } = calibration;
     for (when, trials) in [("before the run", before), ("after the run", after)] {
         for trial in last_attempts(trials) {
-            let cells = [when.to_owned(), groups.name(trial.condition()), trial.verdict.to_string()];
+            let cells = [when.to_owned(), groups.name(trial.condition()), trial.verdict_in_words()];
             let row = table.push(cells.into_iter().chain(COLUMNS.map(|(_, show)| show(trial))));
             row.mark(VERDICT, trial.verdict);
             row.notes.clone_from(&trial.reasons);

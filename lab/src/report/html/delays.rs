@@ -28,7 +28,7 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
             trial.subject.clone(),
             groups.name(trial.condition()),
             trial.block.to_string(),
-            trial.verdict.to_string(),
+            trial.verdict_in_words(),
         ];
         let delays =
             COLUMNS.map(|(_, pick)| or_nothing(trial.delays.as_ref(), |delays| in_millis(pick(delays))));

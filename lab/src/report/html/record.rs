@@ -239,6 +239,12 @@ impl Trial {
         Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
+    /// The verdict, where a trial of whom nothing was expected has not passed but was measured.
+    pub(super) fn verdict_in_words(&self) -> String {
+        let is_measured_only = self.expected.is_none() && self.verdict == Verdict::Pass;
+        if is_measured_only { "measured".to_owned() } else { self.verdict.to_string() }
+    }
+
     /// How many datagrams should have come to the sinks.
     pub(super) fn due(&self) -> u64 {
         let received = self.sinks.iter().fold(0, |sum: u64, sink| sum.saturating_add(sink.received));

@@ -80,6 +80,15 @@ fn the_verdict_comes_first_and_says_how_it_came_about() {
 }
 
 #[test]
+fn of_whom_nothing_was_expected_nobody_says_that_it_passed() {
+    let mut measured = trial("other", 1, 1.0);
+    measured.expected = None;
+    let page = page_of(&results(Verdict::Pass, vec![trial("ours", 1, 1.0), measured]));
+    assert!(page.contains(">measured</td>") && page.contains(">pass</td>"));
+    assert!(page.contains("Only measured, with nothing expected of the counts: other."));
+}
+
+#[test]
 fn what_proved_nothing_shows_no_medians() {
     let mut void = trial("a", 1, 4_711.0);
     (void.verdict, void.reasons) = (Verdict::Invalid, vec!["the generator was stopped".into()]);

@@ -60,7 +60,7 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
             groups.name(trial.condition()),
             trial.block.to_string(),
             trial.attempt.to_string(),
-            trial.verdict.to_string(),
+            trial.verdict_in_words(),
         ];
         let row = table.push(cells.into_iter().chain(after.clone().map(|(_, show)| show(trial))));
         row.mark(VERDICT, trial.verdict);
