@@ -46,7 +46,7 @@ fn every_mistake_is_told_with_file_line_key_and_remedy() {
         let told = [
             "scenario.toml:3: traffic.rate-pps: must be a whole number",
             "scenario.toml:4: traffic.flws: unknown key; did you mean `flows`?",
-            "scenario.toml:6: sinks.count: must be a whole number from 1 to 16, found 99",
+            "scenario.toml:6: sinks.count: must be a whole number from 1 to 16, or a list of such, found 99",
             "scenario.toml:7: subject[0].relay: is missing",
         ];
         for words in told {
