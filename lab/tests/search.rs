@@ -74,3 +74,17 @@ fn one_rate_is_no_range() {
         run.said()
     );
 }
+
+#[test]
+#[ignore = "needs root: claims a run"]
+fn what_counts_no_loss_cannot_be_searched() {
+    let text = "name = 'test'\n[trials]\nmeasure = 'join-leave'\n[traffic]\nrate-pps = [500, 4_000]\n[[subject]]\n\
+                name = 'ours'\nrelay = { rx = 'recv' }\n";
+    let run = Lab::as_root().search_text(text);
+    assert_eq!(run.code, Some(2), "{}", run.said());
+    assert!(
+        run.stderr.contains("a search looks for loss, which \"join-leave\" does not count"),
+        "{}",
+        run.said()
+    );
+}

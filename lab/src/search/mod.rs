@@ -14,7 +14,7 @@ use self::bounds::{Ballot, Bounds, Shown};
 use crate::report::Progress;
 use crate::results::{Results, Trial};
 use crate::run::RunError;
-use crate::scenario::{Condition, Scenario, Subject};
+use crate::scenario::{Condition, Measure, Scenario, Subject};
 use crate::session::{Session, Task, Watched};
 use crate::verdict::Verdict;
 
@@ -22,12 +22,16 @@ pub(crate) use bounds::Range;
 
 /// A scenario that leaves nothing to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "traffic.rate-pps: a search needs the least and the highest rate to try, found only {only}: write \
-     rate-pps = [{only}, {}]", only.saturating_mul(10)
-)]
-pub struct SearchError {
-    only: u64,
+pub enum SearchError {
+    /// It has one rate only.
+    #[error(
+        "traffic.rate-pps: a search needs the least and the highest rate to try, found only {0}: write \
+         rate-pps = [{0}, {higher}]", higher = .0.saturating_mul(10)
+    )]
+    OnlyRate(u64),
+    /// Its trials lose nothing at any rate.
+    #[error("trials.measure: a search looks for loss, which \"join-leave\" does not count: use \"traffic\"")]
+    NoLoss,
 }
 
 /// What was found of one subject under one condition.
@@ -60,11 +64,14 @@ pub enum Limit {
 
 /// The rates of a scenario as the range of a search. They are taken out of the scenario, but for the least.
 pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
+    if scenario.trials.measure != Measure::Traffic {
+        return Err(SearchError::NoLoss);
+    }
     let rates = &mut scenario.traffic.rates_pps;
     let least = rates.iter().copied().min().unwrap_or_default();
     let highest = rates.iter().copied().max().unwrap_or_default();
     if least == highest {
-        return Err(SearchError { only: least });
+        return Err(SearchError::OnlyRate(least));
     }
     *rates = vec![least];
     Ok(Range { least, highest })

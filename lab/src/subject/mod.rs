@@ -24,7 +24,7 @@ use crate::trial::flows::Route;
 /// How long a relay may take to report its counters.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a subject may take to end after it was asked to.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A subject that cannot be started. What a subject does once it runs is no error of the lab's but a finding.
 #[derive(Debug, thiserror::Error)]

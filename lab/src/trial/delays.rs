@@ -10,18 +10,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Stage, on_this_thread, open_generator, start_subject};
+use super::bench::{Stage, datagrams, on_this_thread, open_generator, start_subject};
 use super::phases::{Halt, LOOK};
 use super::prime::{out_of_patience, patience};
 use super::{Order, Outcome, Phase, TrialError, Watch};
 use crate::clock::{StepWatch, realtime_ns};
 use crate::generator::GeneratorReport;
 use crate::sink::{Sink, WarmUpSpan};
-use crate::subject::Running;
+use crate::subject::{END_PATIENCE, Running, with_last_words};
 use crate::verdict::{BURST_LIMIT_NS, Verdict};
 
 /// How long traffic is offered before the subject is started.
 const LEAD: Duration = Duration::from_millis(200);
+/// How long starting the subject's process may take.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing must arrive after the end of the subject, and how long to wait for that.
 const QUIET: Duration = Duration::from_millis(300);
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
@@ -71,10 +73,10 @@ pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, Tria
                 (Verdict::Pass, Vec::new(), delays)
             }
         }
-        Err(Halt::Subject(reason)) => (Verdict::Fail, vec![reason], None),
-        Err(Halt::Lab(reason)) => (Verdict::Invalid, vec![reason], None),
-        Err(Halt::Machine(reason)) => (Verdict::Inconclusive, vec![reason], None),
-        Err(Halt::Error(error)) => return Err(error),
+        Err(halt) => {
+            let (verdict, reason) = halt.verdict()?;
+            (verdict, vec![reason], None)
+        }
     };
     Ok(Outcome { verdict, reasons, measurement: None, delays, dir: order.dir.to_owned() })
 }
@@ -83,16 +85,30 @@ pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, Tria
 fn observe(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<(Moments, GeneratorReport), Halt> {
     let mut generator = open_generator(order, &stage.topology, &stage.routes)?;
     let (rate, stop) = (order.condition.rate_pps, AtomicBool::new(false));
+    let count = datagrams(rate, longest(order, stage.sinks.len()));
     let (moments, offered) = thread::scope(|scope| {
         let offering = scope.spawn(|| {
-            on_this_thread(order.placement, || generator.warm_up(rate, u64::MAX >> 1, &stop))?
+            on_this_thread(order.placement, || generator.warm_up(rate, count, &stop))?
                 .map_err(TrialError::from)
         });
         let moments = come_and_go(order, watch, stage);
         stop.store(true, Ordering::Relaxed);
         (moments, offering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    Ok((moments?, offered?))
+    let offered = offered?;
+    match moments {
+        // What never went in cannot come out.
+        Err(Halt::Subject(_)) if offered.refused_total() > 0 => {
+            Err(Halt::Lab(faults_of_the_lab(&offered, None).join("; ")))
+        }
+        moments => Ok((moments?, offered)),
+    }
+}
+
+/// How long traffic is offered at most.
+fn longest(order: &Order<'_>, sinks: usize) -> Duration {
+    let duration = order.scenario.traffic.duration;
+    LEAD + START_PATIENCE + patience(order.condition.flows, sinks) + duration + END_PATIENCE + QUIET_PATIENCE
 }
 
 fn come_and_go(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<Moments, Halt> {
@@ -137,7 +153,8 @@ fn wait_for_all_flows(
             return Err(Halt::Subject(died));
         }
         if Instant::now() >= deadline {
-            return Err(Halt::Subject(out_of_patience(seen, flows, patience)));
+            let reason = out_of_patience(seen, flows, patience);
+            return Err(Halt::Subject(with_last_words(&reason, &subject.last_words())));
         }
         thread::sleep(LOOK);
     }

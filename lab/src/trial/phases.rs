@@ -36,6 +36,18 @@ pub(super) enum Halt {
     Error(TrialError),
 }
 
+impl Halt {
+    /// The verdict on the trial and its reason, unless the lab cannot go on.
+    pub(super) fn verdict(self) -> Result<(Verdict, String), TrialError> {
+        match self {
+            Self::Subject(reason) => Ok((Verdict::Fail, reason)),
+            Self::Lab(reason) => Ok((Verdict::Invalid, reason)),
+            Self::Machine(reason) => Ok((Verdict::Inconclusive, reason)),
+            Self::Error(error) => Err(error),
+        }
+    }
+}
+
 impl<E: Into<TrialError>> From<E> for Halt {
     fn from(error: E) -> Self {
         Self::Error(error.into())
@@ -50,31 +62,21 @@ pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, Tria
     let measured = measure(&mut bench, order, watch);
     let Bench { generator, subject, sinks, topology } = bench;
     drop(generator);
-    let (verdict, reasons) = match measured {
+    match measured {
         Ok(record) => {
             let stopped = subject.stop().map_err(TrialError::system("end the subject"))?;
             let outcome = record.close(order, stopped, sinks, &topology);
             topology.remove()?;
-            return outcome;
+            outcome
         }
-        Err(Halt::Subject(reason)) => (Verdict::Fail, reason),
-        Err(Halt::Lab(reason)) => (Verdict::Invalid, reason),
-        Err(Halt::Machine(reason)) => (Verdict::Inconclusive, reason),
-        Err(Halt::Error(error)) => {
+        Err(halt) => {
             drop((subject, sinks));
             topology.remove()?;
-            return Err(error);
+            let (verdict, reason) = halt.verdict()?;
+            let dir = order.dir.to_owned();
+            Ok(Outcome { verdict, reasons: vec![reason], measurement: None, delays: None, dir })
         }
-    };
-    drop((subject, sinks));
-    topology.remove()?;
-    Ok(Outcome {
-        verdict,
-        reasons: vec![reasons],
-        measurement: None,
-        delays: None,
-        dir: order.dir.to_owned(),
-    })
+    }
 }
 
 fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Record, Halt> {
