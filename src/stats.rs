@@ -3,10 +3,12 @@
 //! Each worker writes its own, anybody reads. Nothing disappears silently:
 //!
 //! ```text
-//! captured by the kernel = dropped by the kernel + queued in the socket + received      for each input
+//! captured by the kernel = dropped by the kernel + queued in the socket + frames        for each input
 //! received               = matched by a rule + dropped before a rule, by Cause
 //! matched                = relayed + dropped at the output, by SendFailure               for each output
 //! ```
+//!
+//! A frame brings one datagram to `received`, or several where it is a train of them that a rule takes.
 //!
 //! A worker that is within a turn holds some datagrams between those counts, so a report made meanwhile reads them
 //! from the last to the first: then what is missing in a line is what is still under way, and nothing is in excess.
@@ -67,7 +69,7 @@ named! {
         NoRule = "no_rule",
         /// Carries an 802.1Q or 802.1ad tag, and rules are for untagged traffic.
         Tagged = "tagged",
-        /// A train of datagrams coalesced into one frame by segmentation offload.
+        /// A train of datagrams in one frame that cannot be split: the kernel cannot say how.
         Coalesced = "coalesced",
         /// One fragment of an IP datagram.
         Fragment = "fragment",
@@ -168,6 +170,8 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub struct InputCounters {
     /// Frames taken from the socket.
+    pub frames: Counter,
+    /// Datagrams in them; a frame that reached no rule counts as one.
     pub received: Counter,
     /// Times its interface went down.
     pub went_down: Counter,
@@ -207,10 +211,11 @@ impl Counters {
         Self { inputs, rules: rules.collect(), ..Default::default() }
     }
 
-    /// Counts a frame taken from the input at place `input`.
-    pub fn received(&self, input: usize) {
+    /// Counts a frame taken from the input at place `input`, with so many datagrams.
+    pub fn received(&self, input: usize, datagrams: u64) {
         if let Some(input) = self.inputs.get(input) {
-            input.received.add(1);
+            input.frames.add(1);
+            input.received.add(datagrams);
         }
     }
 
@@ -228,10 +233,10 @@ impl Counters {
         }
     }
 
-    /// Counts a datagram of `bytes` payload bytes that the rule at place `rule` took.
-    pub fn matched(&self, rule: usize, bytes: usize) {
+    /// Counts datagrams of `bytes` payload bytes together that the rule at place `rule` took.
+    pub fn matched(&self, rule: usize, datagrams: u64, bytes: usize) {
         if let Some(rule) = self.rules.get(rule) {
-            rule.matched.add(1);
+            rule.matched.add(datagrams);
             rule.bytes.add(bytes as u64);
         }
     }

@@ -1,19 +1,25 @@
-//! Datagrams that leave in trains arrive as the datagrams they were.
+//! Datagrams that leave or come in trains arrive as the datagrams they were.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::io::IoSlice;
+use std::num::NonZeroU16;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::topology::{Checksum, Family, Link, Segmentation};
+use lab::topology::{Checksum, Family, Link, Segmentation, Topology};
 use multicast_relay::rules::{Rule, RuleTable};
 use multicast_relay::stats::Counters;
+use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
+use multicast_relay::sys::uring::{Send, Uring};
 use multicast_relay::worker;
 use support::in_process::{INPUTS, descriptors_with};
 use support::{
-    DEADLINE, Injector, Path, Relay, Tap, fragments, good, network, network_of, receive, rule, sink,
+    DEADLINE, GROUP, Injector, PORT, Path, Relay, Tap, fragments, good, network, network_of, receive, rule,
+    sink,
 };
 
 /// Payloads that tell which they are: `count` of `len` bytes each.
@@ -57,6 +63,53 @@ fn sizes_are_kept_in_order(path: Path) {
 }
 
 over_every_path!(sizes_are_kept_in_order);
+
+/// Sends each of `trains` to the group, at `port`, with one call: datagrams of so many bytes, of which the last may have
+/// less. Over a veth they arrive in one frame.
+fn send_trains(topology: &Topology, port: u16, trains: &[(u16, Vec<u8>)]) {
+    let generator = &topology.generator;
+    let address = EgressAddress {
+        destination: (GROUP, port).into(),
+        interface: generator.device().to_owned(),
+        interface_index: generator.index(),
+        ttl: 1,
+    };
+    let (socket, _) = generator.namespace().run(|| open_egress(&address, 1 << 20)).unwrap().unwrap();
+    let mut ring = Uring::new(8).unwrap();
+    for (size, bytes) in trains {
+        let payloads = [IoSlice::new(bytes)];
+        let segment_size = NonZeroU16::new(*size);
+        let send = Send { socket: socket.as_fd(), payloads: &payloads, segment_size };
+        ring.send_all(&[send], |_, result| assert_eq!(result, Ok(bytes.len()))).unwrap();
+    }
+}
+
+fn a_train_that_comes_is_relayed_as_its_datagrams(path: Path) {
+    let network = network(Family::Ipv4, 2);
+    let topology = &network.topology;
+    let sinks = topology.sinks.iter().map(sink).collect::<Vec<_>>();
+    let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
+    // As many as go into one, as much as goes into one, a remainder, and those that are a single datagram.
+    let shapes: [(u16, usize); 6] =
+        [(100, 6_400), (1_472, 44 * 1_472), (1_000, 3_001), (1_472, 65_507), (1, 3), (900, 900)];
+    let trains: Vec<_> =
+        shapes.iter().map(|(size, len)| (*size, payloads(1, *len).remove(0))).cycle().take(60).collect();
+    let expected: Vec<_> =
+        trains.iter().flat_map(|(size, bytes)| bytes.chunks((*size).into()).map(<[u8]>::to_vec)).collect();
+    send_trains(topology, PORT, &trains);
+    for sink in &sinks {
+        assert!(receive(sink, expected.len()) == expected, "as they were sent");
+    }
+    send_trains(topology, PORT + 1, &trains[..5]);
+    let stats = relay.stats_when(|stats| !stats.dropped.is_empty());
+    assert_eq!(stats.dropped.keys().collect::<Vec<_>>(), ["no_rule"]);
+    let stats = relay.stop();
+    assert_eq!((stats.matched, stats.dropped["no_rule"]), (expected.len() as u64, 5), "whole frames");
+    assert_eq!(stats.inputs.iter().map(|input| input.frames).sum::<u64>(), 65, "they came in one piece");
+    assert!(stats.rules[0].outputs.iter().all(|output| output.relayed == expected.len() as u64));
+}
+
+over_every_path!(a_train_that_comes_is_relayed_as_its_datagrams);
 
 /// The longest of the frames in which 64 datagrams of 100 bytes leave when the device can cut trains apart.
 fn longest_frame(arguments: &[&str]) -> usize {

@@ -11,7 +11,7 @@ pub struct Stats {
     pub rx: String,
     /// One for each worker.
     pub workers: Vec<WorkerStats>,
-    /// Frames taken from the sockets.
+    /// Datagrams taken from the sockets; a frame that reached no rule counts as one.
     pub received: u64,
     /// Datagrams that a rule took.
     pub matched: u64,
@@ -28,7 +28,7 @@ pub struct Stats {
 /// Counters of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStats {
-    /// Frames it took from its sockets.
+    /// Datagrams it took from its sockets.
     pub received: u64,
     /// Datagrams that a rule took.
     pub matched: u64,
@@ -44,6 +44,8 @@ pub struct InputStats {
     /// Frames the kernel dropped because the socket's buffer was full (likewise).
     pub dropped: u64,
     /// Frames taken from the socket.
+    pub frames: u64,
+    /// Datagrams in them: more than frames where some are trains.
     pub received: u64,
     /// Times the interface went down.
     pub went_down: u64,
@@ -54,9 +56,9 @@ pub struct InputStats {
 }
 
 impl InputStats {
-    /// Frames that wait in the socket's buffer: captured, neither dropped nor received.
+    /// Frames that wait in the socket's buffer: captured, neither dropped nor taken.
     pub fn queued(&self) -> u64 {
-        self.captured.saturating_sub(self.dropped).saturating_sub(self.received)
+        self.captured.saturating_sub(self.dropped).saturating_sub(self.frames)
     }
 }
 
@@ -115,8 +117,8 @@ impl Stats {
     /// under way. It holds when a relay has stopped, and whenever no traffic comes.
     pub fn balance(&self) -> Result<(), Imbalance> {
         for input in &self.inputs {
-            let what = format!("input {}: captured = dropped by the kernel + received", input.interface);
-            equal(what, input.captured, input.dropped + input.received)?;
+            let what = format!("input {}: captured = dropped by the kernel + frames", input.interface);
+            equal(what, input.captured, input.dropped + input.frames)?;
         }
         let received = self.inputs.iter().map(|input| input.received).sum();
         equal("received = sum over the inputs", self.received, received)?;
@@ -140,8 +142,8 @@ impl Stats {
     /// Checks that no count exceeds the one that it is a part of, which holds at every moment.
     pub fn consistent(&self) -> Result<(), Imbalance> {
         for input in &self.inputs {
-            let what = format!("input {}: dropped by the kernel + received within captured", input.interface);
-            within(what, input.dropped + input.received, input.captured)?;
+            let what = format!("input {}: dropped by the kernel + frames within captured", input.interface);
+            within(what, input.dropped + input.frames, input.captured)?;
         }
         let dropped: u64 = self.dropped.values().sum();
         within("matched + dropped within received", self.matched + dropped, self.received)?;
@@ -190,10 +192,17 @@ mod tests {
                     interface: "eth0".into(),
                     captured: 10,
                     dropped: 2,
+                    frames: 8,
                     received: 8,
                     ..InputStats::default()
                 },
-                InputStats { interface: "eth1".into(), captured: 4, received: 4, ..InputStats::default() },
+                InputStats {
+                    interface: "eth1".into(),
+                    captured: 1,
+                    frames: 1,
+                    received: 4,
+                    ..InputStats::default()
+                },
             ],
             rules: vec![RuleStats {
                 name: "video".into(),
@@ -222,7 +231,7 @@ mod tests {
             |stats| stats.rules[0].outputs[1].relayed -= 1,
             |stats| stats.inputs[0].captured += 1,
             // One input must not make up for another.
-            |stats| (stats.inputs[0].received, stats.inputs[1].received) = (7, 5),
+            |stats| (stats.inputs[0].frames, stats.inputs[1].frames) = (7, 2),
             |stats| stats.rules[0].outputs[1].dropped.clear(),
         ];
         for (i, spoil) in spoilers.iter().enumerate() {
@@ -241,7 +250,7 @@ mod tests {
         assert_eq!(stats.consistent(), Ok(()));
         assert_eq!((stats.queued(), stats.under_way()), (5, 3));
         let spoilers: [fn(&mut Stats); 3] = [
-            |stats| stats.inputs[1].received += 1,
+            |stats| stats.inputs[1].frames += 1,
             |stats| stats.matched += 9,
             |stats| stats.rules[0].outputs[0].relayed += 9,
         ];

@@ -75,14 +75,15 @@ impl Input {
     /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
     /// anew with every call, so the last one must not be more than an hour ago.
     pub(super) fn stats<'a>(&mut self, counters: impl Iterator<Item = &'a InputCounters>) -> InputStats {
-        let (mut went_down, mut received, mut follows_loss) = (0, 0, 0);
+        let (mut went_down, mut frames, mut received, mut follows_loss) = (0, 0, 0, 0);
         for counters in counters {
             // An interface goes down for all of its sockets.
             went_down = counters.went_down.get().max(went_down);
             received += counters.received.get();
+            frames += counters.frames.get();
             follows_loss += counters.follows_loss.get();
         }
-        self.totals = InputStats { received, went_down, follows_loss, ..self.totals.clone() };
+        self.totals = InputStats { frames, received, went_down, follows_loss, ..self.totals.clone() };
         for socket in &self.sockets {
             match socket.take_statistics() {
                 Ok(statistics) => {

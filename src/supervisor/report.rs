@@ -80,11 +80,19 @@ pub(super) fn write(stats: &Stats, format: Format, to: &mut impl Write) -> io::R
 }
 
 fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
-    let header = ["input", "captured", "dropped by kernel", "ring full", "queued", "received", "went down"];
+    let header =
+        ["input", "captured", "dropped by kernel", "ring full", "queued", "frames", "received", "went down"];
     let mut inputs = table(&header, 1);
     for input in &stats.inputs {
-        let counts =
-            [input.captured, input.dropped, input.freezes, input.queued(), input.received, input.went_down];
+        let counts = [
+            input.captured,
+            input.dropped,
+            input.freezes,
+            input.queued(),
+            input.frames,
+            input.received,
+            input.went_down,
+        ];
         let counts = counts.map(|count| count.to_string());
         inputs.add_row(std::iter::once(&input.interface).chain(&counts));
     }
@@ -154,8 +162,11 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
     for (name, lost) in
         since(&before.dropped, &after.dropped).filter(|(name, _)| *name != Cause::NoRule.name())
     {
-        let remedy =
-            if name == Cause::Coalesced.name() { ": turn off GRO and UDP segmentation offload" } else { "" };
+        let remedy = if name == Cause::Coalesced.name() {
+            ": turn off GRO and UDP segmentation offload, or run Linux 6.2 or later"
+        } else {
+            ""
+        };
         losses.push(format!("dropped {lost} frames as {name}{remedy}"));
     }
     let empty = BTreeMap::new();
@@ -191,10 +202,10 @@ mod tests {
         let counters = [1, 2].map(|_| Arc::new(Counters::new(1, [1])));
         let [one, other] = &counters;
         one.dropped.add(Cause::NoRule, 3);
-        (0..3).for_each(|_| one.received(0));
+        (0..3).for_each(|_| one.received(0, 1));
         for _ in 0..7 + refused {
-            other.received(0);
-            other.matched(0, 100);
+            other.received(0, 1);
+            other.matched(0, 1, 100);
         }
         other.rules[0].outputs[0].relayed.add(7);
         other.rules[0].outputs[0].dropped.add(SendFailure::Refused, refused);
@@ -203,7 +214,9 @@ mod tests {
         let interface = "eth0".into();
         stats.received = received;
         let captured = received + dropped;
-        stats.inputs = vec![InputStats { interface, captured, dropped, received, ..InputStats::default() }];
+        let frames = received;
+        stats.inputs =
+            vec![InputStats { interface, captured, dropped, frames, received, ..InputStats::default() }];
         stats
     }
 

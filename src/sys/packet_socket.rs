@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
@@ -184,8 +185,29 @@ pub fn is_checksum_verified(vnet_header: &[u8]) -> bool {
     vnet_header.first().is_some_and(|flags| flags & NEEDS_CSUM_OR_DATA_VALID != 0)
 }
 
-/// Whether a `virtio_net_hdr` says that the frame behind it is a train of several segments.
-pub fn is_coalesced(vnet_header: &[u8]) -> bool {
-    const VIRTIO_NET_HDR_GSO_NONE: u8 = 0; // linux/virtio_net.h; the type is the second byte
-    vnet_header.get(1).is_some_and(|gso_type| *gso_type != VIRTIO_NET_HDR_GSO_NONE)
+/// What a `virtio_net_hdr` says of the datagrams in the frame behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coalescing {
+    /// There is one.
+    Single,
+    /// A train of datagrams with so many payload bytes each, of which the last may have less: what a sender has handed
+    /// over with `UDP_SEGMENT` (udp(7)), or generic receive offload has put together.
+    Train(NonZeroU16),
+    /// A train of another protocol.
+    Foreign,
+}
+
+impl Coalescing {
+    /// Reads a `virtio_net_hdr` (`linux/virtio_net.h`).
+    pub fn read(vnet_header: &[u8]) -> Self {
+        const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
+        const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
+        // Flags, type, length of the headers, size of a segment in host order.
+        let &[_, gso_type, _, _, size0, size1, ..] = vnet_header else { return Self::Single };
+        match (gso_type, NonZeroU16::new(u16::from_ne_bytes([size0, size1]))) {
+            (VIRTIO_NET_HDR_GSO_NONE, _) => Self::Single,
+            (VIRTIO_NET_HDR_GSO_UDP_L4, Some(size)) => Self::Train(size),
+            _ => Self::Foreign,
+        }
+    }
 }

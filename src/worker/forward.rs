@@ -1,4 +1,4 @@
-//! From a frame to the rule that takes it, or the cause why none does. No I/O.
+//! From a frame to the rule that takes it and the datagrams in it, or the cause why none does. No I/O.
 
 use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
@@ -8,8 +8,31 @@ use crate::wire::{self, Datagram};
 /// The part of a VLAN tag that names the VLAN; 0 carries a priority only and counts as untagged (IEEE 802.1Q).
 const VLAN_ID: u16 = 0x0fff;
 
-/// The rule that takes `frame`, and the payload to relay.
-pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<(RuleIndex, &'a [u8]), Cause> {
+/// What a frame brings to the rule that takes it: a datagram, or a train of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken<'a> {
+    pub rule: RuleIndex,
+    /// The payloads, one behind the other.
+    pub payload: &'a [u8],
+    /// Bytes of each payload, except that the last one has what is left.
+    datagram_len: usize,
+}
+
+impl<'a> Taken<'a> {
+    /// How many datagrams there are: at least one, which may be empty.
+    pub(super) fn count(&self) -> u64 {
+        self.payload.len().div_ceil(self.datagram_len.max(1)).max(1) as u64
+    }
+
+    /// Their payloads, in order.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
+        let (first, others) = self.payload.split_at(self.datagram_len.min(self.payload.len()));
+        std::iter::once(first).chain(others.chunks(self.datagram_len.max(1)))
+    }
+}
+
+/// The rule that takes `frame`, and what it brings.
+pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<'a>, Cause> {
     if let Some(defect) = frame.defect {
         return Err(defect);
     }
@@ -23,7 +46,9 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<(RuleI
     if !frame.checksum_verified && !datagram.has_valid_checksum() {
         return Err(Cause::BadChecksum);
     }
-    Ok((rule, datagram.payload))
+    let payload = datagram.payload;
+    let datagram_len = frame.segment_len.map_or(payload.len(), |len| usize::from(len.get()));
+    Ok(Taken { rule, payload, datagram_len })
 }
 
 fn cause(error: wire::Error) -> Cause {
@@ -64,7 +89,7 @@ mod tests {
     fn fate(frame: Frame<'_>) -> Result<(u32, Vec<u8>), Cause> {
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
         let table = RuleTable::new(&rules, &["eth0"]);
-        forward(&frame, &table).map(|(rule, payload)| (rule.0, payload.to_vec()))
+        forward(&frame, &table).map(|taken| (taken.rule.0, taken.payload.to_vec()))
     }
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
@@ -105,12 +130,36 @@ mod tests {
         assert_eq!(fate(frame(&changed(&[], b"x", |packet| packet[9] = 6))), Err(Cause::NotUdp));
     }
 
+    /// The payloads that come out of `payload` behind a `virtio_net_hdr` with this type and size of segments.
+    fn split(gso_type: u8, gso_size: u16, payload: &[u8]) -> Result<Vec<Vec<u8>>, Cause> {
+        let [low, high] = gso_size.to_ne_bytes();
+        let vnet_header = [0, gso_type, 0, 0, low, high, 0, 0, 0, 0];
+        let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
+        let bytes = datagram(&[], payload);
+        let frame = Frame::new(InputIndex(0), &vnet_header, &bytes, false);
+        let taken = forward(&frame, &RuleTable::new(&rules, &["eth0"]))?;
+        let datagrams: Vec<_> = taken.datagrams().map(<[u8]>::to_vec).collect();
+        assert_eq!(taken.count(), datagrams.len() as u64);
+        Ok(datagrams)
+    }
+
     #[test]
-    fn a_train_is_not_called_truncated_though_it_is_longer_than_a_buffer() {
+    fn a_train_is_split_into_its_datagrams() {
+        assert_eq!(split(0, 0, b"hello").unwrap(), [b"hello"]);
+        assert_eq!(split(0, 0, b"").unwrap(), [b""], "an empty datagram is one, too");
+        assert_eq!(split(5, 2, b"hello").unwrap(), [&b"he"[..], b"ll", b"o"]);
+        assert_eq!(split(5, 3, b"hellos").unwrap(), [b"hel", b"los"]);
+        assert_eq!(split(5, 9, b"hello").unwrap(), [b"hello"]);
+        assert_eq!(split(5, 9, b"").unwrap(), [b""]);
+    }
+
+    #[test]
+    fn a_train_that_cannot_be_split_is_dropped_by_name() {
+        assert_eq!(split(5, 0, b"hello"), Err(Cause::Coalesced), "no size");
+        assert_eq!(split(1, 2, b"hello"), Err(Cause::Coalesced), "TCP");
         let bytes = datagram(&[], b"hello");
-        let train = [0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, true)), Err(Cause::Coalesced));
-        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, false)), Err(Cause::Coalesced));
+        let train = [0, 5, 0, 0, 2, 0, 0, 0, 0, 0];
+        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, true)), Err(Cause::Truncated));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What every receive path offers the loop. Nothing but a receiver knows which path runs.
 
 use std::io;
+use std::num::NonZeroU16;
 
 use crate::rules::InputIndex;
 use crate::stats::Cause;
-use crate::sys::packet_socket;
+use crate::sys::packet_socket::{self, Coalescing};
 use crate::sys::uring::{Completion, Uring};
 
 /// A frame, borrowed from the batch that lends it.
@@ -19,6 +20,8 @@ pub(super) struct Frame<'a> {
     /// Whether the transport checksum needs no check: the device has checked it, or it is of this host's making and
     /// not filled in yet.
     pub checksum_verified: bool,
+    /// Payload bytes of each datagram in it except the last one, where it is a train of several.
+    pub segment_len: Option<NonZeroU16>,
     /// Why it cannot be relayed, whatever is in it.
     pub defect: Option<Cause>,
 }
@@ -26,21 +29,19 @@ pub(super) struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A frame with the `virtio_net_hdr` that came before it; `truncated` says whether its end is missing.
     pub(super) fn new(input: InputIndex, vnet_header: &[u8], bytes: &'a [u8], truncated: bool) -> Self {
-        let defect = if packet_socket::is_coalesced(vnet_header) {
-            // Before its length: a train is nearly always longer than what was meant to hold a frame.
-            Some(Cause::Coalesced)
-        } else if truncated {
-            Some(Cause::Truncated)
-        } else {
-            None
+        let (segment_len, defect) = match Coalescing::read(vnet_header) {
+            _ if truncated => (None, Some(Cause::Truncated)),
+            Coalescing::Single => (None, None),
+            Coalescing::Train(segment_len) => (Some(segment_len), None),
+            Coalescing::Foreign => (None, Some(Cause::Coalesced)),
         };
         let checksum_verified = packet_socket::is_checksum_verified(vnet_header);
-        Self { input, bytes, vlan_tag: None, checksum_verified, defect }
+        Self { input, bytes, vlan_tag: None, checksum_verified, segment_len, defect }
     }
 
     /// A frame of which nothing is there.
     pub(super) fn empty(input: InputIndex) -> Self {
-        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, defect: None }
+        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, segment_len: None, defect: None }
     }
 }
 

@@ -112,7 +112,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 Token::Receive(_) => match self.receiver.complete(completion) {
                     Err(ReceiveError::InterfaceDown(input)) => counters.interface_down(input.0.into()),
                     Err(ReceiveError::Undescribed(input)) => {
-                        counters.received(input.0.into());
+                        counters.received(input.0.into(), 1);
                         counters.dropped.add(Cause::Coalesced, 1);
                     }
                     Err(error) => fatal = Some(error),
@@ -130,13 +130,20 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
         for frame in batch.frames() {
-            counters.received(frame.input.0.into());
+            let input = frame.input.0.into();
             match forward(&frame, rules) {
-                Ok((rule, payload)) => {
-                    counters.matched(rule.0 as usize, payload.len());
-                    egress.queue(&mut self.ring, rule, payload)?;
+                Ok(taken) => {
+                    let count = taken.count();
+                    counters.received(input, count);
+                    counters.matched(taken.rule.0 as usize, count, taken.payload.len());
+                    for payload in taken.datagrams() {
+                        egress.queue(&mut self.ring, taken.rule, payload)?;
+                    }
                 }
-                Err(cause) => counters.dropped.add(cause, 1),
+                Err(cause) => {
+                    counters.received(input, 1);
+                    counters.dropped.add(cause, 1);
+                }
             }
         }
         egress.send(&mut self.ring)?;

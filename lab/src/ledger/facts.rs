@@ -153,6 +153,7 @@ mod tests {
                 interface: "ingress".into(),
                 captured: received + 7,
                 dropped: 4,
+                frames: received,
                 received,
                 ..InputStats::default()
             }],

@@ -1,7 +1,7 @@
 //! Egress: copies of a batch's payloads leave through connected UDP sockets, still borrowed from the batch.
 //!
-//! Copies to one output that follow each other and are of one size leave as a train: one send, which the kernel or the
-//! device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in which its copies came.
+//! Copies to one output that follow each other and are of one size, and a shorter one behind them, leave as a train: one
+//! send, which the kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in which its copies came.
 
 mod segmentation;
 mod train;

@@ -25,12 +25,13 @@ impl Segmentation {
         Self { proven: 0, limit: if enabled { MAX_BYTES } else { 0 } }
     }
 
-    /// Whether a train of `count` datagrams of `size` bytes can take another one of `next` bytes.
+    /// Whether a train of `count` datagrams of `size` bytes can take another one of `next` bytes. A shorter one can only
+    /// be its last.
     pub(super) fn takes(&self, size: usize, count: usize, next: usize) -> bool {
-        next == size
-            && (1..=self.limit).contains(&size)
+        (1..=size).contains(&next)
+            && size <= self.limit
             && count < MAX_SEGMENTS
-            && (count + 1) * size <= MAX_BYTES
+            && count * size + next <= MAX_BYTES
     }
 
     /// Whether a train of datagrams of this size can be counted on to leave.
@@ -68,15 +69,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_train_holds_datagrams_of_one_size_up_to_the_limits() {
+    fn a_train_holds_datagrams_of_one_size_and_a_shorter_one_up_to_the_limits() {
         let segmentation = Segmentation::new(true);
         assert!(segmentation.takes(100, 1, 100) && segmentation.takes(100, 63, 100));
         assert!(!segmentation.takes(100, 64, 100), "too many");
-        assert!(!segmentation.takes(100, 1, 99) && !segmentation.takes(100, 1, 101), "another size");
+        assert!(segmentation.takes(100, 1, 1) && segmentation.takes(100, 1, 99), "shorter");
+        assert!(!segmentation.takes(100, 1, 101) && !segmentation.takes(100, 1, 0), "longer, or nothing");
         assert!(
             segmentation.takes(1_472, 43, 1_472) && !segmentation.takes(1_472, 44, 1_472),
             "65,507 bytes"
         );
+        assert!(segmentation.takes(1_523, 43, 18) && !segmentation.takes(1_523, 43, 19), "with the last one");
         assert!(!segmentation.takes(0, 1, 0), "nothing cannot be cut apart");
         assert!(!Segmentation::new(false).takes(100, 1, 100));
     }

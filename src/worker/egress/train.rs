@@ -25,7 +25,7 @@ pub(super) struct Origin {
 struct Train {
     /// Place of the output.
     output: usize,
-    /// Bytes of each copy.
+    /// Bytes of each copy; the last one may have less.
     size: usize,
     /// Places of the copies.
     copies: Range<usize>,
@@ -81,7 +81,9 @@ impl<'a, 'b> Trains<'a, 'b> {
     /// Makes the last train longer, if a copy of `len` bytes for `output` can be part of it.
     fn extend(&mut self, output: usize, len: usize) -> bool {
         let (Some(last), Some(to)) = (self.formed.last_mut(), self.outputs.get(output)) else { return false };
-        let extends = last.output == output && to.segmentation.takes(last.size, last.copies.len(), len);
+        let is_open = self.payloads.last().is_some_and(|copy| copy.len() == last.size);
+        let takes = || to.segmentation.takes(last.size, last.copies.len(), len);
+        let extends = last.output == output && is_open && takes();
         last.copies.end += usize::from(extends);
         extends
     }
