@@ -34,6 +34,7 @@ pub enum Command {
 
 /// Arguments of `supervisor`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
 pub struct Supervisor {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
@@ -66,6 +67,9 @@ pub struct Supervisor {
     /// Send every datagram by itself instead of in trains of one size that the kernel or the device cuts apart
     #[arg(long)]
     no_gso: bool,
+    /// Capture all UDP and find out what no rule takes afterwards, instead of having the kernel filter by the rules
+    #[arg(long)]
+    no_rule_filter: bool,
     /// Workers, from 1 to 256 [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     num_workers: Option<String>,
@@ -95,6 +99,7 @@ impl Supervisor {
             fanout: self.fanout,
             busy_poll_us: self.busy_poll_us.clone(),
             no_gso: self.no_gso,
+            no_rule_filter: self.no_rule_filter,
         }
     }
 }

@@ -8,7 +8,8 @@
 //! matched                = relayed + dropped at the output, by SendFailure               for each output
 //! ```
 //!
-//! A frame brings one datagram to `received`, or several where it is a train of them that a rule takes.
+//! What no rule takes is told apart by a filter in the kernel, which counts it and captures nothing of it. A frame brings
+//! one datagram to `received`, or several where it is a train of them that a rule takes.
 //!
 //! A worker that is within a turn holds some datagrams between those counts, so a report made meanwhile reads them
 //! from the last to the first: then what is missing in a line is what is still under way, and nothing is in excess.

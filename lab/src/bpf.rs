@@ -22,7 +22,7 @@ fn object(_name: &str, built: &'static [u8]) -> Cow<'static, [u8]> {
 /// Tests can be run with objects that were built elsewhere: with those in the folder that the variable names.
 #[cfg(test)]
 fn object(name: &str, built: &'static [u8]) -> Cow<'static, [u8]> {
-    match std::env::var_os("LAB_BPF_OBJECTS") {
+    match std::env::var_os("BPF_OBJECTS") {
         Some(folder) => Cow::Owned(std::fs::read(std::path::Path::new(&folder).join(name)).unwrap()),
         None => Cow::Borrowed(built),
     }

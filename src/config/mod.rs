@@ -65,6 +65,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Whether datagrams may leave in trains that the kernel or the device cuts apart (`UDP_SEGMENT`).
     pub gso: bool,
+    /// Whether the kernel is to capture only what a rule takes.
+    pub rule_filter: bool,
     /// The rules; every name and every input is unique among them.
     pub rules: Vec<Rule>,
 }
@@ -78,6 +80,7 @@ impl Default for Config {
             fanout: FanoutMode::default(),
             busy_poll: Duration::ZERO,
             gso: true,
+            rule_filter: true,
             rules: Vec::new(),
         }
     }
@@ -102,6 +105,8 @@ pub struct Flags {
     pub busy_poll_us: Option<String>,
     /// `--no-gso`.
     pub no_gso: bool,
+    /// `--no-rule-filter`.
+    pub no_rule_filter: bool,
 }
 
 /// Why there is no configuration.
@@ -189,6 +194,7 @@ impl Config {
             self.num_workers = number_within(NUM_WORKERS, "--num-workers", text)? as usize;
         }
         self.gso &= !flags.no_gso;
+        self.rule_filter &= !flags.no_rule_filter;
         if let Some(text) = &flags.busy_poll_us {
             self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
         }
@@ -247,6 +253,7 @@ impl Config {
         let busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US);
         self.busy_poll = busy_poll.map_or(self.busy_poll, Duration::from_micros);
         self.gso = relay.boolean("gso").unwrap_or(self.gso);
+        self.rule_filter = relay.boolean("rule-filter").unwrap_or(self.rule_filter);
     }
 }
 

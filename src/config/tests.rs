@@ -138,6 +138,11 @@ fn trains_can_be_forbidden_by_file_or_flag() {
     let gso = |text: &str, no_gso| load(text, &[], Flags { no_gso, ..Flags::default() }).unwrap().gso;
     assert!(gso("[relay]\ngso = true\n", false) && !gso("[relay]\ngso = false\n", false));
     assert!(!gso("", true) && !gso("[relay]\ngso = true\n", true) && !gso("[relay]\ngso = false\n", true));
+    assert!(Config::default().rule_filter);
+    let filter = |text: &str, no_rule_filter| {
+        load(text, &[], Flags { no_rule_filter, ..Flags::default() }).unwrap().rule_filter
+    };
+    assert!(!filter("[relay]\nrule-filter = false\n", false) && !filter("", true) && filter("", false));
 }
 
 const SHAPED: &str = "[relay]\nrx = \"mmap\"\nnum-workers = 4\nfanout = \"cpu\"\nbusy-poll-us = 50\nring-version = 2\n\

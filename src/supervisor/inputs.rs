@@ -7,6 +7,7 @@ use crate::stats::{InputCounters, InputStats};
 use crate::sys::filter;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::{FanoutMode, PacketSocket};
+use crate::sys::rule_filter::RuleFilter;
 
 /// Receive buffer asked for, in bytes: some 40,000 small frames, 0.4 seconds at 100,000 per second.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -17,12 +18,18 @@ pub(super) struct Input {
     pub(super) interface: Interface,
     /// One for each worker.
     pub(super) sockets: Vec<PacketSocket>,
+    /// Decides in the kernel what a rule takes; without it all UDP is captured.
+    filter: Option<RuleFilter>,
     totals: InputStats,
 }
 
 impl Input {
     /// Opens sockets for so many workers that capture nothing yet.
-    pub(super) fn open(interface: Interface, workers: usize) -> Result<Self, SupervisorError> {
+    pub(super) fn open(
+        interface: Interface,
+        workers: usize,
+        filter: Option<RuleFilter>,
+    ) -> Result<Self, SupervisorError> {
         let open = || {
             let socket = PacketSocket::open()?;
             socket.ignore_outgoing()?;
@@ -34,7 +41,7 @@ impl Input {
         let sockets = std::iter::repeat_with(open).take(workers).collect::<Result<_, _>>();
         let sockets = sockets.map_err(|error| failed(&interface, error))?;
         let totals = InputStats { interface: interface.name.clone(), ..InputStats::default() };
-        Ok(Self { interface, sockets, totals })
+        Ok(Self { interface, sockets, filter, totals })
     }
 
     /// Enlarges the sockets' receive buffers and returns the size of the smallest, in bytes.
@@ -68,8 +75,12 @@ impl Input {
                 }
             }
         }
-        let program = filter::udp_over_ip();
-        self.sockets.iter().try_for_each(|socket| socket.attach_filter(&program)).map_err(failed)
+        let all_udp = filter::udp_over_ip();
+        let attach = |socket: &PacketSocket| match &self.filter {
+            Some(filter) => filter.attach(socket),
+            None => socket.attach_filter(&all_udp),
+        };
+        self.sockets.iter().try_for_each(attach).map_err(failed)
     }
 
     /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
@@ -84,6 +95,10 @@ impl Input {
             follows_loss += counters.follows_loss.get();
         }
         self.totals = InputStats { frames, received, went_down, follows_loss, ..self.totals.clone() };
+        match self.filter.as_ref().map(RuleFilter::foreign).transpose() {
+            Ok(foreign) => self.totals.foreign = foreign.unwrap_or(0),
+            Err(error) => tracing::warn!("read the counter of {}'s filter: {error}", self.interface.name),
+        }
         for socket in &self.sockets {
             match socket.take_statistics() {
                 Ok(statistics) => {

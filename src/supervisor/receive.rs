@@ -8,6 +8,7 @@ use super::{SupervisorError, counted};
 use crate::config::{Config, Rx};
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
+use crate::sys::rule_filter::{Endpoint, RuleFilter};
 use crate::wire::ethernet;
 use crate::worker;
 use crate::worker::packet_ring::{BlockRing, Layout, SlotRing, Version};
@@ -92,7 +93,29 @@ impl Receive {
 }
 
 fn open_inputs(config: &Config, interfaces: &[Interface]) -> Result<Vec<Input>, SupervisorError> {
-    interfaces.iter().map(|interface| Input::open(interface.clone(), config.num_workers)).collect()
+    let open = |interface: &Interface| {
+        Input::open(interface.clone(), config.num_workers, rule_filter(config, &interface.name))
+    };
+    interfaces.iter().map(open).collect()
+}
+
+/// A filter that lets through what the rules take on `interface`, unless the configuration or the kernel is against it.
+fn rule_filter(config: &Config, interface: &str) -> Option<RuleFilter> {
+    if !config.rule_filter {
+        return None;
+    }
+    let inputs = config.rules.iter().map(|rule| &rule.input).filter(|input| input.interface == interface);
+    let endpoints: Vec<_> =
+        inputs.map(|input| Endpoint { group: input.group, port: input.port, source: input.source }).collect();
+    let filter = RuleFilter::load(&endpoints);
+    filter
+        .inspect_err(|error| {
+            tracing::warn!(
+                "make a filter of the rules on {interface}: {error}; so other UDP is captured too, and dropped as \
+                 `no_rule`: grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
+            );
+        })
+        .ok()
 }
 
 /// The rings that `map` makes, for each worker one of each input; `smallest` tells the smallest layout obtained.

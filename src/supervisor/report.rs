@@ -80,11 +80,21 @@ pub(super) fn write(stats: &Stats, format: Format, to: &mut impl Write) -> io::R
 }
 
 fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
-    let header =
-        ["input", "captured", "dropped by kernel", "ring full", "queued", "frames", "received", "went down"];
+    let header = [
+        "input",
+        "foreign",
+        "captured",
+        "dropped by kernel",
+        "ring full",
+        "queued",
+        "frames",
+        "received",
+        "went down",
+    ];
     let mut inputs = table(&header, 1);
     for input in &stats.inputs {
         let counts = [
+            input.foreign,
             input.captured,
             input.dropped,
             input.freezes,

@@ -159,6 +159,12 @@ impl PacketSocket {
     }
 }
 
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Ends capture on a packet socket that is only known by a descriptor: what is queued stays, nothing is added.
 pub fn end_capture(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).attach_filter(&super::filter::nothing())

@@ -1,0 +1,283 @@
+//! The socket filter that lets rules decide in the kernel which datagrams are captured: an eBPF program with a table as
+//! large as there are rules. Its source is `bpf/rule_filter.bpf.c`.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::maps::{HashMap, Map, MapError, PerCpuArray};
+use aya::programs::{ProgramError, SocketFilter};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+use super::sockopt;
+
+/// Names in the program's source.
+const PROGRAM: &str = "rule_filter";
+const WANTED: &str = "wanted";
+const FOREIGN: &str = "foreign";
+const SOURCES: &str = "sources";
+
+/// What a rule takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Destination address.
+    pub group: IpAddr,
+    /// Destination port.
+    pub port: u16,
+    /// Source address, if only one is wanted.
+    pub source: Option<IpAddr>,
+}
+
+/// `struct endpoint`: destination and source address, port in network order, zero.
+type Key = [u8; 36];
+
+/// Why there is no such filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The kernel does not take the program.
+    #[error("load it: {0}")]
+    Load(#[from] EbpfError),
+    /// The kernel does not take the program.
+    #[error("load it: {0}")]
+    Program(#[from] ProgramError),
+    /// Its table cannot be filled or read.
+    #[error("fill its table: {0}")]
+    Map(#[from] MapError),
+    /// The object is not what this program was built with.
+    #[error("find {0} in it")]
+    Missing(&'static str),
+}
+
+/// A loaded filter. It stays where it is attached when this is dropped.
+#[derive(Debug)]
+pub struct RuleFilter(Ebpf);
+
+impl RuleFilter {
+    /// Loads a filter that lets through what `endpoints` take. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
+    pub fn load(endpoints: &[Endpoint]) -> Result<Self, FilterError> {
+        let mut loader = EbpfLoader::new();
+        // Nothing of the kernel's own types is used.
+        loader.btf(None);
+        loader.map_max_entries(WANTED, endpoints.len().max(1) as u32);
+        let sources = u8::from(endpoints.iter().any(|endpoint| endpoint.source.is_some()));
+        loader.override_global(SOURCES, &sources, true);
+        let mut program = loader.load(&object())?;
+        let map = program.map_mut(WANTED).ok_or(FilterError::Missing(WANTED))?;
+        let mut wanted = HashMap::<_, Key, u8>::try_from(map)?;
+        for endpoint in endpoints {
+            wanted.insert(key(endpoint), 1, 0)?;
+        }
+        filter_mut(&mut program)?.load()?;
+        Ok(Self(program))
+    }
+
+    /// Lets it decide what `socket` gets from now on, in place of what decided before.
+    pub fn attach(&self, socket: impl AsFd) -> io::Result<()> {
+        let program = self.0.program(PROGRAM).and_then(|program| <&SocketFilter>::try_from(program).ok());
+        let fd = program.and_then(|program| program.fd().ok()).ok_or(io::ErrorKind::NotFound)?;
+        // Not by aya, whose link would take away what another program has taken over.
+        sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, fd.as_fd().as_raw_fd())
+    }
+
+    /// How many UDP datagrams it has kept from its sockets so far because no rule takes them.
+    pub fn foreign(&self) -> Result<u64, FilterError> {
+        let map: &Map = self.0.map(FOREIGN).ok_or(FilterError::Missing(FOREIGN))?;
+        let counts = PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?;
+        Ok(counts.iter().sum())
+    }
+}
+
+fn filter_mut(program: &mut Ebpf) -> Result<&mut SocketFilter, FilterError> {
+    let program = program.program_mut(PROGRAM).ok_or(FilterError::Missing(PROGRAM))?;
+    Ok(program.try_into()?)
+}
+
+fn key(endpoint: &Endpoint) -> Key {
+    let mut key = [0; 36];
+    key[..16].copy_from_slice(&mapped(endpoint.group));
+    if let Some(source) = endpoint.source {
+        key[16..32].copy_from_slice(&mapped(source));
+    }
+    key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
+    key
+}
+
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+#[cfg(not(test))]
+fn object() -> Cow<'static, [u8]> {
+    Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rule_filter.bpf.o"))
+}
+
+/// Tests can be run with an object that was built elsewhere: with that in the folder that the variable names.
+#[cfg(test)]
+fn object() -> Cow<'static, [u8]> {
+    match std::env::var_os("BPF_OBJECTS") {
+        Some(folder) => {
+            Cow::Owned(std::fs::read(std::path::Path::new(&folder).join("rule_filter.bpf.o")).unwrap())
+        }
+        None => Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rule_filter.bpf.o")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    const WITHOUT_SOURCE: &[(&str, &str)] = &[("239.1.1.1:5000", ""), ("[ff15::1]:5000", "")];
+
+    fn filter(rules: &[(&str, &str)]) -> RuleFilter {
+        let endpoint = |(group, source): &(&str, &str)| {
+            let group: SocketAddr = group.parse().unwrap();
+            let source = (!source.is_empty()).then(|| source.parse().unwrap());
+            Endpoint { group: group.ip(), port: group.port(), source }
+        };
+        RuleFilter::load(&rules.iter().map(endpoint).collect::<Vec<_>>()).unwrap()
+    }
+
+    /// Whether it lets `frame` pass: socket filters work on Unix sockets too, to which every frame is untagged and for
+    /// this host.
+    fn passes(filter: &RuleFilter, frame: &[u8]) -> bool {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        filter.attach(&receiver).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        sender.send(frame).unwrap();
+        receiver.recv(&mut [0; 2_000]).is_ok()
+    }
+
+    fn udp(port: u16) -> [u8; 8] {
+        let [high, low] = port.to_be_bytes();
+        [0, 1, high, low, 0, 8, 0, 0]
+    }
+
+    /// An IPv4 frame from 10.0.0.`source` to 239.1.1.`group` with so many bytes of options, after `change`.
+    fn ipv4(source: u8, group: u8, port: u16, options: usize, change: impl Fn(&mut [u8])) -> Vec<u8> {
+        let ihl = 0x45 + (options / 4) as u8;
+        let header = [ihl, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, source, 239, 1, 1, group];
+        let mut packet = [&header[..], &vec![1; options], &udp(port)].concat();
+        change(&mut packet);
+        [&[0; 12][..], &[8, 0], &packet].concat()
+    }
+
+    /// An IPv6 frame to `ff15::group` with these extension headers, each (kind, length byte), before `last`.
+    fn ipv6(group: u8, port: u16, extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
+        let mut frame = vec![0; 54];
+        (frame[12], frame[13], frame[14]) = (0x86, 0xdd, 0x60);
+        (frame[38], frame[39], frame[53]) = (0xff, 0x15, group);
+        let mut name_at = 20;
+        for (kind, length) in extensions {
+            frame[name_at] = *kind;
+            name_at = frame.len();
+            frame.extend(vec![0; (usize::from(*length) + 1) * 8]);
+            frame[name_at + 1] = *length;
+        }
+        frame[name_at] = last;
+        frame.extend(udp(port));
+        frame
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
+    fn what_a_rule_takes_passes_and_what_none_takes_is_counted() {
+        let filter = filter(WITHOUT_SOURCE);
+        let same = |_: &mut [u8]| ();
+        let passing = [
+            ipv4(9, 1, 5000, 0, same),
+            ipv4(9, 1, 5000, 40, same),
+            ipv6(1, 5000, &[], 17),
+            ipv6(1, 5000, &[(0, 0), (60, 2), (43, 1)], 17),
+            ipv6(1, 5000, &[(60, 0), (60, 1), (60, 0), (60, 0)], 17),
+        ];
+        for (i, frame) in passing.iter().enumerate() {
+            assert!(passes(&filter, frame), "case {i}");
+        }
+        assert_eq!(filter.foreign().unwrap(), 0);
+        let foreign = [
+            ipv4(9, 2, 5000, 0, same),
+            ipv4(9, 1, 5001, 0, same),
+            ipv4(9, 1, 5001, 40, same),
+            ipv6(2, 5000, &[], 17),
+            ipv6(1, 5001, &[(0, 0), (60, 2)], 17),
+        ];
+        for (i, frame) in foreign.iter().enumerate() {
+            assert!(!passes(&filter, frame), "case {i}");
+        }
+        assert_eq!(filter.foreign().unwrap(), 5);
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
+    fn what_cannot_be_told_passes_and_what_is_no_udp_does_not_count() {
+        let filter = filter(WITHOUT_SOURCE);
+        let cut = |len: usize| ipv4(9, 2, 5001, 0, |_| ())[..len].to_vec();
+        let cases = [
+            (true, ipv4(9, 2, 5001, 0, |packet| packet[6] = 0x20), "first fragment"),
+            (true, ipv4(9, 2, 5001, 0, |packet| packet[7] = 9), "later fragment"),
+            (true, ipv6(2, 5001, &[(44, 0)], 17), "fragment"),
+            (true, ipv6(2, 5001, &[(60, 0); 5], 17), "more extension headers than are looked at"),
+            (true, ipv4(9, 2, 5001, 0, |packet| packet[0] = 0x4f), "a header longer than the frame"),
+            (true, cut(36), "no UDP header"),
+            (false, cut(30), "no IP header"),
+            (false, vec![0; 13], "no Ethernet header"),
+            (false, ipv4(9, 1, 5000, 0, |packet| packet[9] = 6), "TCP"),
+            (false, ipv6(1, 5000, &[(0, 0)], 58), "ICMPv6"),
+            (false, vec![0; 60], "neither IPv4 nor IPv6"),
+        ];
+        for (expected, frame, what) in &cases {
+            assert_eq!(passes(&filter, frame), *expected, "{what}");
+        }
+        assert_eq!(filter.foreign().unwrap(), 0);
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
+    fn a_rule_with_a_source_takes_that_only_and_does_not_hide_others() {
+        let of = |filter: &RuleFilter| [9, 8].map(|source| passes(filter, &ipv4(source, 1, 5000, 0, |_| ())));
+        assert_eq!(of(&filter(&[("239.1.1.1:5000", "10.0.0.9")])), [true, false]);
+        assert_eq!(of(&filter(&[("239.1.1.1:5000", "10.0.0.9"), ("239.1.1.1:5000", "")])), [true, true]);
+        assert_eq!(of(&filter(&[])), [false, false]);
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
+    fn another_one_takes_over_at_once_and_stays() {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let arrives = || {
+            sender.send(&ipv4(9, 1, 5000, 0, |_| ())).unwrap();
+            receiver.recv(&mut [0; 2_000]).is_ok()
+        };
+        let (first, second) = (filter(&[]), filter(WITHOUT_SOURCE));
+        first.attach(&receiver).unwrap();
+        assert!(!arrives());
+        second.attach(&receiver).unwrap();
+        drop(first);
+        assert!(arrives());
+        drop(second);
+        assert!(arrives(), "the socket keeps it");
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
+    fn there_is_room_for_ten_thousand_rules() {
+        let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
+        let rules: Vec<_> =
+            (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None }).collect();
+        let filter = RuleFilter::load(&rules).unwrap();
+        let to = |group: IpAddr| {
+            let IpAddr::V4(group) = group else { unreachable!() };
+            ipv4(9, 1, 7, 0, |packet| packet[16..20].copy_from_slice(&group.octets()))
+        };
+        assert!((0..10_000).step_by(37).all(|i| passes(&filter, &to(group(i)))));
+        assert!(!passes(&filter, &to(group(10_000))));
+    }
+}
