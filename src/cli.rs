@@ -70,6 +70,10 @@ pub struct Supervisor {
     /// Capture all UDP and find out what no rule takes afterwards, instead of having the kernel filter by the rules
     #[arg(long)]
     no_rule_filter: bool,
+    /// What the rules take ends at the interface when it is captured: the IP stack is spared, and other programs of
+    /// this host do not get it (Linux 6.6)
+    #[arg(long)]
+    consume: bool,
     /// Workers, from 1 to 256 [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     num_workers: Option<String>,
@@ -100,6 +104,7 @@ impl Supervisor {
             busy_poll_us: self.busy_poll_us.clone(),
             no_gso: self.no_gso,
             no_rule_filter: self.no_rule_filter,
+            consume: self.consume,
         }
     }
 }

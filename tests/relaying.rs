@@ -15,8 +15,8 @@ use multicast_relay::stats::Counters;
 use multicast_relay::worker;
 use support::in_process::{INPUTS, descriptors};
 use support::{
-    GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, changed, fragments, frame, good, is_empty,
-    network, proc_of_relay, receive, rule, sink,
+    DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, changed, fragments, frame, good,
+    is_empty, network, proc_of_relay, receive, rule, sink,
 };
 
 over_every_path!(reverse_path_filtering_does_not_matter);
@@ -300,4 +300,46 @@ fn families_can_be_crossed(path: Path) {
     Injector::new(&topology.generator).send(&frame((group, PORT).into(), b"across"));
     assert_eq!(receive(&sink, 1), [b"across"]);
     assert_eq!(relay.stop().relayed, 1);
+}
+
+over_every_path!(what_is_consumed_is_relayed_and_goes_nowhere_else);
+
+fn what_is_consumed_is_relayed_and_goes_nowhere_else(path: Path) {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let rule = rule(topology);
+    // Programs of the same host that listen to what is relayed, and to something else.
+    let listen = |port| {
+        let open = || {
+            let socket = UdpSocket::bind((GROUP, port)).unwrap();
+            let IpAddr::V4(address) = topology.ingress.address() else { panic!("an IPv4 ingress") };
+            socket.join_multicast_v4(&GROUP, &address).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket
+        };
+        topology.relay_namespace().run(open).unwrap()
+    };
+    let (wanted, other) = (listen(PORT), listen(PORT + 1));
+    let mut injector = Injector::new(&topology.generator);
+    let mut send = |payload: &[u8]| {
+        injector.send(&good(payload));
+        injector.send(&frame(SocketAddr::from((GROUP, PORT + 1)), payload));
+        assert_eq!(receive(&other, 1), [payload], "what no rule takes goes on");
+    };
+
+    let relay = Relay::start(topology, path, &["--rule", &rule]);
+    send(b"tapped");
+    assert_eq!([receive(&sink, 1), receive(&wanted, 1)], [[b"tapped"], [b"tapped"]]);
+    assert_eq!(relay.stop().inputs[0].consumed, 0);
+
+    let relay = Relay::start(topology, path, &["--rule", &rule, "--consume"]);
+    send(b"consumed");
+    assert_eq!(receive(&sink, 1), [b"consumed"]);
+    let stats = relay.stats();
+    assert_eq!((stats.inputs[0].consumed, stats.inputs[0].foreign), (1, 1));
+    // However it ends, nothing of it stays.
+    drop(relay);
+    send(b"gone");
+    assert_eq!(receive(&wanted, 1), [b"gone"], "and nothing in between");
 }

@@ -28,6 +28,8 @@ use crate::worker::packet_ring::Layout;
 const NUM_WORKERS: RangeInclusive<u64> = 1..=256;
 /// How long a worker can spin before it sleeps, in µs.
 const BUSY_POLL_US: RangeInclusive<u64> = 0..=1_000_000;
+/// Why there is no consumption without the filter.
+const NEEDS_FILTER: &str = "cannot be without the rule filter, whose table it uses";
 /// The names that files and flags use for the ways to spread frames over workers.
 pub const FANOUTS: [(&str, FanoutMode); 3] =
     [("hash", FanoutMode::Hash), ("cpu", FanoutMode::Cpu), ("lb", FanoutMode::LoadBalance)];
@@ -67,6 +69,8 @@ pub struct Config {
     pub gso: bool,
     /// Whether the kernel is to capture only what a rule takes.
     pub rule_filter: bool,
+    /// Whether what the rules take ends at the interface, and does not go on to the IP stack. Only with `rule_filter`.
+    pub consume: bool,
     /// The rules; every name and every input is unique among them.
     pub rules: Vec<Rule>,
 }
@@ -81,6 +85,7 @@ impl Default for Config {
             busy_poll: Duration::ZERO,
             gso: true,
             rule_filter: true,
+            consume: false,
             rules: Vec::new(),
         }
     }
@@ -107,6 +112,8 @@ pub struct Flags {
     pub no_gso: bool,
     /// `--no-rule-filter`.
     pub no_rule_filter: bool,
+    /// `--consume`.
+    pub consume: bool,
 }
 
 /// Why there is no configuration.
@@ -195,6 +202,11 @@ impl Config {
         }
         self.gso &= !flags.no_gso;
         self.rule_filter &= !flags.no_rule_filter;
+        self.consume |= flags.consume;
+        if self.consume && !self.rule_filter {
+            let message = format!("{NEEDS_FILTER}: leave one of the two out");
+            return Err(ConfigError::Value { place: "--consume".to_owned(), message });
+        }
         if let Some(text) = &flags.busy_poll_us {
             self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
         }
@@ -254,6 +266,10 @@ impl Config {
         self.busy_poll = busy_poll.map_or(self.busy_poll, Duration::from_micros);
         self.gso = relay.boolean("gso").unwrap_or(self.gso);
         self.rule_filter = relay.boolean("rule-filter").unwrap_or(self.rule_filter);
+        self.consume = relay.boolean("consume").unwrap_or(self.consume);
+        if self.consume && !self.rule_filter {
+            relay.mistake("consume", format!("{NEEDS_FILTER}: leave one of the two out"));
+        }
     }
 }
 

@@ -138,6 +138,18 @@ fn trains_can_be_forbidden_by_file_or_flag() {
     let gso = |text: &str, no_gso| load(text, &[], Flags { no_gso, ..Flags::default() }).unwrap().gso;
     assert!(gso("[relay]\ngso = true\n", false) && !gso("[relay]\ngso = false\n", false));
     assert!(!gso("", true) && !gso("[relay]\ngso = true\n", true) && !gso("[relay]\ngso = false\n", true));
+    let consume = |text: &str, no_rule_filter, consume| {
+        load(text, &[], Flags { no_rule_filter, consume, ..Flags::default() }).map(|config| config.consume)
+    };
+    assert!(!consume("", false, false).unwrap() && consume("", false, true).unwrap());
+    assert!(consume("[relay]\nconsume = true\n", false, false).unwrap());
+    for error in [
+        consume("", true, true),
+        consume("[relay]\nconsume = true\n", true, false),
+        consume("[relay]\nconsume = true\nrule-filter = false\n", false, false),
+    ] {
+        assert!(error.unwrap_err().to_string().contains("without the rule filter"));
+    }
     assert!(Config::default().rule_filter);
     let filter = |text: &str, no_rule_filter| {
         load(text, &[], Flags { no_rule_filter, ..Flags::default() }).unwrap().rule_filter

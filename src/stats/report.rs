@@ -41,6 +41,8 @@ pub struct InputStats {
     pub interface: String,
     /// UDP datagrams that the filter kept from being captured because no rule takes them.
     pub foreign: u64,
+    /// Frames that ended at the interface after capture, instead of going on to the IP stack.
+    pub consumed: u64,
     /// Frames that passed the filter, dropped ones included (the kernel's `PACKET_STATISTICS`).
     pub captured: u64,
     /// Frames the kernel dropped because the socket's buffer was full (likewise).

@@ -7,7 +7,7 @@ use crate::stats::{InputCounters, InputStats};
 use crate::sys::filter;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::{FanoutMode, PacketSocket};
-use crate::sys::rule_filter::RuleFilter;
+use crate::sys::rule_programs::{RuleProgramError, RulePrograms};
 
 /// Receive buffer asked for, in bytes: some 40,000 small frames, 0.4 seconds at 100,000 per second.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -18,8 +18,8 @@ pub(super) struct Input {
     pub(super) interface: Interface,
     /// One for each worker.
     pub(super) sockets: Vec<PacketSocket>,
-    /// Decides in the kernel what a rule takes; without it all UDP is captured.
-    filter: Option<RuleFilter>,
+    /// Decide in the kernel what a rule takes; without them all UDP is captured.
+    programs: Option<RulePrograms>,
     totals: InputStats,
 }
 
@@ -28,7 +28,7 @@ impl Input {
     pub(super) fn open(
         interface: Interface,
         workers: usize,
-        filter: Option<RuleFilter>,
+        programs: Option<RulePrograms>,
     ) -> Result<Self, SupervisorError> {
         let open = || {
             let socket = PacketSocket::open()?;
@@ -41,7 +41,7 @@ impl Input {
         let sockets = std::iter::repeat_with(open).take(workers).collect::<Result<_, _>>();
         let sockets = sockets.map_err(|error| failed(&interface, error))?;
         let totals = InputStats { interface: interface.name.clone(), ..InputStats::default() };
-        Ok(Self { interface, sockets, filter, totals })
+        Ok(Self { interface, sockets, programs, totals })
     }
 
     /// Enlarges the sockets' receive buffers and returns the size of the smallest, in bytes.
@@ -76,11 +76,19 @@ impl Input {
             }
         }
         let all_udp = filter::udp_over_ip();
-        let attach = |socket: &PacketSocket| match &self.filter {
-            Some(filter) => filter.attach(socket),
+        let attach = |socket: &PacketSocket| match &self.programs {
+            Some(programs) => programs.attach(socket),
             None => socket.attach_filter(&all_udp),
         };
         self.sockets.iter().try_for_each(attach).map_err(failed)
+    }
+
+    /// Ends what the rules take at the interface, after capture has begun.
+    pub(super) fn consume(&mut self) -> Result<(), SupervisorError> {
+        let Self { interface, programs: Some(programs), .. } = self else { return Ok(()) };
+        programs
+            .consume(&interface.name)
+            .map_err(|error| SupervisorError::Consume { interface: interface.name.clone(), error })
     }
 
     /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
@@ -95,9 +103,8 @@ impl Input {
             follows_loss += counters.follows_loss.get();
         }
         self.totals = InputStats { frames, received, went_down, follows_loss, ..self.totals.clone() };
-        match self.filter.as_ref().map(RuleFilter::foreign).transpose() {
-            Ok(foreign) => self.totals.foreign = foreign.unwrap_or(0),
-            Err(error) => tracing::warn!("read the counter of {}'s filter: {error}", self.interface.name),
+        if let Some(Err(error)) = self.programs.as_ref().map(|programs| self.totals.read(programs)) {
+            tracing::warn!("read what programs on {} have counted: {error}", self.interface.name);
         }
         for socket in &self.sockets {
             match socket.take_statistics() {
@@ -110,6 +117,14 @@ impl Input {
             }
         }
         self.totals.clone()
+    }
+}
+
+impl InputStats {
+    fn read(&mut self, programs: &RulePrograms) -> Result<(), RuleProgramError> {
+        self.foreign = programs.foreign()?;
+        self.consumed = programs.consumed()?;
+        Ok(())
     }
 }
 

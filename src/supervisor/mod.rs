@@ -24,6 +24,7 @@ use crate::rules::{self, Rule, RuleTable};
 use crate::stats::{Counters, Stats};
 use crate::sys::interface::Interface;
 use crate::sys::rlimit;
+use crate::sys::rule_programs::RuleProgramError;
 use crate::worker::packet_ring::Layout;
 use crate::worker::{Descriptors, WorkerError};
 
@@ -75,6 +76,16 @@ pub enum SupervisorError {
         interface: String,
         /// Why not.
         error: io::Error,
+    },
+    /// What rules take cannot end at an interface.
+    #[error(
+        "consume on {interface}: {error} (needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN; relay without --consume)"
+    )]
+    Consume {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        error: RuleProgramError,
     },
     /// A group cannot be joined.
     #[error("join {group} on {interface}: {error}{}", remedy(error))]
@@ -207,7 +218,7 @@ impl<'a> Relay<'a> {
         let egress = outputs::open(rules, config.gso, &mut interfaces)?;
         let memberships = join_groups(rules, &mut interfaces)?;
         let names = rules::interfaces(rules);
-        let Receive { inputs, workers: sources, path } =
+        let Receive { mut inputs, workers: sources, path } =
             Receive::open(config, &find_inputs(rules, &names, &mut interfaces)?)?;
         let mut tasks = Vec::with_capacity(sources.len());
         for source in sources {
@@ -221,6 +232,9 @@ impl<'a> Relay<'a> {
         let counters = tasks.iter().map(|task| Arc::clone(&task.counters)).collect();
         let workers = Workers::start(tasks, &Arc::new(RuleTable::new(rules, &names)))?;
         inputs.iter().try_for_each(|input| input.start(config.fanout))?;
+        if config.consume {
+            inputs.iter_mut().try_for_each(Input::consume)?;
+        }
         tracing::info!(
             "relaying by {}, from {}, with {}",
             counted(rules.len(), "rule"),

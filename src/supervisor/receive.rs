@@ -6,9 +6,10 @@ use std::io;
 use super::inputs::{Input, clamped, failed};
 use super::{SupervisorError, counted};
 use crate::config::{Config, Rx};
+use crate::rules;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
-use crate::sys::rule_filter::{Endpoint, RuleFilter};
+use crate::sys::rule_programs::{Endpoint, RulePrograms};
 use crate::wire::ethernet;
 use crate::worker;
 use crate::worker::packet_ring::{BlockRing, Layout, SlotRing, Version};
@@ -94,28 +95,32 @@ impl Receive {
 
 fn open_inputs(config: &Config, interfaces: &[Interface]) -> Result<Vec<Input>, SupervisorError> {
     let open = |interface: &Interface| {
-        Input::open(interface.clone(), config.num_workers, rule_filter(config, &interface.name))
+        Input::open(interface.clone(), config.num_workers, rule_programs(config, &interface.name)?)
     };
     interfaces.iter().map(open).collect()
 }
 
-/// A filter that lets through what the rules take on `interface`, unless the configuration or the kernel is against it.
-fn rule_filter(config: &Config, interface: &str) -> Option<RuleFilter> {
+/// Programs that decide by the rules on `interface`, unless the configuration or the kernel is against it.
+fn rule_programs(config: &Config, interface: &str) -> Result<Option<RulePrograms>, SupervisorError> {
     if !config.rule_filter {
-        return None;
+        return Ok(None);
     }
     let inputs = config.rules.iter().map(|rule| &rule.input).filter(|input| input.interface == interface);
-    let endpoints: Vec<_> =
-        inputs.map(|input| Endpoint { group: input.group, port: input.port, source: input.source }).collect();
-    let filter = RuleFilter::load(&endpoints);
-    filter
-        .inspect_err(|error| {
+    let endpoint =
+        |input: &rules::Input| Endpoint { group: input.group, port: input.port, source: input.source };
+    match RulePrograms::load(&inputs.map(endpoint).collect::<Vec<_>>()) {
+        Ok(programs) => Ok(Some(programs)),
+        Err(error) if config.consume => {
+            Err(SupervisorError::Consume { interface: interface.to_owned(), error })
+        }
+        Err(error) => {
             tracing::warn!(
-                "make a filter of the rules on {interface}: {error}; so other UDP is captured too, and dropped as \
-                 `no_rule`: grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
+                "filter by the rules on {interface}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
+                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
             );
-        })
-        .ok()
+            Ok(None)
+        }
+    }
 }
 
 /// The rings that `map` makes, for each worker one of each input; `smallest` tells the smallest layout obtained.

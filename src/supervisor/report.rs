@@ -89,6 +89,7 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
         "queued",
         "frames",
         "received",
+        "consumed",
         "went down",
     ];
     let mut inputs = table(&header, 1);
@@ -101,6 +102,7 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
             input.queued(),
             input.frames,
             input.received,
+            input.consumed,
             input.went_down,
         ];
         let counts = counts.map(|count| count.to_string());

@@ -11,7 +11,7 @@ pub mod memory;
 pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;
-pub mod rule_filter;
+pub mod rule_programs;
 mod sockopt;
 pub mod udp_socket;
 pub mod uring;

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// The socket filter that lets a relay's rules decide in the kernel: what no rule takes is counted here and never captured,
-// so that it costs neither room in a ring nor time of the relay.
+// What a relay's rules decide in the kernel.
 //
-// It lets through a little more than the rules take, never less: whatever cannot be told here (fragments, headers that
-// make no sense) is left to the relay, which counts it by its cause. Frames start with their Ethernet header.
-// Built by ci/bpf. The other side of every map and constant is src/sys/rule_filter.rs.
+// `filter` is a socket filter: what no rule takes is counted here and never captured, so that it costs neither room in a
+// ring nor time of the relay. It lets through a little more than the rules take, never less: whatever cannot be told here
+// (fragments, headers that make no sense) is left to the relay, which counts it by its cause.
+//
+// `consume` runs at an ingress device behind the relay's tap: what a rule takes is counted and ends there, instead of going
+// on to the IP stack, which has no use for it. It takes a little less than the rules do, never more.
+//
+// Frames start with their Ethernet header. Built by ci/bpf. The other side of every map and constant is
+// src/sys/rule_programs.rs.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -27,8 +32,18 @@
 // Extension headers that are stepped over; what lies behind more of them is left to the relay.
 #define EXTENSIONS 4
 
+// What a socket filter returns.
 #define WHOLE -1
 #define NOTHING 0
+
+// What a program at an ingress device returns: the next program, or the IP stack, or nobody gets the frame.
+#define GO_ON -1
+#define END 2
+
+// Places of the counts.
+#define FOREIGN_COUNT 0
+#define CONSUMED_COUNT 1
+#define COUNTS 2
 
 // Set before the program is loaded, so that the verifier knows it: whether any rule names its source.
 const volatile bool sources;
@@ -49,13 +64,26 @@ struct {
     __type(value, __u8);
 } wanted SEC(".maps");
 
-// How many UDP datagrams no rule takes.
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 1);
+    __uint(max_entries, COUNTS);
     __type(key, __u32);
     __type(value, __u64);
-} foreign SEC(".maps");
+} counts SEC(".maps");
+
+enum verdict {
+    NO_UDP,   // or not for this host
+    UNCLEAR,  // cannot be told here
+    FOREIGN,  // UDP that no rule takes
+    WANTED,   // UDP that a rule takes
+};
+
+static __always_inline void count(__u32 place)
+{
+    __u64 *count = bpf_map_lookup_elem(&counts, &place);
+    if (count)
+        (*count)++;
+}
 
 static __always_inline void map_ipv4(__u8 *address, const __u8 *ipv4)
 {
@@ -64,41 +92,33 @@ static __always_inline void map_ipv4(__u8 *address, const __u8 *ipv4)
 }
 
 // `endpoint` has group and source; the UDP header is at `udp`.
-static __always_inline int judge(struct __sk_buff *skb, struct endpoint *endpoint, __u32 udp)
+static __always_inline enum verdict judge(struct __sk_buff *skb, struct endpoint *endpoint, __u32 udp)
 {
-    __u32 zero = 0;
-    __u64 *count;
-
     if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &endpoint->port, sizeof(endpoint->port)))
-        return WHOLE;
+        return UNCLEAR;
     if (sources && bpf_map_lookup_elem(&wanted, endpoint))
-        return WHOLE;
+        return WANTED;
     __builtin_memset(endpoint->source, 0, sizeof(endpoint->source));
-    if (bpf_map_lookup_elem(&wanted, endpoint))
-        return WHOLE;
-    count = bpf_map_lookup_elem(&foreign, &zero);
-    if (count)
-        (*count)++;
-    return NOTHING;
+    return bpf_map_lookup_elem(&wanted, endpoint) ? WANTED : FOREIGN;
 }
 
-static __always_inline int judge_ipv4(struct __sk_buff *skb)
+static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
 {
     struct endpoint endpoint = {};
     __u8 header[IPV4_BYTES];
 
     if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, header, sizeof(header)))
-        return NOTHING;
+        return NO_UDP;
     if (header[9] != IPPROTO_UDP)
-        return NOTHING;
+        return NO_UDP;
     if (((header[6] << 8) | header[7]) & IPV4_FRAGMENT)
-        return WHOLE;
+        return UNCLEAR;
     map_ipv4(endpoint.source, header + 12);
     map_ipv4(endpoint.group, header + 16);
     return judge(skb, &endpoint, ETHERNET_BYTES + (header[0] & 0xf) * 4);
 }
 
-static __always_inline int judge_ipv6(struct __sk_buff *skb)
+static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
 {
     struct endpoint endpoint = {};
     __u32 at = ETHERNET_BYTES + IPV6_BYTES;
@@ -107,36 +127,55 @@ static __always_inline int judge_ipv6(struct __sk_buff *skb)
     if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + 6, &next, sizeof(next)) ||
         bpf_skb_load_bytes(skb, ETHERNET_BYTES + 8, endpoint.source, sizeof(endpoint.source)) ||
         bpf_skb_load_bytes(skb, ETHERNET_BYTES + 24, endpoint.group, sizeof(endpoint.group)))
-        return NOTHING;
+        return NO_UDP;
     for (int i = 0; i <= EXTENSIONS; i++) {
         if (next == IPPROTO_UDP)
             return judge(skb, &endpoint, at);
         if (next == IPPROTO_FRAGMENT || next == IPPROTO_AH)
-            return WHOLE;
+            return UNCLEAR;
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
-            return NOTHING;
+            return NO_UDP;
         if (bpf_skb_load_bytes(skb, at, extension, sizeof(extension)))
-            return NOTHING;
+            return NO_UDP;
         next = extension[0];
         at += (extension[1] + 1) * 8;
     }
-    return WHOLE;
+    return UNCLEAR;
 }
 
-SEC("socket")
-int rule_filter(struct __sk_buff *skb)
+static __always_inline enum verdict judge_frame(struct __sk_buff *skb)
 {
+    __u16 protocol;
+
     // Frames for other hosts, and for a VLAN: a tag with VLAN id 0 carries a priority only.
     if (skb->pkt_type > PACKET_MULTICAST || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
-        return NOTHING;
-    __u16 protocol;
+        return NO_UDP;
     if (bpf_skb_load_bytes(skb, ETHERNET_BYTES - 2, &protocol, sizeof(protocol)))
-        return NOTHING;
+        return NO_UDP;
     if (protocol == bpf_htons(ETH_P_IP))
         return judge_ipv4(skb);
     if (protocol == bpf_htons(ETH_P_IPV6))
         return judge_ipv6(skb);
-    return NOTHING;
+    return NO_UDP;
+}
+
+SEC("socket")
+int filter(struct __sk_buff *skb)
+{
+    enum verdict verdict = judge_frame(skb);
+
+    if (verdict == FOREIGN)
+        count(FOREIGN_COUNT);
+    return verdict == WANTED || verdict == UNCLEAR ? WHOLE : NOTHING;
+}
+
+SEC("classifier")
+int consume(struct __sk_buff *skb)
+{
+    if (judge_frame(skb) != WANTED)
+        return GO_ON;
+    count(CONSUMED_COUNT);
+    return END;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

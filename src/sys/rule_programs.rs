@@ -1,22 +1,28 @@
-//! The socket filter that lets rules decide in the kernel which datagrams are captured: an eBPF program with a table as
-//! large as there are rules. Its source is `bpf/rule_filter.bpf.c`.
+//! What rules decide in the kernel, by eBPF programs with a table as large as there are rules: which datagrams are captured
+//! (a socket filter), and which end at the ingress device after that (a program behind its taps). Their source is
+//! `bpf/rules.bpf.c`.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use aya::maps::{HashMap, Map, MapError, PerCpuArray};
-use aya::programs::{ProgramError, SocketFilter};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::maps::{HashMap, PerCpuArray};
+use aya::programs::{Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
 
 use super::sockopt;
 
 /// Names in the program's source.
-const PROGRAM: &str = "rule_filter";
+const FILTER: &str = "filter";
+const CONSUME: &str = "consume";
 const WANTED: &str = "wanted";
-const FOREIGN: &str = "foreign";
+const COUNTS: &str = "counts";
 const SOURCES: &str = "sources";
+/// Places of the counts.
+const FOREIGN: u32 = 0;
+const CONSUMED: u32 = 1;
 
 /// What a rule takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,65 +38,99 @@ pub struct Endpoint {
 /// `struct endpoint`: destination and source address, port in network order, zero.
 type Key = [u8; 36];
 
-/// Why there is no such filter.
+/// Why rules cannot decide in the kernel. Its source says what the kernel said.
 #[derive(Debug, thiserror::Error)]
-pub enum FilterError {
-    /// The kernel does not take the program.
-    #[error("load it: {0}")]
-    Load(#[from] EbpfError),
-    /// The kernel does not take the program.
-    #[error("load it: {0}")]
-    Program(#[from] ProgramError),
-    /// Its table cannot be filled or read.
-    #[error("fill its table: {0}")]
-    Map(#[from] MapError),
-    /// The object is not what this program was built with.
-    #[error("find {0} in it")]
-    Missing(&'static str),
+#[error("{operation}: {}", chain(source.as_ref()))]
+pub struct RuleProgramError {
+    operation: &'static str,
+    source: Box<dyn Error + Send + Sync>,
 }
 
-/// A loaded filter. It stays where it is attached when this is dropped.
-#[derive(Debug)]
-pub struct RuleFilter(Ebpf);
+/// An error and everything behind it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}
 
-impl RuleFilter {
-    /// Loads a filter that lets through what `endpoints` take. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
-    pub fn load(endpoints: &[Endpoint]) -> Result<Self, FilterError> {
+fn failed<E: Into<Box<dyn Error + Send + Sync>>>(operation: &'static str) -> impl Fn(E) -> RuleProgramError {
+    move |source| RuleProgramError { operation, source: source.into() }
+}
+
+/// The programs for the rules of one interface. When this is dropped, or its process ends in any way, consumption ends;
+/// the filter stays where it is attached.
+#[derive(Debug)]
+pub struct RulePrograms(Ebpf);
+
+impl RulePrograms {
+    /// Loads programs for rules that take `endpoints`. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
+    pub fn load(endpoints: &[Endpoint]) -> Result<Self, RuleProgramError> {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
         loader.map_max_entries(WANTED, endpoints.len().max(1) as u32);
         let sources = u8::from(endpoints.iter().any(|endpoint| endpoint.source.is_some()));
         loader.override_global(SOURCES, &sources, true);
-        let mut program = loader.load(&object())?;
-        let map = program.map_mut(WANTED).ok_or(FilterError::Missing(WANTED))?;
-        let mut wanted = HashMap::<_, Key, u8>::try_from(map)?;
+        let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
+        let map = object.map_mut(WANTED).ok_or(WANTED).map_err(failed("find a BPF map"))?;
+        let mut wanted = HashMap::<_, Key, u8>::try_from(map).map_err(failed("open a BPF map"))?;
         for endpoint in endpoints {
-            wanted.insert(key(endpoint), 1, 0)?;
+            wanted.insert(key(endpoint), 1, 0).map_err(failed("write the rules to a BPF map"))?;
         }
-        filter_mut(&mut program)?.load()?;
-        Ok(Self(program))
+        let filter: &mut SocketFilter = program_mut(&mut object, FILTER)?;
+        filter.load().map_err(failed("load the rules' socket filter"))?;
+        Ok(Self(object))
     }
 
-    /// Lets it decide what `socket` gets from now on, in place of what decided before.
+    /// Lets the filter decide what `socket` gets from now on, in place of what decided before.
     pub fn attach(&self, socket: impl AsFd) -> io::Result<()> {
-        let program = self.0.program(PROGRAM).and_then(|program| <&SocketFilter>::try_from(program).ok());
+        let program = self.0.program(FILTER).and_then(|program| <&SocketFilter>::try_from(program).ok());
         let fd = program.and_then(|program| program.fd().ok()).ok_or(io::ErrorKind::NotFound)?;
         // Not by aya, whose link would take away what another program has taken over.
         sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, fd.as_fd().as_raw_fd())
     }
 
-    /// How many UDP datagrams it has kept from its sockets so far because no rule takes them.
-    pub fn foreign(&self) -> Result<u64, FilterError> {
-        let map: &Map = self.0.map(FOREIGN).ok_or(FilterError::Missing(FOREIGN))?;
-        let counts = PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?;
+    /// Ends what the rules take at `interface`, of the calling thread's network namespace, when its taps have had it.
+    ///
+    /// # Errors
+    /// Where the kernel has no links for such programs, which would not outlive the process: before Linux 6.6.
+    pub fn consume(&mut self, interface: &str) -> Result<(), RuleProgramError> {
+        let program: &mut SchedClassifier = program_mut(&mut self.0, CONSUME)?;
+        program.load().map_err(failed("load a program"))?;
+        program
+            .attach(interface, TcAttachType::Ingress)
+            .map_err(failed("attach a program to the ingress"))?;
+        Ok(())
+    }
+
+    /// How many UDP datagrams the filter has kept from its sockets so far because no rule takes them.
+    pub fn foreign(&self) -> Result<u64, RuleProgramError> {
+        self.count(FOREIGN)
+    }
+
+    /// How many frames have been consumed so far.
+    pub fn consumed(&self) -> Result<u64, RuleProgramError> {
+        self.count(CONSUMED)
+    }
+
+    fn count(&self, place: u32) -> Result<u64, RuleProgramError> {
+        let map = self.0.map(COUNTS).ok_or(COUNTS).map_err(failed("find a BPF map"))?;
+        let counts = PerCpuArray::<_, u64>::try_from(map).map_err(failed("open a BPF map"))?;
+        let counts = counts.get(&place, 0).map_err(failed("read a BPF map"))?;
         Ok(counts.iter().sum())
     }
 }
 
-fn filter_mut(program: &mut Ebpf) -> Result<&mut SocketFilter, FilterError> {
-    let program = program.program_mut(PROGRAM).ok_or(FilterError::Missing(PROGRAM))?;
-    Ok(program.try_into()?)
+fn program_mut<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, RuleProgramError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = object.program_mut(name).ok_or(name).map_err(failed("find a BPF program"))?;
+    program.try_into().map_err(failed("open a BPF program"))
 }
 
 fn key(endpoint: &Endpoint) -> Key {
@@ -112,17 +152,15 @@ fn mapped(address: IpAddr) -> [u8; 16] {
 
 #[cfg(not(test))]
 fn object() -> Cow<'static, [u8]> {
-    Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rule_filter.bpf.o"))
+    Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rules.bpf.o"))
 }
 
 /// Tests can be run with an object that was built elsewhere: with that in the folder that the variable names.
 #[cfg(test)]
 fn object() -> Cow<'static, [u8]> {
     match std::env::var_os("BPF_OBJECTS") {
-        Some(folder) => {
-            Cow::Owned(std::fs::read(std::path::Path::new(&folder).join("rule_filter.bpf.o")).unwrap())
-        }
-        None => Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rule_filter.bpf.o")),
+        Some(folder) => Cow::Owned(std::fs::read(std::path::Path::new(&folder).join("rules.bpf.o")).unwrap()),
+        None => Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rules.bpf.o")),
     }
 }
 
@@ -135,18 +173,18 @@ mod tests {
 
     const WITHOUT_SOURCE: &[(&str, &str)] = &[("239.1.1.1:5000", ""), ("[ff15::1]:5000", "")];
 
-    fn filter(rules: &[(&str, &str)]) -> RuleFilter {
+    fn filter(rules: &[(&str, &str)]) -> RulePrograms {
         let endpoint = |(group, source): &(&str, &str)| {
             let group: SocketAddr = group.parse().unwrap();
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
             Endpoint { group: group.ip(), port: group.port(), source }
         };
-        RuleFilter::load(&rules.iter().map(endpoint).collect::<Vec<_>>()).unwrap()
+        RulePrograms::load(&rules.iter().map(endpoint).collect::<Vec<_>>()).unwrap()
     }
 
     /// Whether it lets `frame` pass: socket filters work on Unix sockets too, to which every frame is untagged and for
     /// this host.
-    fn passes(filter: &RuleFilter, frame: &[u8]) -> bool {
+    fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         filter.attach(&receiver).unwrap();
         receiver.set_nonblocking(true).unwrap();
@@ -241,7 +279,8 @@ mod tests {
     #[test]
     #[ignore = "needs root: loads BPF programs"]
     fn a_rule_with_a_source_takes_that_only_and_does_not_hide_others() {
-        let of = |filter: &RuleFilter| [9, 8].map(|source| passes(filter, &ipv4(source, 1, 5000, 0, |_| ())));
+        let of =
+            |filter: &RulePrograms| [9, 8].map(|source| passes(filter, &ipv4(source, 1, 5000, 0, |_| ())));
         assert_eq!(of(&filter(&[("239.1.1.1:5000", "10.0.0.9")])), [true, false]);
         assert_eq!(of(&filter(&[("239.1.1.1:5000", "10.0.0.9"), ("239.1.1.1:5000", "")])), [true, true]);
         assert_eq!(of(&filter(&[])), [false, false]);
@@ -272,7 +311,7 @@ mod tests {
         let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
         let rules: Vec<_> =
             (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None }).collect();
-        let filter = RuleFilter::load(&rules).unwrap();
+        let filter = RulePrograms::load(&rules).unwrap();
         let to = |group: IpAddr| {
             let IpAddr::V4(group) = group else { unreachable!() };
             ipv4(9, 1, 7, 0, |packet| packet[16..20].copy_from_slice(&group.octets()))
