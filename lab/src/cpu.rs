@@ -80,7 +80,7 @@ pub struct MachineTime {
 /// What the machine did between two moments.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineUse {
-    /// Processor time that was not idle: wall time × processors − idle − waiting for devices.
+    /// Processor time that was used: wall time × processors − idle − waiting for devices − what the hypervisor kept.
     pub busy: Duration,
     /// Share of all processor time that the hypervisor kept, in percent.
     pub steal_percent: f64,
@@ -93,9 +93,9 @@ impl MachineTime {
         let ticks = |now: u64, then: u64| {
             TICK.saturating_mul(u32::try_from(now.saturating_sub(then)).unwrap_or(u32::MAX))
         };
-        let steal = ticks(self.steal, before.steal).as_secs_f64();
-        let steal_percent = if all.is_zero() { 0.0 } else { 100.0 * steal / all.as_secs_f64() };
-        MachineUse { busy: all.saturating_sub(ticks(self.idle, before.idle)), steal_percent }
+        let (idle, steal) = (ticks(self.idle, before.idle), ticks(self.steal, before.steal));
+        let steal_percent = if all.is_zero() { 0.0 } else { 100.0 * steal.as_secs_f64() / all.as_secs_f64() };
+        MachineUse { busy: all.saturating_sub(idle + steal), steal_percent }
     }
 }
 
@@ -259,12 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_is_busy_when_it_is_not_idle() {
+    fn the_machine_is_busy_when_it_is_neither_idle_nor_somebody_elses() {
         let at = Instant::now();
         let before = MachineTime { at, idle: 1_000, steal: 10, cpus: 2 };
         let after = MachineTime { at: at + Duration::from_secs(5), idle: 1_700, steal: 30, cpus: 2 };
         let used = after.since(&before);
-        assert_eq!(used.busy, Duration::from_secs(3));
+        assert_eq!(used.busy, Duration::from_millis(2_800));
         assert!((used.steal_percent - 2.0).abs() < 1e-9);
     }
 

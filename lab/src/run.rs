@@ -13,7 +13,7 @@ use crate::generator::{self, GeneratorKind, xdp_obstacle};
 use crate::net::NetError;
 use crate::relay_binary::RelayBinaryError;
 use crate::results::{Environment, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, last_attempts};
-use crate::scenario::{GeneratorChoice, Scenario, ScenarioError, Subject};
+use crate::scenario::{GeneratorChoice, Measure, Scenario, ScenarioError, Subject};
 use crate::search::{self, SearchError};
 use crate::session::Session;
 use crate::sink::xdp_works;
@@ -207,17 +207,30 @@ fn verdict_on(results: &Results, unanswered: Option<Verdict>) -> Verdict {
     of_run(trials.chain(ratios).chain(unanswered))
 }
 
-/// What is left undecided because subjects are not installed: everything when there are no others, and what is expected
-/// of one of them by name, which a note tells.
+/// What is left undecided: everything when nothing was expected of whom has run; and what is expected by name of a subject
+/// that is not installed. Notes tell.
 fn unanswered(scenario: &Scenario, subjects: &[&Subject], results: &mut Results) -> Option<Verdict> {
     let named = scenario.expect.subjects.as_deref().unwrap_or_default();
     let asked =
         results.not_installed.iter().map(|missing| &missing.subject).filter(|name| named.contains(name));
     let notes: Vec<_> =
         asked.map(|name| format!("what is expected of {name} is not decided: it is not installed")).collect();
-    let is_unanswered = subjects.is_empty() || !notes.is_empty();
+    let mut is_unanswered = subjects.is_empty() || !notes.is_empty();
     results.notes.extend(notes);
+    if !subjects.is_empty() && !is_asked(scenario, results) {
+        results
+            .notes
+            .push("nothing was expected of the subjects that have run: they are only measured".to_owned());
+        is_unanswered = true;
+    }
     is_unanswered.then_some(Verdict::Inconclusive)
+}
+
+/// Whether a trial or a ratio could have failed an expectation. Delays are there to be measured.
+fn is_asked(scenario: &Scenario, results: &Results) -> bool {
+    scenario.trials.measure == Measure::JoinLeave
+        || results.trials.iter().any(|trial| trial.expected.is_some())
+        || results.comparisons.iter().any(|comparison| comparison.verdict.is_some())
 }
 
 /// `error` and what caused it, in one line. Causes that an error has already said are not repeated.

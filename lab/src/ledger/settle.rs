@@ -198,14 +198,14 @@ impl Flow {
             step.drops.extend(one("not relayed (net)", "subject, which reports no counters", count));
         } else if surplus > 0 && crossing.silent_subject {
             step.added_by_subject = surplus;
-        } else if surplus > 0 && (place.is_device() || surplus <= others) {
+        } else if surplus > 0 && surplus <= crossing.count && (place.is_device() || surplus <= others) {
             step.other_frames = surplus;
         } else if missing != 0 {
             step.unexplained = i64::try_from(missing).unwrap_or(i64::MAX);
             let (unexplained, keeper) = (step.unexplained, place.keeper());
             ledger.gaps.push(Gap { place, output: None, unexplained, keeper, remedy: None });
         }
-        *self = Self { ours: crossing.count - step.other_frames, others: step.other_frames };
+        *self = Self { ours: crossing.count.saturating_sub(step.other_frames), others: step.other_frames };
         ledger.steps.push(step);
     }
 }

@@ -30,16 +30,10 @@ pub struct DeviceCounters {
     pub rx_bytes: u64,
     /// Bytes sent, Ethernet headers included.
     pub tx_bytes: u64,
-    /// Frames received that were bad.
-    pub rx_errors: u64,
-    /// Frames that could not be sent.
-    pub tx_errors: u64,
     /// Frames received that found no room or no taker, for instance a full backlog of the CPU.
     pub rx_dropped: u64,
     /// Frames given to the device that it dropped; a veth counts here what its peer refused.
     pub tx_dropped: u64,
-    /// Frames received that no protocol and no socket wanted.
-    pub rx_nohandler: u64,
 }
 
 impl DeviceCounters {
@@ -49,11 +43,8 @@ impl DeviceCounters {
             tx_packets: stats.tx_packets,
             rx_bytes: stats.rx_bytes,
             tx_bytes: stats.tx_bytes,
-            rx_errors: stats.rx_errors,
-            tx_errors: stats.tx_errors,
             rx_dropped: stats.rx_dropped,
             tx_dropped: stats.tx_dropped,
-            rx_nohandler: stats.rx_nohandler,
         }
     }
 
@@ -64,11 +55,8 @@ impl DeviceCounters {
             tx_packets: combine(self.tx_packets, other.tx_packets),
             rx_bytes: combine(self.rx_bytes, other.rx_bytes),
             tx_bytes: combine(self.tx_bytes, other.tx_bytes),
-            rx_errors: combine(self.rx_errors, other.rx_errors),
-            tx_errors: combine(self.tx_errors, other.tx_errors),
             rx_dropped: combine(self.rx_dropped, other.rx_dropped),
             tx_dropped: combine(self.tx_dropped, other.tx_dropped),
-            rx_nohandler: combine(self.rx_nohandler, other.rx_nohandler),
         }
     }
 }

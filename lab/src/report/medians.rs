@@ -12,7 +12,10 @@ struct Line {
     subject: String,
     condition: Condition,
     blocks: usize,
-    passed: usize,
+    /// `None` when nothing was expected of them.
+    passed: Option<usize>,
+    /// Those that proved something.
+    conclusive: usize,
     lost: Option<u64>,
     p50: Option<f64>,
     p99: Option<f64>,
@@ -24,7 +27,7 @@ struct Line {
 const SUBJECT: [Column<Line>; 1] = [Column::text("subject", |line| line.subject.clone())];
 
 const FINDINGS: [Column<Line>; 7] = [
-    Column::number("passed", |line| format!("{} of {}", line.passed, line.blocks)),
+    Column::number("passed", passed),
     Column::number("lost", |line| or_nothing(line.lost, grouped)),
     Column::number("p50 µs", |line| or_nothing(line.p50, micros)),
     Column::number("p99 µs", |line| or_nothing(line.p99, micros)),
@@ -32,6 +35,13 @@ const FINDINGS: [Column<Line>; 7] = [
     Column::number("cpu ns", |line| or_nothing(line.cpu, rounded)),
     Column::number("sys ns", |line| or_nothing(line.above_wire, rounded)),
 ];
+
+fn passed(line: &Line) -> String {
+    line.passed.map_or_else(
+        || format!("{} measured", line.conclusive),
+        |passed| format!("{passed} of {}", line.blocks),
+    )
+}
 
 const LEGEND: &str =
     "over all blocks: lost in total, medians of the others; trials that proved nothing do not count";
@@ -66,11 +76,13 @@ impl Line {
             let latencies = measured.iter().filter_map(|measured| measured.latency_ns.as_ref());
             median(latencies.map(|latency| pick(latency) as f64))
         };
+        let passed = || trials.iter().filter(|trial| trial.verdict == Verdict::Pass).count();
         Self {
             subject: trials[0].subject.clone(),
             condition: trials[0].condition,
             blocks: trials.len(),
-            passed: trials.iter().filter(|trial| trial.verdict == Verdict::Pass).count(),
+            passed: trials.iter().any(|trial| trial.expected.is_some()).then(passed),
+            conclusive: measured.len(),
             lost: (!measured.is_empty()).then(|| measured.iter().map(|measured| measured.counts.lost).sum()),
             p50: latency(|latency| latency.p50),
             p99: latency(|latency| latency.p99),
@@ -104,6 +116,16 @@ mod tests {
         assert_eq!(shown[0], ["2 of 3", "7", "2.0", "2.0", "2.0", "200", "300"]);
         assert_eq!(shown[1], ["2 of 3", "0", "6.0", "6.0", "6.0", "600", "900"]);
         assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn what_was_only_measured_has_not_passed() {
+        let mut trials = vec![trial("a", 1, 1.0), trial("a", 2, 1.0)];
+        for trial in &mut trials {
+            trial.expected = None;
+        }
+        trials[1].verdict = Verdict::Invalid;
+        assert_eq!(FINDINGS[0].shown(&lines(&trials)[0]), "1 measured");
     }
 
     #[test]

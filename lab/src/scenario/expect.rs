@@ -117,6 +117,9 @@ impl Known<'_> {
     }
 }
 
+/// What can be expected of the counts.
+const COUNTS: [&str; 5] = ["loss", "duplicates", "reordered", "corrupted", "alien"];
+
 /// Reads `[expect]`.
 pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<Expect> {
     let Some(section) = section else { return Some(Expect::default()) };
@@ -128,9 +131,13 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
     for name in names.iter().flatten() {
         known.check_subject(section, "subjects", name);
     }
+    if known.trials.is_some_and(|trials| trials.measure == Measure::JoinLeave) {
+        for key in COUNTS.into_iter().chain(["subjects"]).filter(|key| section.has(key)) {
+            section.mistake(key, "is about counts, and there are none with trials.measure = \"join-leave\"");
+        }
+    }
     let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
-    let [lost, duplicated, reordered, corrupted, alien] =
-        ["loss", "duplicates", "reordered", "corrupted", "alien"].map(count);
+    let [lost, duplicated, reordered, corrupted, alien] = COUNTS.map(count);
     let counts =
         Counts { lost: lost?, duplicated: duplicated?, reordered: reordered?, corrupted: corrupted? };
     Some(Expect {

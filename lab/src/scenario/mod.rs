@@ -266,8 +266,11 @@ impl Scenario {
         }
     }
 
-    /// What is expected of `subject`; `None` when it is only measured.
+    /// What is expected of the counts of `subject`; `None` when it is only measured.
     pub fn expected_of(&self, subject: &Subject) -> Option<Counts> {
+        if self.trials.measure == Measure::JoinLeave {
+            return None;
+        }
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
     }

@@ -460,6 +460,10 @@ fn joining_and_leaving_takes_a_relay() {
     assert!(scenario(&with("traffic", "p99")).is_ok());
     assert!(mistake(&with("traffic", "leave-delay")).contains("takes trials.measure = \"join-leave\""));
     assert!(mistake(&with("join-leave", "p99")).contains("takes trials.measure = \"traffic\""));
+    assert_eq!(read.expected_of(&read.subjects[0]), None, "there is nothing to count");
+    let counted = |measure| format!("{text}[trials]\nmeasure = '{measure}'\n[expect]\nloss = 1\n");
+    assert!(scenario(&counted("traffic")).is_ok());
+    assert!(mistake(&counted("join-leave")).contains("is about counts"));
     let wire = "name = 'x'\n[traffic]\nrate-pps = 1\n[trials]\nmeasure = 'join-leave'\n[[subject]]\nname = 'w'\n\
                 wire = 'direct'\n";
     assert!(mistake(wire).contains("neither joins nor leaves anything"));

@@ -14,7 +14,7 @@ use self::bounds::{Ballot, Bounds, Shown};
 use crate::report::Progress;
 use crate::results::{Results, Trial};
 use crate::run::RunError;
-use crate::scenario::{Condition, Measure, Scenario, Subject};
+use crate::scenario::{Condition, Expect, Measure, Scenario, Subject};
 use crate::session::{Session, Task, Watched};
 use crate::verdict::Verdict;
 
@@ -62,7 +62,8 @@ pub enum Limit {
     Lab,
 }
 
-/// The rates of a scenario as the range of a search. They are taken out of the scenario, but for the least.
+/// The rates of a scenario as the range of a search. They are taken out of the scenario, but for the least, and so is what
+/// it expects: a search asks of everybody whether anything is lost.
 pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
     if scenario.trials.measure != Measure::Traffic {
         return Err(SearchError::NoLoss);
@@ -74,11 +75,13 @@ pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
         return Err(SearchError::OnlyRate(least));
     }
     *rates = vec![least];
+    scenario.expect = Expect::default();
     Ok(Range { least, highest })
 }
 
-/// Searches for every subject under every condition. The verdict is a pass when all bounds were found, invalid when
-/// the lab could not tell anything of a subject, and inconclusive when there is none.
+/// Searches for every subject under every condition. The verdict is a pass when all bounds were found, a failure when a
+/// subject has no rate without loss, invalid when the lab could not tell anything of one, and inconclusive when there is
+/// none.
 pub(crate) fn search(
     session: &Session<'_>,
     subjects: &[&Subject],
@@ -93,8 +96,12 @@ pub(crate) fn search(
             results.searches.push(Found::new(subject, condition, bounds));
         }
     }
-    let blind = |found: &Found| found.lower_pps.is_none() && found.upper_by == Some(Limit::Lab);
-    Ok(if results.searches.iter().any(blind) {
+    let nothing_by = |limit| {
+        results.searches.iter().any(|found| found.lower_pps.is_none() && found.upper_by == Some(limit))
+    };
+    Ok(if nothing_by(Limit::Subject) {
+        Verdict::Fail
+    } else if nothing_by(Limit::Lab) {
         Verdict::Invalid
     } else if subjects.is_empty() {
         Verdict::Inconclusive

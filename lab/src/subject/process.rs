@@ -15,6 +15,9 @@ use crate::net::Namespace;
 use crate::sys::affinity;
 use crate::sys::signal::{self, Signal};
 
+/// By which the relay is configured beside its file and its flags.
+const RELAY_VARIABLES: [&str; 2] = ["MCR_RING_BLOCK_SIZE", "MCR_RING_BLOCK_COUNT"];
+
 /// How often a process that was told to end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long to wait for the rest of its output once it has ended.
@@ -69,6 +72,10 @@ impl Process {
         };
         let (stdout, stderr) = (output("stdout")?, output("stderr")?);
         let mut command = Command::new(&launch.program);
+        // What the relay reads of its environment would beat what the scenario says.
+        for variable in RELAY_VARIABLES {
+            command.env_remove(variable);
+        }
         command
             .args(&launch.arguments)
             .process_group(0)

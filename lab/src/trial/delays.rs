@@ -16,7 +16,7 @@ use super::prime::{out_of_patience, patience};
 use super::{Order, Outcome, Phase, TrialError, Watch};
 use crate::clock::{StepWatch, realtime_ns};
 use crate::generator::GeneratorReport;
-use crate::sink::{Sink, WarmUpSpan};
+use crate::sink::{Sink, SinkReport};
 use crate::subject::{END_PATIENCE, Running, with_last_words};
 use crate::verdict::{BURST_LIMIT_NS, Verdict};
 
@@ -57,21 +57,19 @@ pub(super) fn hold(order: &Order<'_>, watch: &Watch<'_>) -> Result<Outcome, Tria
     let clock = StepWatch::start();
     let observed = observe(order, watch, &stage);
     let Stage { sinks, topology, .. } = stage;
-    let spans = sinks.into_iter().map(|sink| sink.finish().map(|report| report.warm_up));
-    let spans = spans.collect::<Result<Vec<_>, _>>();
+    let reports = sinks.into_iter().map(Sink::finish).collect::<Result<Vec<_>, _>>();
     topology.remove()?;
-    let spans = spans?;
+    let reports = reports?;
     let (verdict, reasons, delays) = match observed {
         Ok((moments, offered)) => {
-            let delays = delays(&moments, &spans, order);
-            let invalid = faults_of_the_lab(&offered, clock.step().map(|step| step.moved_ns));
-            if !moments.failures.is_empty() {
-                (Verdict::Fail, moments.failures, delays)
-            } else if !invalid.is_empty() {
-                (Verdict::Invalid, invalid, delays)
-            } else {
-                (Verdict::Pass, Vec::new(), delays)
+            let delays = delays(&moments, &reports, order);
+            let mut invalid = faults_of_the_lab(&offered, clock.step().map(|step| step.moved_ns));
+            invalid.extend(faults_of_sinks(&reports));
+            if delays.is_none() {
+                invalid.push("a sink could not tell when datagrams came".to_owned());
             }
+            let (verdict, reasons) = judge(moments.failures, invalid, misdelivered(&reports));
+            (verdict, reasons, delays)
         }
         Err(halt) => {
             let (verdict, reason) = halt.verdict()?;
@@ -182,9 +180,45 @@ fn wait_for_quiet(watch: &Watch<'_>, sinks: &[Sink]) -> Result<(), Halt> {
     Ok(())
 }
 
+/// The verdict on how the subject's process `failed`, on what makes the trial `invalid`, and on what came where it does
+/// not belong; and the reasons.
+fn judge(failed: Vec<String>, invalid: Vec<String>, misdelivered: u64) -> (Verdict, Vec<String>) {
+    if !failed.is_empty() {
+        (Verdict::Fail, failed)
+    } else if !invalid.is_empty() {
+        (Verdict::Invalid, invalid)
+    } else if misdelivered > 0 {
+        (Verdict::Fail, vec![format!("{misdelivered} datagrams came to addresses that are not theirs")])
+    } else {
+        (Verdict::Pass, Vec::new())
+    }
+}
+
+fn misdelivered(reports: &[SinkReport]) -> u64 {
+    reports.iter().map(|report| report.tally.misdelivered).sum()
+}
+
+/// What the sinks lost, and what nobody of the trial sent: then no count of flows can be trusted.
+fn faults_of_sinks(reports: &[SinkReport]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for report in reports {
+        let lost = report.dropped.iter().filter(|(_, count)| **count > 0);
+        reasons.extend(lost.map(|(reason, count)| format!("the sink lost {count} itself: {reason}")));
+        let errors = report.errors.iter();
+        reasons
+            .extend(errors.map(|(error, count)| format!("the sink met {error} {count} times while reading")));
+    }
+    let alien: u64 = reports.iter().map(|report| report.tally.alien).sum();
+    let foreign = alien.saturating_sub(misdelivered(reports));
+    if foreign > 0 {
+        reasons.push(format!("{foreign} datagrams came that are none of the trial's"));
+    }
+    reasons
+}
+
 /// `None` when some sink has no stamp to tell from.
-fn delays(moments: &Moments, spans: &[Option<WarmUpSpan>], order: &Order<'_>) -> Option<Delays> {
-    let spans = spans.iter().copied().collect::<Option<Vec<_>>>()?;
+fn delays(moments: &Moments, reports: &[SinkReport], order: &Order<'_>) -> Option<Delays> {
+    let spans = reports.iter().map(|report| report.warm_up).collect::<Option<Vec<_>>>()?;
     let first_ns = spans.iter().map(|span| span.first_ns).min()?;
     let complete_ns = spans.iter().map(|span| span.complete_ns).max()?;
     let last_ns = spans.iter().map(|span| span.last_ns).max()?;
@@ -209,4 +243,19 @@ fn faults_of_the_lab(offered: &GeneratorReport, clock_step_ns: Option<i64>) -> V
         reasons.push(format!("the clock was moved by {} µs", step / 1_000));
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_subject_goes_before_a_fault_of_the_lab_and_that_before_what_went_astray() {
+        let failed = || vec!["it died".to_owned()];
+        let invalid = || vec!["the sink lost 3 itself: ring".to_owned()];
+        assert_eq!(judge(failed(), invalid(), 1), (Verdict::Fail, failed()));
+        assert_eq!(judge(vec![], invalid(), 1), (Verdict::Invalid, invalid()));
+        assert_eq!(judge(vec![], vec![], 1).0, Verdict::Fail);
+        assert_eq!(judge(vec![], vec![], 0), (Verdict::Pass, vec![]));
+    }
 }

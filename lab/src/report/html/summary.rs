@@ -65,6 +65,12 @@ impl Tally {
     }
 }
 
+/// How many trials there were of whose subjects nothing was expected.
+fn measured_only(record: &Record) -> usize {
+    let last = record.last_attempts();
+    last.iter().filter(|trial| trial.expected.is_none() && trial.verdict == Verdict::Pass).count()
+}
+
 fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, String) {
     let told = |verdicts: &[Verdict]| {
         let parts = [trials.told(verdicts, "trial"), ratios.told(verdicts, "ratio")];
@@ -82,7 +88,15 @@ fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, S
             } else {
                 String::new()
             };
-            ("Pass", format!("{} passed{kept}.", many(trials.all, "trial")))
+            let measured = measured_only(record);
+            let passed = match (trials.all - measured, measured) {
+                (passed, 0) => format!("{} passed", many(passed, "trial")),
+                (0, measured) => format!("{} measured", many(measured, "trial")),
+                (passed, measured) => {
+                    format!("{} passed and {} measured", many(passed, "trial"), grouped(measured as u64))
+                }
+            };
+            ("Pass", format!("{passed}{kept}."))
         }
         RunVerdict::Fail => ("Fail", format!("{} failed.", told(&[Verdict::Fail]))),
         RunVerdict::Invalid => {
@@ -202,6 +216,9 @@ pub(super) fn glance(groups: &Groups<'_>) -> Section {
 
 fn passed(group: &Group<'_>) -> String {
     let passed = group.last.iter().filter(|trial| trial.verdict == Verdict::Pass).count();
+    if group.last.iter().all(|trial| trial.expected.is_none()) {
+        return format!("{passed} measured");
+    }
     format!("{passed} of {}", group.last.len())
 }
 
