@@ -26,11 +26,6 @@ pub fn descriptors_with(
     make: impl FnOnce(&PacketSocket) -> Inputs,
 ) -> (Descriptors, PacketSocket) {
     let open = || {
-        let socket = PacketSocket::open().unwrap();
-        socket.ignore_outgoing().unwrap();
-        socket.prefix_vnet_header().unwrap();
-        socket.attach_filter(&filter::udp_over_ip()).unwrap();
-        socket.set_receive_buffer(16 << 20).unwrap();
         let addresses = rules.iter().zip(&topology.egress).map(|(rule, port)| EgressAddress {
             destination: rule.outputs[0].destination(),
             interface: port.device().to_owned(),
@@ -43,6 +38,24 @@ pub fn descriptors_with(
             let output = egress.add_output(address.interface, socket, true);
             egress.add_rule(vec![output]);
         }
+        egress
+    };
+    let egress = topology.relay_namespace().run(open).unwrap();
+    descriptors_through(topology, egress, make)
+}
+
+/// The same with outputs that are there.
+pub fn descriptors_through(
+    topology: &Topology,
+    egress: Egress,
+    make: impl FnOnce(&PacketSocket) -> Inputs,
+) -> (Descriptors, PacketSocket) {
+    let open = || {
+        let socket = PacketSocket::open().unwrap();
+        socket.ignore_outgoing().unwrap();
+        socket.prefix_vnet_header().unwrap();
+        socket.attach_filter(&filter::udp_over_ip()).unwrap();
+        socket.set_receive_buffer(16 << 20).unwrap();
         let inputs = make(&socket);
         socket.bind(topology.ingress.index()).unwrap();
         (Descriptors { inputs, egress }, socket)

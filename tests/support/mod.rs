@@ -5,7 +5,7 @@
 pub mod in_process;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -376,7 +376,13 @@ pub fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut buffer = vec![0; 65_536];
     let mut payloads = Vec::with_capacity(count);
     for i in 0..count {
-        let len = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("datagram {i} of {count}: {error}"));
+        // Work that a closed io_uring of this thread has left behind interrupts a receive that has a deadline.
+        let len = loop {
+            match socket.recv(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.unwrap_or_else(|error| panic!("datagram {i} of {count}: {error}")),
+            }
+        };
         payloads.push(buffer[..len].to_vec());
     }
     payloads

@@ -1,0 +1,104 @@
+//! An output that takes nothing any more disturbs no other.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::topology::{Family, Topology};
+use multicast_relay::rules::{Rule, RuleTable};
+use multicast_relay::stats::Counters;
+use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
+use multicast_relay::worker;
+use multicast_relay::worker::egress::Egress;
+use support::in_process::{INPUTS, descriptors_through};
+use support::{DEADLINE, Injector, good, is_empty, network, receive};
+
+/// As many as a receive buffer of 4 MiB holds unread.
+const COUNT: u32 = 10_000;
+const RATE_PPS: u32 = 50_000;
+const GOOD: u16 = 7;
+
+/// A socket at the sink that reads later.
+fn sink(topology: &Topology) -> UdpSocket {
+    let port = &topology.sinks[0];
+    let open = || {
+        let IpAddr::V4(address) = port.address() else { unreachable!("an IPv4 sink") };
+        let socket = UdpSocket::bind((address, 0)).unwrap();
+        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    };
+    port.namespace().run(open).unwrap()
+}
+
+/// One rule that sends first through `blocked`, then to each of `sinks`.
+fn egress(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> Egress {
+    let port = &topology.egress[0];
+    let mut egress = Egress::default();
+    let mut outputs = vec![egress.add_output("blocked".to_owned(), blocked.into(), true)];
+    for sink in sinks {
+        let address = EgressAddress {
+            destination: sink.local_addr().unwrap(),
+            interface: port.device().to_owned(),
+            interface_index: port.index(),
+            ttl: 64,
+        };
+        let socket = topology.relay_namespace().run(|| open_egress(&address, 4 << 20)).unwrap().unwrap().0;
+        outputs.push(egress.add_output(address.destination.to_string(), socket, true));
+    }
+    egress.add_rule(outputs);
+    egress
+}
+
+fn offer(injector: &mut Injector) {
+    let start = Instant::now();
+    for i in 0..COUNT {
+        while start.elapsed() < Duration::from_secs(1) / RATE_PPS * i {
+            thread::yield_now();
+        }
+        injector.send(&good(&i.to_be_bytes()));
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn one_blocked_output_of_eight_costs_the_others_nothing() {
+    for (path, make) in INPUTS {
+        let network = network(Family::Ipv4, 1);
+        let topology = &network.topology;
+        let sinks: Vec<_> = (0..GOOD).map(|_| sink(topology)).collect();
+        // Nobody reads at its other end, so it is full after a few datagrams.
+        let (blocked, _unread) = UnixDatagram::pair().unwrap();
+        socket2::SockRef::from(&blocked).set_send_buffer_size(4_096).unwrap();
+        let (descriptors, _tap) = descriptors_through(topology, egress(topology, blocked, &sinks), make);
+        let counters = Arc::new(Counters::new(1, [1 + usize::from(GOOD)]));
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let counted = Arc::clone(&counters);
+        let worker = thread::spawn(move || {
+            let rule =
+                format!("ingress:{}:{}={}:1:egress", support::GROUP, support::PORT, Ipv4Addr::LOCALHOST);
+            let rules: [Rule; 1] = [rule.parse().unwrap()];
+            let table = RuleTable::new(&rules, &["ingress"]);
+            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
+        });
+        offer(&mut Injector::new(&topology.generator));
+
+        let expected: Vec<_> = (0..COUNT).map(|i| i.to_be_bytes().to_vec()).collect();
+        for sink in &sinks {
+            assert!(receive(sink, COUNT as usize) == expected && is_empty(sink), "{path}: all, in order");
+        }
+        drop(stop);
+        worker.join().unwrap().unwrap();
+        let [blocked, good @ ..] = &*counters.rules[0].outputs else { unreachable!("eight outputs") };
+        assert!(good.iter().all(|output| output.relayed.get() == u64::from(COUNT)), "{path}");
+        let dropped = blocked.dropped.report();
+        assert!(dropped["buffer_full"] > u64::from(COUNT) / 2 && dropped.len() == 1, "{path}: {dropped:?}");
+        assert_eq!(blocked.relayed.get() + dropped["buffer_full"], u64::from(COUNT), "{path}");
+    }
+}
