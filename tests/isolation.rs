@@ -1,6 +1,6 @@
 //! An output that takes nothing any more disturbs no other.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -16,13 +16,15 @@ use multicast_relay::stats::Counters;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
 use multicast_relay::worker;
 use multicast_relay::worker::egress::Egress;
-use support::in_process::{INPUTS, descriptors_through};
-use support::{DEADLINE, Injector, good, is_empty, network, receive};
+use support::in_process::{INPUTS, MakeInputs, descriptors_through};
+use support::{Injector, good, network};
 
 /// As many as a receive buffer of 4 MiB holds unread.
 const COUNT: u32 = 10_000;
 const RATE_PPS: u32 = 50_000;
 const GOOD: u16 = 7;
+/// How long what has left may take to arrive.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A socket at the sink that reads later.
 fn sink(topology: &Topology) -> UdpSocket {
@@ -31,7 +33,7 @@ fn sink(topology: &Topology) -> UdpSocket {
         let IpAddr::V4(address) = port.address() else { unreachable!("an IPv4 sink") };
         let socket = UdpSocket::bind((address, 0)).unwrap();
         socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_nonblocking(true).unwrap();
         socket
     };
     port.namespace().run(open).unwrap()
@@ -66,39 +68,71 @@ fn offer(injector: &mut Injector) {
     }
 }
 
+/// What waits to be read at a sink.
+fn arrived(sink: &UdpSocket) -> Vec<Vec<u8>> {
+    let (mut payloads, mut buffer) = (Vec::new(), [0; 100]);
+    while let Ok(len) = sink.recv(&mut buffer) {
+        payloads.push(buffer[..len].to_vec());
+    }
+    payloads
+}
+
+/// What processors of this machine have dropped because they came too late to what had arrived for them: the second
+/// column of each.
+fn backlog_drops() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let drops = text.lines().filter_map(|line| line.split_ascii_whitespace().nth(1));
+    drops.map(|drops| u64::from_str_radix(drops, 16).unwrap()).sum()
+}
+
+/// Relays through one blocked output and seven others; returns what has arrived behind these.
+fn relay(path: &str, make: MakeInputs) -> Vec<Vec<Vec<u8>>> {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sinks: Vec<_> = (0..GOOD).map(|_| sink(topology)).collect();
+    // Nobody reads at its other end, so it is full after a few datagrams.
+    let (blocked, _unread) = UnixDatagram::pair().unwrap();
+    socket2::SockRef::from(&blocked).set_send_buffer_size(4_096).unwrap();
+    let (descriptors, _tap) = descriptors_through(topology, egress(topology, blocked, &sinks), make);
+    let counters = Arc::new(Counters::new(1, [1 + usize::from(GOOD)]));
+    let (stopped, stop) = std::io::pipe().unwrap();
+    let counted = Arc::clone(&counters);
+    let worker = thread::spawn(move || {
+        let rule = format!("ingress:{}:{}={}:1:egress", support::GROUP, support::PORT, Ipv4Addr::LOCALHOST);
+        let rules: [Rule; 1] = [rule.parse().unwrap()];
+        let table = RuleTable::new(&rules, &["ingress"]);
+        worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
+    });
+    offer(&mut Injector::new(&topology.generator));
+    drop(stop);
+    worker.join().unwrap().unwrap();
+
+    let [blocked, good @ ..] = &*counters.rules[0].outputs else { unreachable!("eight outputs") };
+    assert!(good.iter().all(|output| output.relayed.get() == u64::from(COUNT)), "{path}");
+    let dropped = blocked.dropped.report();
+    assert!(dropped["buffer_full"] > u64::from(COUNT) / 2 && dropped.len() == 1, "{path}: {dropped:?}");
+    assert_eq!(blocked.relayed.get() + dropped["buffer_full"], u64::from(COUNT), "{path}");
+    thread::sleep(QUIET);
+    sinks.iter().map(arrived).collect()
+}
+
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn one_blocked_output_of_eight_costs_the_others_nothing() {
+    let expected: Vec<_> = (0..COUNT).map(|i| i.to_be_bytes().to_vec()).collect();
     for (path, make) in INPUTS {
-        let network = network(Family::Ipv4, 1);
-        let topology = &network.topology;
-        let sinks: Vec<_> = (0..GOOD).map(|_| sink(topology)).collect();
-        // Nobody reads at its other end, so it is full after a few datagrams.
-        let (blocked, _unread) = UnixDatagram::pair().unwrap();
-        socket2::SockRef::from(&blocked).set_send_buffer_size(4_096).unwrap();
-        let (descriptors, _tap) = descriptors_through(topology, egress(topology, blocked, &sinks), make);
-        let counters = Arc::new(Counters::new(1, [1 + usize::from(GOOD)]));
-        let (stopped, stop) = std::io::pipe().unwrap();
-        let counted = Arc::clone(&counters);
-        let worker = thread::spawn(move || {
-            let rule =
-                format!("ingress:{}:{}={}:1:egress", support::GROUP, support::PORT, Ipv4Addr::LOCALHOST);
-            let rules: [Rule; 1] = [rule.parse().unwrap()];
-            let table = RuleTable::new(&rules, &["ingress"]);
-            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
-        });
-        offer(&mut Injector::new(&topology.generator));
-
-        let expected: Vec<_> = (0..COUNT).map(|i| i.to_be_bytes().to_vec()).collect();
-        for sink in &sinks {
-            assert!(receive(sink, COUNT as usize) == expected && is_empty(sink), "{path}: all, in order");
+        let attempt = || {
+            let before = backlog_drops();
+            let arrived = relay(path, make);
+            // What the machine itself has dropped on the way to the sinks is no loss of the relay's.
+            (arrived, backlog_drops() > before)
+        };
+        let of_the_relay = |(arrived, excused): &(Vec<Vec<Vec<u8>>>, bool)| {
+            arrived.iter().all(|sink| *sink == expected) || !excused
+        };
+        let (arrived, _) = (0..5).map(|_| attempt()).find(of_the_relay).expect("a machine that keeps up");
+        for (i, sink) in arrived.iter().enumerate() {
+            assert!(*sink == expected, "{path}, output {}: {} of {COUNT}, in order", i + 1, sink.len());
         }
-        drop(stop);
-        worker.join().unwrap().unwrap();
-        let [blocked, good @ ..] = &*counters.rules[0].outputs else { unreachable!("eight outputs") };
-        assert!(good.iter().all(|output| output.relayed.get() == u64::from(COUNT)), "{path}");
-        let dropped = blocked.dropped.report();
-        assert!(dropped["buffer_full"] > u64::from(COUNT) / 2 && dropped.len() == 1, "{path}: {dropped:?}");
-        assert_eq!(blocked.relayed.get() + dropped["buffer_full"], u64::from(COUNT), "{path}");
     }
 }
