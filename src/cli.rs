@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{FANOUTS, Flags, RING_VERSIONS, RingFlags, Rx};
+use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
 
@@ -42,6 +42,9 @@ pub struct Supervisor {
     /// A rule, beside those of the file: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
     #[arg(long = "rule", value_name = "SPEC")]
     rules: Vec<String>,
+    /// What matters most: throughput (least CPU time) or latency; settings of their own beat it [default: throughput]
+    #[arg(long, value_name = "PROFILE", value_parser = one_of(&Profile::CHOICES))]
+    profile: Option<Profile>,
     /// Receive path: auto (the best that works here), mmap (a packet ring, or fail) or recv [default: auto]
     #[arg(long, value_name = "PATH", value_parser = one_of(&Rx::CHOICES))]
     rx: Option<Rx>,
@@ -55,13 +58,15 @@ pub struct Supervisor {
     /// Blocks of a ring, 2 or more; the ring must be smaller than 4 GiB [default: 512] [env: MCR_RING_BLOCK_COUNT]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     ring_block_count: Option<String>,
-    /// How the kernel hands frames over: 3 (by the block, for throughput) or 2 (one by one, for latency) [default: 3]
+    /// How the kernel hands frames over: 3 (by the block, for throughput) or 2 (one by one, for latency)
+    /// [default: by the profile]
     #[arg(long, value_name = "VERSION", value_parser = one_of(&RING_VERSIONS))]
     ring_version: Option<Version>,
     /// Milliseconds until version 3 hands over a block that is not full, from 1 to 1000 [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     ring_retire_ms: Option<String>,
-    /// Microseconds that a worker with nothing to do spins before it sleeps, from 0 to 1000000 [default: 0]
+    /// Microseconds that a worker with nothing to do spins before it sleeps, from 0 to 1000000
+    /// [default: by the profile]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     busy_poll_us: Option<String>,
     /// Send every datagram by itself instead of in trains of one size that the kernel or the device cuts apart
@@ -92,6 +97,7 @@ impl Supervisor {
         Flags {
             file: self.config.clone(),
             rules: self.rules.clone(),
+            profile: self.profile,
             rx: if self.use_packet_mmap { Some(Rx::Mmap) } else { self.rx },
             ring: RingFlags {
                 version: self.ring_version,

@@ -6,10 +6,9 @@
 
 pub mod document;
 mod ring;
+mod rules;
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,10 +17,11 @@ use std::{env, fs, io};
 use document::{Document, Mistakes, Section, whole_number};
 use ring::RingValues;
 pub use ring::{RING_VERSIONS, RingFlags};
+use rules::read_rules;
 
-use crate::rules::{Fault, Input, Output, Rule, SpecError, endpoint_faults, faults_between};
+use crate::rules::{Fault, Rule, SpecError, faults_between};
 use crate::sys::packet_socket::FanoutMode;
-use crate::worker::packet_ring::Layout;
+use crate::worker::packet_ring::{Layout, Version};
 
 /// How many workers there can be: as many as a fanout group has sockets unless it is asked for more (`fanout_add`,
 /// `net/packet/af_packet.c`).
@@ -50,6 +50,46 @@ impl Rx {
     /// The names that files and flags use.
     pub const CHOICES: [(&'static str, Self); 3] =
         [("auto", Self::Auto), ("mmap", Self::Mmap), ("recv", Self::Recv)];
+}
+
+/// What several settings have in common: their values where they do not say otherwise themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Least CPU time for each datagram: blocks of frames (`TPACKET_V3`), and sleep where there is nothing to do.
+    #[default]
+    Throughput,
+    /// Least latency: every frame as it comes (`TPACKET_V2`), and a worker that looks for the next one for a while.
+    Latency,
+}
+
+impl Profile {
+    /// The names that files and flags use.
+    pub const CHOICES: [(&'static str, Self); 2] =
+        [("throughput", Self::Throughput), ("latency", Self::Latency)];
+
+    fn ring_version(self) -> Version {
+        match self {
+            Self::Throughput => Version::V3,
+            Self::Latency => Version::V2,
+        }
+    }
+
+    fn busy_poll(self) -> Duration {
+        match self {
+            Self::Throughput => Duration::ZERO,
+            Self::Latency => Duration::from_micros(50),
+        }
+    }
+}
+
+/// What is read before flags and environment have had their say.
+#[derive(Debug, Default)]
+struct Draft {
+    config: Config,
+    ring: RingValues,
+    profile: Profile,
+    /// `None` leaves it to the profile.
+    busy_poll: Option<Duration>,
 }
 
 /// A checked configuration.
@@ -98,6 +138,8 @@ pub struct Flags {
     pub file: Option<PathBuf>,
     /// `--rule`, as written.
     pub rules: Vec<String>,
+    /// `--profile`.
+    pub profile: Option<Profile>,
     /// `--rx`.
     pub rx: Option<Rx>,
     /// `--ring-…`.
@@ -162,12 +204,12 @@ impl Config {
     /// Reads a configuration file's text and checks everything that can be checked without the machine it will run
     /// on. It may have no rule.
     pub fn parse(text: &str) -> Result<Self, Mistakes> {
-        Self::parse_with_ring(text).map(|(config, _)| config)
+        Self::parse_draft(text).map(Draft::finish_file)
     }
 
     /// Reads and checks the file at `path`, which must have a rule.
     pub fn load_file(path: &Path) -> Result<Self, ConfigError> {
-        let (config, _) = Self::read_file(path)?;
+        let config = Self::read_file(path)?.finish_file();
         if config.rules.is_empty() {
             return Err(ConfigError::NoRule(format!("{}: ", path.display())));
         }
@@ -181,10 +223,12 @@ impl Config {
 
     /// [`Config::load`] in the environment that `environment` knows.
     fn load_with(flags: &Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let (mut config, mut ring) =
-            flags.file.as_deref().map_or_else(|| Ok(<(Self, RingValues)>::default()), Self::read_file)?;
+        let draft = flags.file.as_deref().map_or_else(|| Ok(Draft::default()), Self::read_file)?;
+        let Draft { mut config, mut ring, profile, busy_poll } = draft;
+        let profile = flags.profile.unwrap_or(profile);
         ring.overlay(&flags.ring, environment)?;
-        config.ring = ring.check()?;
+        config.ring = ring.check(profile.ring_version())?;
+        config.busy_poll = busy_poll.unwrap_or(profile.busy_poll());
         config.overlay(flags)?;
         config.add_rules(&flags.rules)?;
         if config.rules.is_empty() {
@@ -232,29 +276,16 @@ impl Config {
         Ok(())
     }
 
-    fn read_file(path: &Path) -> Result<(Self, RingValues), ConfigError> {
+    fn read_file(path: &Path) -> Result<Draft, ConfigError> {
         let text =
             fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        Self::parse_with_ring(&text).map_err(|mistakes| ConfigError::File { path: path.to_owned(), mistakes })
+        Self::parse_draft(&text).map_err(|mistakes| ConfigError::File { path: path.to_owned(), mistakes })
     }
 
-    /// Beside the configuration, what the file says of the ring: others may beat a part of it.
-    fn parse_with_ring(text: &str) -> Result<(Self, RingValues), Mistakes> {
+    fn parse_draft(text: &str) -> Result<Draft, Mistakes> {
         let document = Document::parse(text);
-        let config = Self::read(&document.root());
-        document.finish(Some(config))
-    }
-
-    fn read(root: &Section<'_>) -> (Self, RingValues) {
-        let mut config = Self::default();
-        let mut ring = RingValues::default();
-        if let Some(relay) = root.section("relay") {
-            config.read_relay(&relay);
-            ring = RingValues::read(&relay);
-            config.ring = ring.check_file(&relay);
-        }
-        config.rules = read_rules(&root.sections("rule").unwrap_or_default());
-        (config, ring)
+        let draft = Draft::read(&document.root());
+        document.finish(Some(draft))
     }
 
     fn read_relay(&mut self, relay: &Section<'_>) {
@@ -262,14 +293,33 @@ impl Config {
         self.fanout = relay.choice("fanout", &FANOUTS).unwrap_or(self.fanout);
         let num_workers = relay.integer("num-workers", NUM_WORKERS);
         self.num_workers = num_workers.map_or(self.num_workers, |number| number as usize);
-        let busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US);
-        self.busy_poll = busy_poll.map_or(self.busy_poll, Duration::from_micros);
         self.gso = relay.boolean("gso").unwrap_or(self.gso);
         self.rule_filter = relay.boolean("rule-filter").unwrap_or(self.rule_filter);
         self.consume = relay.boolean("consume").unwrap_or(self.consume);
         if self.consume && !self.rule_filter {
             relay.mistake("consume", format!("{NEEDS_FILTER}: leave one of the two out"));
         }
+    }
+}
+
+impl Draft {
+    fn read(root: &Section<'_>) -> Self {
+        let mut draft = Self::default();
+        if let Some(relay) = root.section("relay") {
+            draft.profile = relay.choice("profile", &Profile::CHOICES).unwrap_or_default();
+            draft.busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US).map(Duration::from_micros);
+            draft.config.read_relay(&relay);
+            draft.ring = RingValues::read(&relay);
+            draft.config.ring = draft.ring.check_file(&relay, draft.profile.ring_version());
+        }
+        draft.config.rules = read_rules(&root.sections("rule").unwrap_or_default());
+        draft
+    }
+
+    /// The configuration that a file makes by itself.
+    fn finish_file(self) -> Config {
+        let busy_poll = self.busy_poll.unwrap_or(self.profile.busy_poll());
+        Config { busy_poll, ..self.config }
     }
 }
 
@@ -290,83 +340,6 @@ fn parse_number(
         place: place.to_owned(),
         message: format!("must be {expected}, found {:?}", text.to_string_lossy()),
     })
-}
-
-/// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
-fn read_rules(sections: &[Section<'_>]) -> Vec<Rule> {
-    let mut rules = Vec::with_capacity(sections.len());
-    let mut origins = HashMap::with_capacity(sections.len());
-    for section in sections {
-        let Some(rule) = read_rule(section) else { continue };
-        report(section, rule.faults_across());
-        origins.insert(rules.len(), section);
-        rules.push(rule);
-    }
-    for (i, fault) in faults_between(&rules) {
-        if let Some(section) = origins.get(&i) {
-            report(section, [fault]);
-        }
-    }
-    rules
-}
-
-fn report(section: &Section<'_>, faults: impl IntoIterator<Item = Fault>) {
-    for fault in faults {
-        section.mistake(&fault.key, fault.message);
-    }
-}
-
-fn read_rule(section: &Section<'_>) -> Option<Rule> {
-    section.require("input", "input = { interface = \"eth0\", group = \"239.1.1.1\", port = 5000 }");
-    section.require("outputs", "outputs = [{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }]");
-    let name = section.string("name");
-    let input = section.section("input").and_then(|input| read_input(&input));
-    // Every output is read, so that every mistake is found, before one that cannot be read spoils the rule.
-    let outputs: Vec<_> = section.sections("outputs")?.iter().map(read_output).collect();
-    let outputs = outputs.into_iter().collect::<Option<_>>()?;
-    let input = input?;
-    Some(Rule { name: name.map_or_else(|| input.to_string(), str::to_owned), input, outputs })
-}
-
-fn read_input(section: &Section<'_>) -> Option<Input> {
-    let interface = required_interface(section);
-    let group = required_address(section);
-    let port = required_port(section);
-    let source = address(section, "source", "the sender's address, such as \"10.0.0.9\"");
-    report(section, endpoint_faults("", interface.as_deref(), group, source));
-    if section.has("source") && source.is_none() {
-        return None;
-    }
-    Some(Input { interface: interface?, group: group?, port: port?, source })
-}
-
-fn read_output(section: &Section<'_>) -> Option<Output> {
-    let interface = required_interface(section);
-    let group = required_address(section);
-    let port = required_port(section);
-    report(section, endpoint_faults("", interface.as_deref(), group, None));
-    let ttl = section.integer("ttl", 1..=255).map_or(Output::DEFAULT_TTL, |ttl| ttl as u8);
-    Some(Output { group: group?, port: port?, interface: interface?, ttl })
-}
-
-fn required_interface(section: &Section<'_>) -> Option<String> {
-    section.require("interface", "the name of an interface, such as \"eth0\"");
-    section.string("interface").map(str::to_owned)
-}
-
-fn required_address(section: &Section<'_>) -> Option<IpAddr> {
-    const EXPECTED: &str = "an IP address, such as \"239.1.1.1\" or \"ff15::1\"";
-    section.require("group", EXPECTED);
-    address(section, "group", EXPECTED)
-}
-
-fn required_port(section: &Section<'_>) -> Option<u16> {
-    section.require("port", "a UDP port from 1 to 65535");
-    section.integer("port", 1..=65_535).map(|port| port as u16)
-}
-
-fn address(section: &Section<'_>, key: &str, expected: &str) -> Option<IpAddr> {
-    section.parsed(key, expected, |text| text.parse().ok())
 }
 
 fn in_file(path: &Path, mistakes: &Mistakes) -> String {

@@ -124,7 +124,8 @@ struct Given {
 /// The shape as far as it is gathered, unchecked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RingValues {
-    version: Version,
+    /// `None` leaves it to the profile.
+    version: Option<Version>,
     block_size: Given,
     block_count: Given,
     retire_ms: Given,
@@ -148,7 +149,7 @@ impl Default for RingValues {
     fn default() -> Self {
         let default = |value| Given { value, origin: Origin::Default };
         Self {
-            version: Version::default(),
+            version: None,
             block_size: default(Layout::DEFAULT_BLOCK_SIZE),
             block_count: default(Layout::DEFAULT_BLOCK_COUNT),
             retire_ms: default(Layout::DEFAULT_RETIRE_MS),
@@ -161,8 +162,8 @@ impl RingValues {
     pub(super) fn read(relay: &Section<'_>) -> Self {
         let mut values = Self::default();
         match relay.integer("ring-version", 2..=3) {
-            Some(2) => values.version = Version::V2,
-            Some(_) => values.version = Version::V3,
+            Some(2) => values.version = Some(Version::V2),
+            Some(_) => values.version = Some(Version::V3),
             None => {}
         }
         for number in Number::ALL {
@@ -182,7 +183,7 @@ impl RingValues {
         flags: &RingFlags,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<(), ConfigError> {
-        self.version = flags.version.unwrap_or(self.version);
+        self.version = flags.version.or(self.version);
         for number in Number::ALL {
             let flag = match number {
                 Number::BlockSize => &flags.block_size,
@@ -199,17 +200,18 @@ impl RingValues {
         Ok(())
     }
 
-    /// The ring that the values make.
-    pub(super) fn check(&self) -> Result<Layout, Fault> {
+    /// The ring that the values make, of version `default` unless they say which.
+    pub(super) fn check(&self, default: Version) -> Result<Layout, Fault> {
         let Self { version, block_size, block_count, retire_ms } = *self;
+        let version = version.unwrap_or(default);
         let layout = Layout::new(version, block_size.value, block_count.value, retire_ms.value);
         layout.map_err(|error| self.blame(error))
     }
 
     /// The ring that a file's values make; what they do not make is a mistake of the file.
-    pub(super) fn check_file(mut self, relay: &Section<'_>) -> Layout {
+    pub(super) fn check_file(mut self, relay: &Section<'_>, default: Version) -> Layout {
         loop {
-            match self.check() {
+            match self.check(default) {
                 Ok(layout) => return layout,
                 Err(Fault { number, origin, message }) => {
                     relay.mistake(number.key(), message);

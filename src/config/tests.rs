@@ -387,3 +387,28 @@ fn every_mistake_of_a_ring_is_named_and_makes_no_others() {
     let text = "[relay]\nring-block-size = \"1GiB\"\nring-block-count = 4\nring-retire-ms = 1\n";
     assert_eq!(keys(text), ring[1..2]);
 }
+
+#[test]
+fn a_profile_says_what_nothing_else_says() {
+    const LATENCY: &str = "[relay]\nprofile = \"latency\"\n";
+    let settings = |text: &str, flags: Flags| {
+        let config = load(text, &[], flags).unwrap();
+        (config.ring.version(), config.busy_poll.as_micros())
+    };
+    let latency = || Flags { profile: Some(Profile::Latency), ..Flags::default() };
+    assert_eq!(settings("", Flags::default()), (Version::V3, 0));
+    assert_eq!(settings(LATENCY, Flags::default()), (Version::V2, 50));
+    assert_eq!(
+        settings("[relay]\nprofile = \"throughput\"\n", latency()),
+        (Version::V2, 50),
+        "a flag beats a file"
+    );
+    // Wherever a setting of its own stands, it was meant.
+    assert_eq!(settings("[relay]\nbusy-poll-us = 0\nring-version = 3\n", latency()), (Version::V3, 0));
+    let ring = RingFlags { version: Some(Version::V3), ..RingFlags::default() };
+    let flags = Flags { ring, busy_poll_us: Some("7".into()), ..Flags::default() };
+    assert_eq!(settings(LATENCY, flags), (Version::V3, 7));
+    assert!(mistakes("[relay]\nprofile = \"fast\"\n")[0].contains("\"throughput\", \"latency\""));
+    let config = Config::parse(LATENCY).unwrap();
+    assert_eq!((config.ring.version(), config.busy_poll.as_micros()), (Version::V2, 50));
+}

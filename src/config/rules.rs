@@ -1,0 +1,84 @@
+//! The rules of a file.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::document::Section;
+use crate::rules::{Fault, Input, Output, Rule, endpoint_faults, faults_between};
+
+/// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
+pub(super) fn read_rules(sections: &[Section<'_>]) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(sections.len());
+    let mut origins = HashMap::with_capacity(sections.len());
+    for section in sections {
+        let Some(rule) = read_rule(section) else { continue };
+        report(section, rule.faults_across());
+        origins.insert(rules.len(), section);
+        rules.push(rule);
+    }
+    for (i, fault) in faults_between(&rules) {
+        if let Some(section) = origins.get(&i) {
+            report(section, [fault]);
+        }
+    }
+    rules
+}
+
+fn report(section: &Section<'_>, faults: impl IntoIterator<Item = Fault>) {
+    for fault in faults {
+        section.mistake(&fault.key, fault.message);
+    }
+}
+
+fn read_rule(section: &Section<'_>) -> Option<Rule> {
+    section.require("input", "input = { interface = \"eth0\", group = \"239.1.1.1\", port = 5000 }");
+    section.require("outputs", "outputs = [{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }]");
+    let name = section.string("name");
+    let input = section.section("input").and_then(|input| read_input(&input));
+    // Every output is read, so that every mistake is found, before one that cannot be read spoils the rule.
+    let outputs: Vec<_> = section.sections("outputs")?.iter().map(read_output).collect();
+    let outputs = outputs.into_iter().collect::<Option<_>>()?;
+    let input = input?;
+    Some(Rule { name: name.map_or_else(|| input.to_string(), str::to_owned), input, outputs })
+}
+
+fn read_input(section: &Section<'_>) -> Option<Input> {
+    let interface = required_interface(section);
+    let group = required_address(section);
+    let port = required_port(section);
+    let source = address(section, "source", "the sender's address, such as \"10.0.0.9\"");
+    report(section, endpoint_faults("", interface.as_deref(), group, source));
+    if section.has("source") && source.is_none() {
+        return None;
+    }
+    Some(Input { interface: interface?, group: group?, port: port?, source })
+}
+
+fn read_output(section: &Section<'_>) -> Option<Output> {
+    let interface = required_interface(section);
+    let group = required_address(section);
+    let port = required_port(section);
+    report(section, endpoint_faults("", interface.as_deref(), group, None));
+    let ttl = section.integer("ttl", 1..=255).map_or(Output::DEFAULT_TTL, |ttl| ttl as u8);
+    Some(Output { group: group?, port: port?, interface: interface?, ttl })
+}
+
+fn required_interface(section: &Section<'_>) -> Option<String> {
+    section.require("interface", "the name of an interface, such as \"eth0\"");
+    section.string("interface").map(str::to_owned)
+}
+
+fn required_address(section: &Section<'_>) -> Option<IpAddr> {
+    const EXPECTED: &str = "an IP address, such as \"239.1.1.1\" or \"ff15::1\"";
+    section.require("group", EXPECTED);
+    address(section, "group", EXPECTED)
+}
+
+fn required_port(section: &Section<'_>) -> Option<u16> {
+    section.require("port", "a UDP port from 1 to 65535");
+    section.integer("port", 1..=65_535).map(|port| port as u16)
+}
+
+fn address(section: &Section<'_>, key: &str, expected: &str) -> Option<IpAddr> {
+    section.parsed(key, expected, |text| text.parse().ok())
+}
