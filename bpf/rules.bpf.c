@@ -48,12 +48,12 @@
 // Set before the program is loaded, so that the verifier knows it: whether any rule names its source.
 const volatile bool sources;
 
-// IPv4 addresses are mapped into IPv6. A source of zeros stands for any.
+// IPv4 addresses are mapped into IPv6, and kept apart by the version of IP. A source of zeros stands for any.
 struct endpoint {
     __u8 group[16];
     __u8 source[16];
     __be16 port;
-    __u16 zero;
+    __u16 version;
 };
 
 // What the rules take; as large as there are rules.
@@ -104,7 +104,7 @@ static __always_inline enum verdict judge(struct __sk_buff *skb, struct endpoint
 
 static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
 {
-    struct endpoint endpoint = {};
+    struct endpoint endpoint = {.version = 4};
     __u8 header[IPV4_BYTES];
 
     if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, header, sizeof(header)))
@@ -120,7 +120,7 @@ static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
 
 static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
 {
-    struct endpoint endpoint = {};
+    struct endpoint endpoint = {.version = 6};
     __u32 at = ETHERNET_BYTES + IPV6_BYTES;
     __u8 next, extension[2];
 

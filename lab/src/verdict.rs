@@ -173,6 +173,18 @@ fn faults_of_the_subject(evidence: &Evidence<'_>) -> Vec<String> {
     reasons
 }
 
+/// What a sink lost itself and what errors it met, by name.
+pub fn faults_of_a_sink<'a, S: fmt::Display>(
+    dropped: &'a BTreeMap<S, u64>,
+    errors: &'a BTreeMap<String, u64>,
+) -> impl Iterator<Item = String> + 'a {
+    let lost = dropped.iter().filter(|(_, count)| **count > 0);
+    let lost = lost.map(|(reason, count)| format!("the sink lost {count} itself: {reason}"));
+    lost.chain(
+        errors.iter().map(|(error, count)| format!("the sink met {error} {count} times while reading")),
+    )
+}
+
 fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
     let mut reasons = Vec::new();
     let (rate, offered) = (evidence.rate_pps as f64, evidence.offered_pps);
@@ -192,12 +204,7 @@ fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
     if evidence.refused > 0 {
         reasons.push(format!("the kernel refused {} datagrams of the generator", evidence.refused));
     }
-    for (reason, count) in evidence.sink_dropped.iter().filter(|(_, count)| **count > 0) {
-        reasons.push(format!("the sink lost {count} itself: {reason}"));
-    }
-    for (error, count) in &evidence.sink_errors {
-        reasons.push(format!("the sink met {error} {count} times while reading"));
-    }
+    reasons.extend(faults_of_a_sink(&evidence.sink_dropped, &evidence.sink_errors));
     for step in evidence.ledger.steps.iter().filter(|step| step.lost_on_wire > 0) {
         let (lost, place) = (step.lost_on_wire, step.place);
         reasons.push(format!("{lost} datagrams were lost on the lab's own wire before \"{place}\""));

@@ -138,6 +138,10 @@ fn trains_can_be_forbidden_by_file_or_flag() {
     let gso = |text: &str, no_gso| load(text, &[], Flags { no_gso, ..Flags::default() }).unwrap().gso;
     assert!(gso("[relay]\ngso = true\n", false) && !gso("[relay]\ngso = false\n", false));
     assert!(!gso("", true) && !gso("[relay]\ngso = true\n", true) && !gso("[relay]\ngso = false\n", true));
+}
+
+#[test]
+fn the_rule_filter_can_be_left_out_but_not_where_it_consumes() {
     let consume = |text: &str, no_rule_filter, consume| {
         load(text, &[], Flags { no_rule_filter, consume, ..Flags::default() }).map(|config| config.consume)
     };

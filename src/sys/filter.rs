@@ -141,17 +141,17 @@ pub fn nothing() -> Vec<SockFilter> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
 
-    /// Whether the kernel's own interpreter lets `frame` pass: socket filters work on Unix sockets too, where the
-    /// ancillary loads read as an untagged frame for this host.
-    fn passes(program: &[SockFilter], frame: &[u8]) -> bool {
+    /// Whether what `attach` puts on a socket lets `frame` pass: socket filters work on Unix sockets too, to which every
+    /// frame is untagged and for this host.
+    pub(in crate::sys) fn passes(attach: impl Fn(&UnixDatagram), frame: &[u8]) -> bool {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
-        socket2::SockRef::from(&receiver.as_fd()).attach_filter(program).unwrap();
+        attach(&receiver);
         receiver.set_nonblocking(true).unwrap();
         sender.send(frame).unwrap();
         receiver.recv(&mut [0; 2_000]).is_ok()
@@ -164,7 +164,7 @@ mod tests {
     }
 
     /// An IPv6 frame with these extension headers, each (kind, length byte), before `last`.
-    fn ipv6(extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
+    pub(in crate::sys) fn ipv6(extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
         let mut frame = vec![0; 54];
         (frame[12], frame[13], frame[14]) = (0x86, 0xdd, 0x60);
         let mut name_at = 20;
@@ -181,7 +181,10 @@ mod tests {
 
     #[test]
     fn the_kernel_lets_udp_over_ip_pass_and_nothing_else() {
-        let program = udp_over_ip();
+        let attach = |program: &[SockFilter], receiver: &UnixDatagram| {
+            socket2::SockRef::from(&receiver.as_fd()).attach_filter(program).unwrap();
+        };
+        let (udp, none) = (udp_over_ip(), nothing());
         let cases = [
             (true, ipv4(17)),
             (false, ipv4(6)),
@@ -200,8 +203,8 @@ mod tests {
             (false, vec![0; 13]),
         ];
         for (i, (expected, frame)) in cases.iter().enumerate() {
-            assert_eq!(passes(&program, frame), *expected, "case {i}: {frame:02x?}");
+            assert_eq!(passes(|receiver| attach(&udp, receiver), frame), *expected, "case {i}: {frame:02x?}");
         }
-        assert!(!passes(&nothing(), &ipv4(17)));
+        assert!(!passes(|receiver| attach(&none, receiver), &ipv4(17)));
     }
 }

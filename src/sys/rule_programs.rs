@@ -35,7 +35,7 @@ pub struct Endpoint {
     pub source: Option<IpAddr>,
 }
 
-/// `struct endpoint`: destination and source address, port in network order, zero.
+/// `struct endpoint`: destination and source address, port in network order, version of IP.
 type Key = [u8; 36];
 
 /// Why rules cannot decide in the kernel. Its source says what the kernel said.
@@ -51,7 +51,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
-        text = format!("{text}: {error}");
+        let words = error.to_string();
+        // Some errors have said their cause already.
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         next = error.source();
     }
     text
@@ -140,6 +144,8 @@ fn key(endpoint: &Endpoint) -> Key {
         key[16..32].copy_from_slice(&mapped(source));
     }
     key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
+    let version: u16 = if endpoint.group.is_ipv4() { 4 } else { 6 };
+    key[34..].copy_from_slice(&version.to_ne_bytes());
     key
 }
 
@@ -170,6 +176,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::sys::filter::tests as frames;
 
     const WITHOUT_SOURCE: &[(&str, &str)] = &[("239.1.1.1:5000", ""), ("[ff15::1]:5000", "")];
 
@@ -182,14 +189,8 @@ mod tests {
         RulePrograms::load(&rules.iter().map(endpoint).collect::<Vec<_>>()).unwrap()
     }
 
-    /// Whether it lets `frame` pass: socket filters work on Unix sockets too, to which every frame is untagged and for
-    /// this host.
     fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
-        let (sender, receiver) = UnixDatagram::pair().unwrap();
-        filter.attach(&receiver).unwrap();
-        receiver.set_nonblocking(true).unwrap();
-        sender.send(frame).unwrap();
-        receiver.recv(&mut [0; 2_000]).is_ok()
+        frames::passes(|receiver| filter.attach(receiver).unwrap(), frame)
     }
 
     fn udp(port: u16) -> [u8; 8] {
@@ -208,18 +209,10 @@ mod tests {
 
     /// An IPv6 frame to `ff15::group` with these extension headers, each (kind, length byte), before `last`.
     fn ipv6(group: u8, port: u16, extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
-        let mut frame = vec![0; 54];
-        (frame[12], frame[13], frame[14]) = (0x86, 0xdd, 0x60);
+        let mut frame = frames::ipv6(extensions, last);
         (frame[38], frame[39], frame[53]) = (0xff, 0x15, group);
-        let mut name_at = 20;
-        for (kind, length) in extensions {
-            frame[name_at] = *kind;
-            name_at = frame.len();
-            frame.extend(vec![0; (usize::from(*length) + 1) * 8]);
-            frame[name_at + 1] = *length;
-        }
-        frame[name_at] = last;
-        frame.extend(udp(port));
+        let udp_at = frame.len() - 8;
+        frame[udp_at..].copy_from_slice(&udp(port));
         frame
     }
 
@@ -239,17 +232,21 @@ mod tests {
             assert!(passes(&filter, frame), "case {i}");
         }
         assert_eq!(filter.foreign().unwrap(), 0);
+        // Families are not mixed.
+        let mut mapped = ipv6(1, 5000, &[], 17);
+        mapped[38..54].copy_from_slice(&self::mapped("239.1.1.1".parse().unwrap()));
         let foreign = [
             ipv4(9, 2, 5000, 0, same),
             ipv4(9, 1, 5001, 0, same),
             ipv4(9, 1, 5001, 40, same),
+            mapped,
             ipv6(2, 5000, &[], 17),
             ipv6(1, 5001, &[(0, 0), (60, 2)], 17),
         ];
         for (i, frame) in foreign.iter().enumerate() {
             assert!(!passes(&filter, frame), "case {i}");
         }
-        assert_eq!(filter.foreign().unwrap(), 5);
+        assert_eq!(filter.foreign().unwrap(), 6);
     }
 
     #[test]

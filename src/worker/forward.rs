@@ -21,7 +21,11 @@ pub(super) struct Taken<'a> {
 impl<'a> Taken<'a> {
     /// How many datagrams there are: at least one, which may be empty.
     pub(super) fn count(&self) -> u64 {
-        self.payload.len().div_ceil(self.datagram_len.max(1)).max(1) as u64
+        // The usual frame is spared the division.
+        if self.payload.len() <= self.datagram_len {
+            return 1;
+        }
+        self.payload.len().div_ceil(self.datagram_len) as u64
     }
 
     /// Their payloads, in order.

@@ -18,7 +18,7 @@ use crate::clock::{StepWatch, realtime_ns};
 use crate::generator::GeneratorReport;
 use crate::sink::{Sink, SinkReport};
 use crate::subject::{END_PATIENCE, Running, with_last_words};
-use crate::verdict::{BURST_LIMIT_NS, Verdict};
+use crate::verdict::{BURST_LIMIT_NS, Verdict, faults_of_a_sink};
 
 /// How long traffic is offered before the subject is started.
 const LEAD: Duration = Duration::from_millis(200);
@@ -200,14 +200,9 @@ fn misdelivered(reports: &[SinkReport]) -> u64 {
 
 /// What the sinks lost, and what nobody of the trial sent: then no count of flows can be trusted.
 fn faults_of_sinks(reports: &[SinkReport]) -> Vec<String> {
-    let mut reasons = Vec::new();
-    for report in reports {
-        let lost = report.dropped.iter().filter(|(_, count)| **count > 0);
-        reasons.extend(lost.map(|(reason, count)| format!("the sink lost {count} itself: {reason}")));
-        let errors = report.errors.iter();
-        reasons
-            .extend(errors.map(|(error, count)| format!("the sink met {error} {count} times while reading")));
-    }
+    let of_sink =
+        |report: &'_ SinkReport| faults_of_a_sink(&report.dropped, &report.errors).collect::<Vec<_>>();
+    let mut reasons: Vec<_> = reports.iter().flat_map(of_sink).collect();
     let alien: u64 = reports.iter().map(|report| report.tally.alien).sum();
     let foreign = alien.saturating_sub(misdelivered(reports));
     if foreign > 0 {
