@@ -48,21 +48,35 @@
 // Set before the program is loaded, so that the verifier knows it: whether any rule names its source.
 const volatile bool sources;
 
-// IPv4 addresses are mapped into IPv6, and kept apart by the version of IP. A source of zeros stands for any.
-struct endpoint {
-    __u8 group[16];
+// What a rule takes, in the byte order of the machine. A source of zeros stands for any.
+struct endpoint_v4 {
+    __u32 group;
+    __u32 source;
+    __u32 port;
+};
+
+// The same of IPv6, as it stands in the frame.
+struct endpoint_v6 {
     __u8 source[16];
+    __u8 group[16];
     __be16 port;
-    __u16 version;
+    __u16 unused;
 };
 
 // What the rules take; as large as there are rules.
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1);
-    __type(key, struct endpoint);
+    __type(key, struct endpoint_v4);
     __type(value, __u8);
-} wanted SEC(".maps");
+} wanted_v4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1);
+    __type(key, struct endpoint_v6);
+    __type(value, __u8);
+} wanted_v6 SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -85,52 +99,67 @@ static __always_inline void count(__u32 place)
         (*count)++;
 }
 
-static __always_inline void map_ipv4(__u8 *address, const __u8 *ipv4)
-{
-    address[10] = address[11] = 0xff;
-    __builtin_memcpy(address + 12, ipv4, 4);
-}
-
-// `endpoint` has group and source; the UDP header is at `udp`.
-static __always_inline enum verdict judge(struct __sk_buff *skb, struct endpoint *endpoint, __u32 udp)
-{
-    if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &endpoint->port, sizeof(endpoint->port)))
-        return UNCLEAR;
-    if (sources && bpf_map_lookup_elem(&wanted, endpoint))
-        return WANTED;
-    __builtin_memset(endpoint->source, 0, sizeof(endpoint->source));
-    return bpf_map_lookup_elem(&wanted, endpoint) ? WANTED : FOREIGN;
-}
+// Loads of the classic kind: at an offset that is known beforehand they need no call, and give the byte order of the machine.
+// Beyond the frame they end the program with 0, so its length is looked at first.
+__u64 load_byte(void *skb, __u64 at) asm("llvm.bpf.load.byte");
+__u64 load_half(void *skb, __u64 at) asm("llvm.bpf.load.half");
+__u64 load_word(void *skb, __u64 at) asm("llvm.bpf.load.word");
 
 static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
 {
-    struct endpoint endpoint = {.version = 4};
-    __u8 header[IPV4_BYTES];
+    struct endpoint_v4 endpoint = {};
+    __u32 udp = ETHERNET_BYTES + IPV4_BYTES;
 
-    if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, header, sizeof(header)))
+    if (skb->len < udp || load_byte(skb, ETHERNET_BYTES + 9) != IPPROTO_UDP)
         return NO_UDP;
-    if (header[9] != IPPROTO_UDP)
-        return NO_UDP;
-    if (((header[6] << 8) | header[7]) & IPV4_FRAGMENT)
+    if (load_half(skb, ETHERNET_BYTES + 6) & IPV4_FRAGMENT)
         return UNCLEAR;
-    map_ipv4(endpoint.source, header + 12);
-    map_ipv4(endpoint.group, header + 16);
-    return judge(skb, &endpoint, ETHERNET_BYTES + (header[0] & 0xf) * 4);
+    if ((load_byte(skb, ETHERNET_BYTES) & 0xf) * 4 == IPV4_BYTES) {
+        if (skb->len < udp + UDP_DESTINATION + 2)
+            return UNCLEAR;
+        endpoint.port = load_half(skb, udp + UDP_DESTINATION);
+    } else {
+        __be16 port;
+
+        udp = ETHERNET_BYTES + (load_byte(skb, ETHERNET_BYTES) & 0xf) * 4;
+        if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &port, sizeof(port)))
+            return UNCLEAR;
+        endpoint.port = bpf_ntohs(port);
+    }
+    endpoint.group = load_word(skb, ETHERNET_BYTES + 16);
+    if (sources) {
+        endpoint.source = load_word(skb, ETHERNET_BYTES + 12);
+        if (bpf_map_lookup_elem(&wanted_v4, &endpoint))
+            return WANTED;
+        endpoint.source = 0;
+    }
+    return bpf_map_lookup_elem(&wanted_v4, &endpoint) ? WANTED : FOREIGN;
+}
+
+// `endpoint` has group and source; the UDP header is at `udp`.
+static __always_inline enum verdict judge_udp_v6(struct __sk_buff *skb, struct endpoint_v6 *endpoint, __u32 udp)
+{
+    if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &endpoint->port, sizeof(endpoint->port)))
+        return UNCLEAR;
+    if (sources && bpf_map_lookup_elem(&wanted_v6, endpoint))
+        return WANTED;
+    __builtin_memset(endpoint->source, 0, sizeof(endpoint->source));
+    return bpf_map_lookup_elem(&wanted_v6, endpoint) ? WANTED : FOREIGN;
 }
 
 static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
 {
-    struct endpoint endpoint = {.version = 6};
+    struct endpoint_v6 endpoint = {};
     __u32 at = ETHERNET_BYTES + IPV6_BYTES;
     __u8 next, extension[2];
 
-    if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + 6, &next, sizeof(next)) ||
-        bpf_skb_load_bytes(skb, ETHERNET_BYTES + 8, endpoint.source, sizeof(endpoint.source)) ||
-        bpf_skb_load_bytes(skb, ETHERNET_BYTES + 24, endpoint.group, sizeof(endpoint.group)))
+    // Source and destination follow each other.
+    if (skb->len < at || bpf_skb_load_bytes(skb, ETHERNET_BYTES + 8, endpoint.source, 2 * sizeof(endpoint.source)))
         return NO_UDP;
+    next = load_byte(skb, ETHERNET_BYTES + 6);
     for (int i = 0; i <= EXTENSIONS; i++) {
         if (next == IPPROTO_UDP)
-            return judge(skb, &endpoint, at);
+            return judge_udp_v6(skb, &endpoint, at);
         if (next == IPPROTO_FRAGMENT || next == IPPROTO_AH)
             return UNCLEAR;
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
@@ -145,16 +174,17 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
 
 static __always_inline enum verdict judge_frame(struct __sk_buff *skb)
 {
-    __u16 protocol;
+    __u64 protocol;
 
     // Frames for other hosts, and for a VLAN: a tag with VLAN id 0 carries a priority only.
     if (skb->pkt_type > PACKET_MULTICAST || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
         return NO_UDP;
-    if (bpf_skb_load_bytes(skb, ETHERNET_BYTES - 2, &protocol, sizeof(protocol)))
+    if (skb->len < ETHERNET_BYTES)
         return NO_UDP;
-    if (protocol == bpf_htons(ETH_P_IP))
+    protocol = load_half(skb, ETHERNET_BYTES - 2);
+    if (protocol == ETH_P_IP)
         return judge_ipv4(skb);
-    if (protocol == bpf_htons(ETH_P_IPV6))
+    if (protocol == ETH_P_IPV6)
         return judge_ipv6(skb);
     return NO_UDP;
 }

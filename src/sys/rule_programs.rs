@@ -10,14 +10,15 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::sockopt;
 
 /// Names in the program's source.
 const FILTER: &str = "filter";
 const CONSUME: &str = "consume";
-const WANTED: &str = "wanted";
+const WANTED_V4: &str = "wanted_v4";
+const WANTED_V6: &str = "wanted_v6";
 const COUNTS: &str = "counts";
 const SOURCES: &str = "sources";
 /// Places of the counts.
@@ -35,8 +36,10 @@ pub struct Endpoint {
     pub source: Option<IpAddr>,
 }
 
-/// `struct endpoint`: destination and source address, port in network order, version of IP.
-type Key = [u8; 36];
+/// `struct endpoint_v4`: destination and source address and port, in the byte order of the machine.
+type KeyV4 = [u32; 3];
+/// `struct endpoint_v6`: source and destination address, port in network order, nothing.
+type KeyV6 = [u8; 36];
 
 /// Why rules cannot decide in the kernel. Its source says what the kernel said.
 #[derive(Debug, thiserror::Error)]
@@ -76,15 +79,15 @@ impl RulePrograms {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
-        loader.map_max_entries(WANTED, endpoints.len().max(1) as u32);
+        let keys_v4: Vec<_> = endpoints.iter().filter_map(key_v4).collect();
+        let keys_v6: Vec<_> = endpoints.iter().filter_map(key_v6).collect();
+        loader.map_max_entries(WANTED_V4, keys_v4.len().max(1) as u32);
+        loader.map_max_entries(WANTED_V6, keys_v6.len().max(1) as u32);
         let sources = u8::from(endpoints.iter().any(|endpoint| endpoint.source.is_some()));
         loader.override_global(SOURCES, &sources, true);
         let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
-        let map = object.map_mut(WANTED).ok_or(WANTED).map_err(failed("find a BPF map"))?;
-        let mut wanted = HashMap::<_, Key, u8>::try_from(map).map_err(failed("open a BPF map"))?;
-        for endpoint in endpoints {
-            wanted.insert(key(endpoint), 1, 0).map_err(failed("write the rules to a BPF map"))?;
-        }
+        fill(&mut object, WANTED_V4, &keys_v4)?;
+        fill(&mut object, WANTED_V6, &keys_v6)?;
         let filter: &mut SocketFilter = program_mut(&mut object, FILTER)?;
         filter.load().map_err(failed("load the rules' socket filter"))?;
         Ok(Self(object))
@@ -137,23 +140,33 @@ where
     program.try_into().map_err(failed("open a BPF program"))
 }
 
-fn key(endpoint: &Endpoint) -> Key {
-    let mut key = [0; 36];
-    key[..16].copy_from_slice(&mapped(endpoint.group));
-    if let Some(source) = endpoint.source {
-        key[16..32].copy_from_slice(&mapped(source));
-    }
-    key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
-    let version: u16 = if endpoint.group.is_ipv4() { 4 } else { 6 };
-    key[34..].copy_from_slice(&version.to_ne_bytes());
-    key
+/// Writes `keys` to the table `name`.
+fn fill<K: Pod>(object: &mut Ebpf, name: &'static str, keys: &[K]) -> Result<(), RuleProgramError> {
+    let map = object.map_mut(name).ok_or(name).map_err(failed("find a BPF map"))?;
+    let mut wanted = HashMap::<_, K, u8>::try_from(map).map_err(failed("open a BPF map"))?;
+    keys.iter()
+        .try_for_each(|key| wanted.insert(key, 1, 0))
+        .map_err(failed("write the rules to a BPF map"))
 }
 
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
+fn key_v4(endpoint: &Endpoint) -> Option<KeyV4> {
+    let IpAddr::V4(group) = endpoint.group else { return None };
+    let source = match endpoint.source {
+        Some(IpAddr::V4(source)) => source.to_bits(),
+        _ => 0,
+    };
+    Some([group.to_bits(), source, endpoint.port.into()])
+}
+
+fn key_v6(endpoint: &Endpoint) -> Option<KeyV6> {
+    let IpAddr::V6(group) = endpoint.group else { return None };
+    let mut key = [0; 36];
+    if let Some(IpAddr::V6(source)) = endpoint.source {
+        key[..16].copy_from_slice(&source.octets());
     }
+    key[16..32].copy_from_slice(&group.octets());
+    key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
+    Some(key)
 }
 
 #[cfg(not(test))]
@@ -172,7 +185,7 @@ fn object() -> Cow<'static, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{Ipv4Addr, SocketAddr};
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
@@ -234,7 +247,7 @@ mod tests {
         assert_eq!(filter.foreign().unwrap(), 0);
         // Families are not mixed.
         let mut mapped = ipv6(1, 5000, &[], 17);
-        mapped[38..54].copy_from_slice(&self::mapped("239.1.1.1".parse().unwrap()));
+        mapped[38..54].copy_from_slice(&Ipv4Addr::new(239, 1, 1, 1).to_ipv6_mapped().octets());
         let foreign = [
             ipv4(9, 2, 5000, 0, same),
             ipv4(9, 1, 5001, 0, same),
