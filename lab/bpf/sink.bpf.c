@@ -35,6 +35,7 @@
 #define CRC8 13
 #define CRC32 14
 #define INTENDED 18
+#define ACTUAL 26
 #define MIN_BYTES 18
 #define STAMPED_BYTES 34
 #define STAMPED 0x80
@@ -52,6 +53,8 @@ const volatile __u32 flow_count;
 const volatile __u32 payload_bytes;
 const volatile __u32 crc32_of_zeros;
 const volatile __u32 crc8_of_zeros;
+// Where in the payload the time stands from which latency runs: INTENDED or ACTUAL.
+const volatile __u32 latency_from;
 // Whether the sender leaves checksums to its device: then a datagram comes with the sum of its pseudo-header only.
 const volatile __u32 checksum_is_left;
 // The device's MAC address as the kernel would load 8 bytes of it, the upper two zero.
@@ -66,7 +69,7 @@ enum counter {
 	COUNTED,          // whole measured datagrams in order, the first of their sequence
 	WARM,             // whole warm-up datagrams of flows that had one before
 	OTHER_FRAMES,     // no UDP
-	EARLY,            // those of COUNTED that came before their intended time
+	EARLY,            // those of COUNTED that came before the time their latency runs from
 	EVENTS_LOST,      // handed to user space, had there been room
 	OTHER_QUEUE,      // frames of another queue than the first
 	WARM_LAST_NS,     // when the last of WARM came
@@ -399,13 +402,13 @@ static __always_inline __u32 bucket_of(__u64 latency_ns)
 	return shift * 1024 + (latency_ns >> shift);
 }
 
-static __always_inline void record_latency(const struct frame *frame, __u64 intended_ns)
+static __always_inline void record_latency(const struct frame *frame, __u64 from_ns)
 {
-	__u64 latency = frame->stamp_ns - intended_ns;
+	__u64 latency = frame->stamp_ns - from_ns;
 	__u64 *count;
 	__u32 bucket;
 
-	if (frame->stamp_ns < intended_ns) {
+	if (frame->stamp_ns < from_ns) {
 		frame->counters->of[EARLY]++;
 		return;
 	}
@@ -446,8 +449,11 @@ static __always_inline void count_measured(struct frame *frame, const __u8 *payl
 	if (whole && head.before == UNSEEN && sequence >= progress->next) {
 		frame->counters->of[COUNTED]++;
 		progress->counted++;
-		if (payload_bytes >= STAMPED_BYTES)
-			record_latency(frame, bpf_be64_to_cpu(LOAD64(payload + INTENDED)));
+		if (payload_bytes >= STAMPED_BYTES) {
+			__u64 from = latency_from == ACTUAL ? LOAD64(payload + ACTUAL) : LOAD64(payload + INTENDED);
+
+			record_latency(frame, bpf_be64_to_cpu(from));
+		}
 	} else if (!tell(frame, &head)) {
 		return;
 	}

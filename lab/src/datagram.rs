@@ -29,7 +29,7 @@ const KIND: usize = 12;
 pub(crate) const CRC8: usize = 13;
 /// Where the CRC-32 is.
 pub(crate) const CRC32: usize = 14;
-const INTENDED: usize = 18;
+pub(crate) const INTENDED: usize = 18;
 /// Where a stamped payload says when it was handed to the kernel.
 pub(crate) const ACTUAL: usize = 26;
 

@@ -19,6 +19,21 @@ pub const MAX_IPV4_PAYLOAD: usize = 65_507;
 /// ... and over IPv6, where it includes only that of UDP.
 pub const MAX_IPV6_PAYLOAD: usize = 65_527;
 
+/// From which of a datagram's times its latency runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LatencyFrom {
+    /// From when it was due: whatever keeps the generator from sending in time is part of it.
+    #[default]
+    Intended,
+    /// From when it was handed over to the device, as RFC 2544 section 26.2 has it: the way alone.
+    Sent,
+}
+
+impl LatencyFrom {
+    /// Every choice with its name in scenarios.
+    pub const NAMES: [(&'static str, Self); 2] = [("intended", Self::Intended), ("sent", Self::Sent)];
+}
+
 /// One stream of datagrams and where its copies should come out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -50,6 +65,8 @@ pub struct Plan {
     pub burst: u64,
     /// Which of them meet a fault on purpose: none unless asked for.
     pub impairments: Impairments,
+    /// From when on their latency counts.
+    pub latency_from: LatencyFrom,
     /// Only [`Plan::new`] makes one.
     checked: Checked,
 }
@@ -146,6 +163,7 @@ impl Plan {
             datagrams,
             burst: 1,
             impairments: Impairments::default(),
+            latency_from: LatencyFrom::default(),
             checked: Checked,
         })
     }
@@ -173,6 +191,12 @@ impl Plan {
             return Err(PlanError::Impairments { datagrams: self.datagrams, least });
         }
         Ok(Self { impairments, ..self })
+    }
+
+    /// The same plan, with latency from that time on.
+    #[must_use]
+    pub fn with_latency_from(self, latency_from: LatencyFrom) -> Self {
+        Self { latency_from, ..self }
     }
 
     /// Whether the flows are IPv6.

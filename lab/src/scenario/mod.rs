@@ -21,6 +21,7 @@ pub use sinks::SinkChoice;
 
 use crate::generator::{self, GeneratorKind};
 use crate::impairments::Impairments;
+use crate::plan::LatencyFrom;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
 use crate::topology::Link;
@@ -109,6 +110,8 @@ pub struct Trials {
     pub calibrate: bool,
     /// What a trial is about.
     pub measure: Measure,
+    /// From when on latency counts.
+    pub latency_from: LatencyFrom,
 }
 
 /// What a trial is about.

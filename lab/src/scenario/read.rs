@@ -13,7 +13,7 @@ use super::{
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
 use crate::impairments::Impairments;
-use crate::plan::{MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
+use crate::plan::{LatencyFrom, MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
 use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
 
@@ -248,17 +248,22 @@ fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: Link, traffic: &Traff
 
 fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
     let Some(section) = section else {
-        return Some(Trials { blocks: 1, retries: 2, calibrate: true, measure: Measure::Traffic });
+        let (measure, latency_from) = (Measure::Traffic, LatencyFrom::Intended);
+        return Some(Trials { blocks: 1, retries: 2, calibrate: true, measure, latency_from });
     };
     let blocks = defaulted(section, "blocks", 1, || section.integer("blocks", 1..=1_000));
     let retries = defaulted(section, "retries", 2, || section.integer("retries", 0..=100));
     let calibrate = defaulted(section, "calibrate", true, || section.boolean("calibrate"));
     let measure = defaulted(section, "measure", Measure::Traffic, || section.choice("measure", &MEASURES));
+    let latency_from = defaulted(section, "latency-from", LatencyFrom::Intended, || {
+        section.choice("latency-from", &LatencyFrom::NAMES)
+    });
     Some(Trials {
         blocks: blocks? as usize,
         retries: retries? as usize,
         calibrate: calibrate?,
         measure: measure?,
+        latency_from: latency_from?,
     })
 }
 

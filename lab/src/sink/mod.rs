@@ -69,10 +69,10 @@ pub struct Sink {
 pub struct SinkReport {
     /// The exact count.
     pub tally: Tally,
-    /// ns from the intended send time to the kernel's receive stamp, or to the sight of the xdp sink's program, of each
+    /// ns from the send time that the plan names to the kernel's receive stamp, or to the sight of the xdp sink's program, of each
     /// measured datagram received; empty for payloads too short to carry a time.
     pub latency: Histogram<u64>,
-    /// Measured datagrams received that were stamped before their intended time: the clock was set.
+    /// Measured datagrams received that were stamped before that time: the clock was set.
     pub before_their_time: u64,
     /// What the sink itself lost, as the kernel counts it since the sink was opened; only what is not zero.
     ///

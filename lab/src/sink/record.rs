@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::{Shared, SinkReport, WarmUpSpan};
 use crate::datagram::Kind;
-use crate::plan::Plan;
+use crate::plan::{LatencyFrom, Plan};
 use crate::sys::affinity::thread_cpu_time;
 use crate::tally::{Arrival, OpenTally};
 use crate::traffic_error::{TrafficError, errno_name};
@@ -27,6 +27,7 @@ pub(super) fn latency_histogram() -> Result<Histogram<u64>, hdrhistogram::Creati
 pub(super) struct Recorder {
     pub(super) tally: OpenTally,
     pub(super) latency: Histogram<u64>,
+    latency_from: LatencyFrom,
     pub(super) before_their_time: u64,
     received: u64,
     flows_seen: usize,
@@ -45,6 +46,7 @@ impl Recorder {
         Ok(Self {
             tally: OpenTally::new(plan),
             latency: latency_histogram()?,
+            latency_from: plan.latency_from,
             before_their_time: 0,
             received: 0,
             flows_seen: 0,
@@ -71,7 +73,11 @@ impl Recorder {
         match self.tally.arrive(delivered, payload, headers_whole, during) {
             Arrival::Received(stamps) => {
                 let Some((stamps, stamp_ns)) = stamps.zip(stamp_ns) else { return };
-                match stamp_ns.checked_sub(stamps.intended_ns) {
+                let from_ns = match self.latency_from {
+                    LatencyFrom::Intended => stamps.intended_ns,
+                    LatencyFrom::Sent => stamps.actual_ns,
+                };
+                match stamp_ns.checked_sub(from_ns) {
                     Some(latency) => self.latency.saturating_record(latency.max(1)),
                     None => self.before_their_time += 1,
                 }

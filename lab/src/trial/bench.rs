@@ -203,4 +203,5 @@ fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -
     )?
     .in_bursts_of(order.scenario.traffic.burst)?
     .impaired(order.scenario.traffic.impairments)
+    .map(|plan| plan.with_latency_from(order.scenario.trials.latency_from))
 }

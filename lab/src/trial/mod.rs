@@ -157,7 +157,7 @@ pub struct Measurement {
     pub bad_checksums: u64,
     /// What happened to which datagram, as far as kept.
     pub incidents: Vec<SinkIncident>,
-    /// Nanoseconds from the intended time of sending to the kernel's stamp at the sink, over all sinks; empty when
+    /// Nanoseconds from the time of sending that the scenario names to the kernel's stamp at the sink, over all sinks; empty when
     /// payloads are too short to hold a stamp.
     pub latency: Option<Histogram<u64>>,
     /// CPU time for each datagram relayed.
@@ -207,7 +207,7 @@ pub struct SinkSummary {
     pub alien: u64,
     /// The trial's, and not where they belong.
     pub misdelivered: u64,
-    /// Received with a stamp before their intended time of sending, and so without a latency.
+    /// Received with a stamp before the time that their latency runs from, and so without a latency.
     pub before_their_time: u64,
     /// What the sink lost itself, by reason.
     pub dropped: BTreeMap<String, u64>,

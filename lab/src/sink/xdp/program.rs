@@ -11,7 +11,8 @@ use hdrhistogram::Histogram;
 use super::checks::{self, Checks};
 use super::latency;
 use crate::bpf;
-use crate::plan::{Flow, Plan};
+use crate::datagram::{ACTUAL, INTENDED};
+use crate::plan::{Flow, LatencyFrom, Plan};
 use crate::tally::Ahead;
 use crate::topology::{Checksum, Link};
 
@@ -37,7 +38,7 @@ pub(super) struct Counts {
     pub(super) warm_up: u64,
     /// Frames that are no UDP.
     pub(super) other_frames: u64,
-    /// Measured datagrams before their intended time.
+    /// Measured datagrams before the time that their latency runs from.
     pub(super) before_their_time: u64,
     /// Frames that user space should have judged and the ring had no room for.
     pub(super) events_lost: u64,
@@ -111,12 +112,17 @@ impl Program {
         let checks = Checks::new(plan.payload_bytes);
         let mut address = [0; 8];
         address[..mac.len()].copy_from_slice(&mac);
-        let numbers: [(&str, u32); 8] = [
+        let latency_from = match plan.latency_from {
+            LatencyFrom::Intended => INTENDED,
+            LatencyFrom::Sent => ACTUAL,
+        };
+        let numbers: [(&str, u32); 9] = [
             ("run", plan.run.into()),
             ("flow_count", plan.flows.len() as u32),
             ("payload_bytes", plan.payload_bytes as u32),
             ("crc32_of_zeros", checks.crc32_of_zeros),
             ("crc8_of_zeros", checks.crc8_of_zeros.into()),
+            ("latency_from", latency_from as u32),
             ("checksum_is_left", u32::from(link.checksum == Checksum::Offload)),
             ("usual_frame_bytes", (plan.payload_bytes + HEADERS_BYTES) as u32),
             ("most_frame_bytes", link.mtu + BESIDE_MTU_BYTES),
