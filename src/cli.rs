@@ -69,6 +69,10 @@ pub struct Supervisor {
     /// [default: by the profile]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     busy_poll_us: Option<String>,
+    /// Microseconds that the recv path lets frames gather once it has relayed some, from 0 to 1000000
+    /// [default: by the profile]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    recv_coalesce_us: Option<String>,
     /// Send every datagram by itself instead of in trains of one size that the kernel or the device cuts apart
     #[arg(long)]
     no_gso: bool,
@@ -108,6 +112,7 @@ impl Supervisor {
             num_workers: self.num_workers.clone(),
             fanout: self.fanout,
             busy_poll_us: self.busy_poll_us.clone(),
+            recv_coalesce_us: self.recv_coalesce_us.clone(),
             no_gso: self.no_gso,
             no_rule_filter: self.no_rule_filter,
             consume: self.consume,

@@ -26,8 +26,8 @@ use crate::worker::packet_ring::{Layout, Version};
 /// How many workers there can be: as many as a fanout group has sockets unless it is asked for more (`fanout_add`,
 /// `net/packet/af_packet.c`).
 const NUM_WORKERS: RangeInclusive<u64> = 1..=256;
-/// How long a worker can spin before it sleeps, in µs.
-const BUSY_POLL_US: RangeInclusive<u64> = 0..=1_000_000;
+/// How long a worker can spin before it sleeps, or frames gather, in µs.
+const WAIT_US: RangeInclusive<u64> = 0..=1_000_000;
 /// Why there is no consumption without the filter.
 const NEEDS_FILTER: &str = "cannot be without the rule filter, whose table it uses";
 /// The names that files and flags use for the ways to spread frames over workers.
@@ -55,7 +55,8 @@ impl Rx {
 /// What several settings have in common: their values where they do not say otherwise themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
-    /// Least CPU time for each datagram: blocks of frames (`TPACKET_V3`), and sleep where there is nothing to do.
+    /// Least CPU time for each datagram: blocks of frames (`TPACKET_V3`), or frames that gather, and sleep where there is
+    /// nothing to do.
     #[default]
     Throughput,
     /// Least latency: every frame as it comes (`TPACKET_V2`), and a worker that looks for the next one for a while.
@@ -80,6 +81,13 @@ impl Profile {
             Self::Latency => Duration::from_micros(50),
         }
     }
+
+    fn recv_coalesce(self) -> Duration {
+        match self {
+            Self::Throughput => Duration::from_millis(1),
+            Self::Latency => Duration::ZERO,
+        }
+    }
 }
 
 /// What is read before flags and environment have had their say.
@@ -90,6 +98,8 @@ struct Draft {
     profile: Profile,
     /// `None` leaves it to the profile.
     busy_poll: Option<Duration>,
+    /// The same.
+    recv_coalesce: Option<Duration>,
 }
 
 /// A checked configuration.
@@ -105,6 +115,8 @@ pub struct Config {
     pub fanout: FanoutMode,
     /// How long a worker with nothing to do spins before it sleeps: whole microseconds, up to a second.
     pub busy_poll: Duration,
+    /// How long the recv path lets frames gather once it has relayed some: whole microseconds, up to a second.
+    pub recv_coalesce: Duration,
     /// Whether datagrams may leave in trains that the kernel or the device cuts apart (`UDP_SEGMENT`).
     pub gso: bool,
     /// Whether the kernel is to capture only what a rule takes.
@@ -122,7 +134,8 @@ impl Default for Config {
             ring: Layout::default(),
             num_workers: 1,
             fanout: FanoutMode::default(),
-            busy_poll: Duration::ZERO,
+            busy_poll: Profile::default().busy_poll(),
+            recv_coalesce: Profile::default().recv_coalesce(),
             gso: true,
             rule_filter: true,
             consume: false,
@@ -150,6 +163,8 @@ pub struct Flags {
     pub fanout: Option<FanoutMode>,
     /// `--busy-poll-us`.
     pub busy_poll_us: Option<String>,
+    /// `--recv-coalesce-us`.
+    pub recv_coalesce_us: Option<String>,
     /// `--no-gso`.
     pub no_gso: bool,
     /// `--no-rule-filter`.
@@ -224,11 +239,12 @@ impl Config {
     /// [`Config::load`] in the environment that `environment` knows.
     fn load_with(flags: &Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let draft = flags.file.as_deref().map_or_else(|| Ok(Draft::default()), Self::read_file)?;
-        let Draft { mut config, mut ring, profile, busy_poll } = draft;
+        let Draft { mut config, mut ring, profile, busy_poll, recv_coalesce } = draft;
         let profile = flags.profile.unwrap_or(profile);
         ring.overlay(&flags.ring, environment)?;
         config.ring = ring.check(profile.ring_version())?;
         config.busy_poll = busy_poll.unwrap_or(profile.busy_poll());
+        config.recv_coalesce = recv_coalesce.unwrap_or(profile.recv_coalesce());
         config.overlay(flags)?;
         config.add_rules(&flags.rules)?;
         if config.rules.is_empty() {
@@ -252,7 +268,10 @@ impl Config {
             return Err(ConfigError::Value { place: "--consume".to_owned(), message });
         }
         if let Some(text) = &flags.busy_poll_us {
-            self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
+            self.busy_poll = Duration::from_micros(number_within(WAIT_US, "--busy-poll-us", text)?);
+        }
+        if let Some(text) = &flags.recv_coalesce_us {
+            self.recv_coalesce = Duration::from_micros(number_within(WAIT_US, "--recv-coalesce-us", text)?);
         }
         Ok(())
     }
@@ -307,7 +326,9 @@ impl Draft {
         let mut draft = Self::default();
         if let Some(relay) = root.section("relay") {
             draft.profile = relay.choice("profile", &Profile::CHOICES).unwrap_or_default();
-            draft.busy_poll = relay.integer("busy-poll-us", BUSY_POLL_US).map(Duration::from_micros);
+            let wait = |key| relay.integer(key, WAIT_US).map(Duration::from_micros);
+            draft.busy_poll = wait("busy-poll-us");
+            draft.recv_coalesce = wait("recv-coalesce-us");
             draft.config.read_relay(&relay);
             draft.ring = RingValues::read(&relay);
             draft.config.ring = draft.ring.check_file(&relay, draft.profile.ring_version());
@@ -319,7 +340,8 @@ impl Draft {
     /// The configuration that a file makes by itself.
     fn finish_file(self) -> Config {
         let busy_poll = self.busy_poll.unwrap_or(self.profile.busy_poll());
-        Config { busy_poll, ..self.config }
+        let recv_coalesce = self.recv_coalesce.unwrap_or(self.profile.recv_coalesce());
+        Config { busy_poll, recv_coalesce, ..self.config }
     }
 }
 

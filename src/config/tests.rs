@@ -397,22 +397,28 @@ fn a_profile_says_what_nothing_else_says() {
     const LATENCY: &str = "[relay]\nprofile = \"latency\"\n";
     let settings = |text: &str, flags: Flags| {
         let config = load(text, &[], flags).unwrap();
-        (config.ring.version(), config.busy_poll.as_micros())
+        (config.ring.version(), config.busy_poll.as_micros(), config.recv_coalesce.as_micros())
     };
     let latency = || Flags { profile: Some(Profile::Latency), ..Flags::default() };
-    assert_eq!(settings("", Flags::default()), (Version::V3, 0));
-    assert_eq!(settings(LATENCY, Flags::default()), (Version::V2, 50));
+    assert_eq!(settings("", Flags::default()), (Version::V3, 0, 1_000));
+    assert_eq!(settings(LATENCY, Flags::default()), (Version::V2, 50, 0));
     assert_eq!(
         settings("[relay]\nprofile = \"throughput\"\n", latency()),
-        (Version::V2, 50),
+        (Version::V2, 50, 0),
         "a flag beats a file"
     );
     // Wherever a setting of its own stands, it was meant.
-    assert_eq!(settings("[relay]\nbusy-poll-us = 0\nring-version = 3\n", latency()), (Version::V3, 0));
+    let own = "[relay]\nbusy-poll-us = 0\nring-version = 3\nrecv-coalesce-us = 9\n";
+    assert_eq!(settings(own, latency()), (Version::V3, 0, 9));
     let ring = RingFlags { version: Some(Version::V3), ..RingFlags::default() };
-    let flags = Flags { ring, busy_poll_us: Some("7".into()), ..Flags::default() };
-    assert_eq!(settings(LATENCY, flags), (Version::V3, 7));
+    let flags = Flags {
+        ring,
+        busy_poll_us: Some("7".into()),
+        recv_coalesce_us: Some("8".into()),
+        ..Flags::default()
+    };
+    assert_eq!(settings(LATENCY, flags), (Version::V3, 7, 8));
     assert!(mistakes("[relay]\nprofile = \"fast\"\n")[0].contains("\"throughput\", \"latency\""));
-    let config = Config::parse(LATENCY).unwrap();
-    assert_eq!((config.ring.version(), config.busy_poll.as_micros()), (Version::V2, 50));
+    let Config { ring, busy_poll, recv_coalesce, .. } = Config::parse(LATENCY).unwrap();
+    assert_eq!((ring.version(), busy_poll.as_micros(), recv_coalesce.as_micros()), (Version::V2, 50, 0));
 }

@@ -89,7 +89,8 @@ impl Receive {
         };
         let workers = for_each_worker(config, &inputs, descriptor)?;
         tracing::info!("receiving by recv");
-        Ok(Self { inputs, workers: workers.into_iter().map(worker::Inputs::Recv).collect(), path: "recv" })
+        let by_recv = |sockets| worker::Inputs::Recv { sockets, coalesce: config.recv_coalesce };
+        Ok(Self { inputs, workers: workers.into_iter().map(by_recv).collect(), path: "recv" })
     }
 }
 

@@ -144,9 +144,7 @@ where
 fn fill<K: Pod>(object: &mut Ebpf, name: &'static str, keys: &[K]) -> Result<(), RuleProgramError> {
     let map = object.map_mut(name).ok_or(name).map_err(failed("find a BPF map"))?;
     let mut wanted = HashMap::<_, K, u8>::try_from(map).map_err(failed("open a BPF map"))?;
-    keys.iter()
-        .try_for_each(|key| wanted.insert(key, 1, 0))
-        .map_err(failed("write the rules to a BPF map"))
+    keys.iter().try_for_each(|key| wanted.insert(key, 1, 0)).map_err(failed("write the rules to a BPF map"))
 }
 
 fn key_v4(endpoint: &Endpoint) -> Option<KeyV4> {

@@ -46,7 +46,12 @@ pub enum Inputs {
     /// From `TPACKET_V2` rings.
     Slots(Vec<Input<SlotRing>>),
     /// By `recv`, as the kernel can best.
-    Recv(Vec<Input<OwnedFd>>),
+    Recv {
+        /// From these.
+        sockets: Vec<Input<OwnedFd>>,
+        /// How long frames may gather before a worker that has just relayed looks again; zero wakes it up for each.
+        coalesce: Duration,
+    },
     /// By `recv`, one operation for each frame, as on kernels before 6.0.
     RecvSingleShot(Vec<Input<OwnedFd>>),
 }
@@ -97,9 +102,6 @@ pub fn run(
 ) -> Result<(), WorkerError> {
     let Descriptors { inputs, mut egress } = descriptors;
     let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
-    let recv = |ring: &mut _, sockets, single_shot| {
-        Recv::new(ring, sockets, single_shot).map_err(WorkerError::Buffers)
-    };
     let surroundings = Surroundings { rules, egress: &mut egress, counters, busy_poll };
     match inputs {
         Inputs::Blocks(rings) => {
@@ -110,13 +112,13 @@ pub fn run(
             ready();
             UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
         }
-        Inputs::Recv(sockets) => {
-            let receiver = recv(&mut ring, sockets, false)?;
+        Inputs::Recv { sockets, coalesce } => {
+            let receiver = Recv::new(&mut ring, sockets, Some(coalesce)).map_err(WorkerError::Buffers)?;
             ready();
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }
         Inputs::RecvSingleShot(sockets) => {
-            let receiver = recv(&mut ring, sockets, true)?;
+            let receiver = Recv::new(&mut ring, sockets, None).map_err(WorkerError::Buffers)?;
             ready();
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use crate::rules::InputIndex;
 use crate::stats::Cause;
 use crate::sys::packet_socket::{self, Coalescing};
-use crate::sys::uring::{Completion, Uring};
+use crate::sys::uring::{Completion, Uring, Wait};
 
 /// A frame, borrowed from the batch that lends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ pub(super) trait Receiver {
     /// Queues on `ring` what makes a wait end when frames arrive, and gives back what released batches have used.
     /// Called before every wait; `sleep` says whether that one lasts until something happens.
     fn arm(&mut self, ring: &mut Uring, sleep: bool) -> io::Result<()>;
+
+    /// How to sleep until there is something to lend.
+    fn sleep(&mut self) -> Wait {
+        Wait::First
+    }
 
     /// Takes a completion of what `arm` has queued. Says whether a socket reported an error instead of a frame.
     fn complete(&mut self, completion: Completion) -> Result<(), ReceiveError>;

@@ -2,9 +2,14 @@
 //!
 //! One multishot receive per socket fills provided buffers (Linux 6.0). Where the kernel lacks that, a single receive
 //! at a time does: two in flight on one socket would complete out of order.
+//!
+//! Waking up for each frame costs more than all the rest. So a worker that has just relayed can let frames gather for a
+//! while before it looks again, as a block of the packet ring does; the first frame after a pause is taken at once.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::Input;
 use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
@@ -12,7 +17,7 @@ use crate::rules::InputIndex;
 use crate::sys::buffer_pool::{Filled, MAX_BUFFERS};
 use crate::sys::packet_socket::{self, VNET_HEADER_LEN};
 use crate::sys::poll;
-use crate::sys::uring::{Completion, Token, Uring};
+use crate::sys::uring::{Completion, Token, Uring, Wait};
 use crate::wire::ethernet;
 
 /// Receive buffers, unless there are more inputs than that. They only have to last for a turn: what waits longer waits
@@ -25,8 +30,8 @@ const BUFFER_LEN: usize = VNET_HEADER_LEN + ethernet::HEADER_LEN + 2 * ethernet:
 /// How receives are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Multishot into provided buffers.
-    Multishot,
+    /// Multishot into provided buffers; frames may gather so long.
+    Multishot { coalesce: Duration },
     /// One operation for each frame.
     SingleShot,
 }
@@ -35,6 +40,8 @@ enum Mode {
 pub(super) struct Recv {
     inputs: Vec<Socket>,
     mode: Mode,
+    /// Whether a batch was lent since the last sleep.
+    has_lent: bool,
     buffer_len: usize,
     arrived: Vec<Arrived>,
     /// Buffers of released batches, on their way back to the kernel.
@@ -55,22 +62,30 @@ struct Arrived {
 }
 
 impl Recv {
-    /// A receiver over `inputs`, multishot if the kernel can and `single_shot` does not forbid it.
-    pub(super) fn new(ring: &mut Uring, inputs: Vec<Input<OwnedFd>>, single_shot: bool) -> io::Result<Self> {
-        let mode =
-            if !single_shot && ring.has_multishot_receive() { Mode::Multishot } else { Mode::SingleShot };
+    /// A receiver over `inputs`: by multishot operations that let frames gather for the time given, if a time is given and
+    /// the kernel can, else by single ones.
+    pub(super) fn new(
+        ring: &mut Uring,
+        inputs: Vec<Input<OwnedFd>>,
+        multishot: Option<Duration>,
+    ) -> io::Result<Self> {
+        let mode = match multishot.filter(|_| ring.has_multishot_receive()) {
+            Some(coalesce) => Mode::Multishot { coalesce },
+            None => Mode::SingleShot,
+        };
         if mode == Mode::SingleShot {
             tracing::warn!("receiving one frame per operation: multishot needs Linux 6.0");
         }
         // Every input needs a buffer of its own, or idle ones could keep a busy one waiting.
         let count = BUFFERS.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
         let count = 1_u16 << count.ilog2();
-        ring.set_buffers(count, BUFFER_LEN, mode == Mode::Multishot)?;
+        ring.set_buffers(count, BUFFER_LEN, mode != Mode::SingleShot)?;
         let inputs = inputs.into_iter();
         let inputs = inputs.map(|input| Socket { name: input.name, fd: input.source, armed: false });
         Ok(Self {
             inputs: inputs.collect(),
             mode,
+            has_lent: false,
             buffer_len: ring.buffer_len(),
             arrived: Vec::with_capacity(count.into()),
             released: Vec::with_capacity(count.into()),
@@ -100,11 +115,20 @@ impl Receiver for Recv {
         for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| !input.armed) {
             let (socket, number) = (input.fd.as_fd(), number as u16);
             input.armed = match self.mode {
-                Mode::Multishot => ring.receive_multishot(socket, number).map(|()| true)?,
+                Mode::Multishot { .. } => ring.receive_multishot(socket, number).map(|()| true)?,
                 Mode::SingleShot => ring.receive_once(socket, number)?,
             };
         }
         Ok(())
+    }
+
+    fn sleep(&mut self) -> Wait {
+        match self.mode {
+            Mode::Multishot { coalesce } if mem::take(&mut self.has_lent) && !coalesce.is_zero() => {
+                Wait::Coalesced { count: BUFFERS, time: coalesce }
+            }
+            _ => Wait::First,
+        }
     }
 
     fn complete(&mut self, completion: Completion) -> Result<(), ReceiveError> {
@@ -162,7 +186,8 @@ impl Batch for RecvBatch<'_> {
 
 impl Drop for RecvBatch<'_> {
     fn drop(&mut self) {
-        let Recv { arrived, released, .. } = &mut *self.0;
+        let Recv { arrived, released, has_lent, .. } = &mut *self.0;
+        *has_lent = true;
         released.extend(arrived.drain(..).map(|arrived| arrived.filled));
     }
 }

@@ -11,7 +11,7 @@ use super::forward::forward;
 use super::receiver::{Batch, ReceiveError, Receiver};
 use crate::rules::RuleTable;
 use crate::stats::{Cause, Counters};
-use crate::sys::uring::{Token, Uring};
+use crate::sys::uring::{Token, Uring, Wait};
 
 /// How long a worker that was told to stop goes on with what it had received by then.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -94,7 +94,8 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
     fn turn(&mut self, sleep: bool) -> Result<Turn, WorkerError> {
         let sleep = sleep && !self.receiver.is_ready();
         self.receiver.arm(&mut self.ring, sleep).map_err(WorkerError::ring)?;
-        self.ring.wait(sleep).map_err(WorkerError::ring)?;
+        let wait = if sleep { self.receiver.sleep() } else { Wait::Not };
+        self.ring.wait(wait).map_err(WorkerError::ring)?;
         let stop = self.complete();
         // Whatever failed, all that has arrived is relayed.
         let busy = self.relay().map_err(WorkerError::ring)?;

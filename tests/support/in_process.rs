@@ -1,5 +1,7 @@
 //! What a worker needs that runs in the test's own process.
 
+use std::time::Duration;
+
 use lab::topology::Topology;
 use multicast_relay::rules::Rule;
 use multicast_relay::sys::filter;
@@ -70,7 +72,10 @@ pub type MakeInputs = fn(&PacketSocket) -> Inputs;
 pub const INPUTS: [(&str, MakeInputs); 4] = [
     ("blocks", |socket| Inputs::Blocks(input(BlockRing::map(socket, ring(Version::V3)).unwrap().0))),
     ("slots", |socket| Inputs::Slots(input(SlotRing::map(socket, ring(Version::V2), 1_522).unwrap().0))),
-    ("recv", |socket| Inputs::Recv(input(socket.try_clone().unwrap()))),
+    ("recv", |socket| Inputs::Recv {
+        sockets: input(socket.try_clone().unwrap()),
+        coalesce: Duration::from_millis(1),
+    }),
     ("single-shot recv", |socket| Inputs::RecvSingleShot(input(socket.try_clone().unwrap()))),
 ];
 

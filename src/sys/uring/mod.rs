@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue, opcode, types};
@@ -37,6 +38,22 @@ pub struct Completion {
     pub more: bool,
     /// The buffer of a receive.
     pub filled: Option<Filled>,
+}
+
+/// How long to wait for completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all: collect what is there.
+    Not,
+    /// Until there is one.
+    First,
+    /// Until there are `count`, for which what comes by itself need not wake the thread, or `time` is over (Linux 5.11).
+    Coalesced {
+        /// How many, from 1.
+        count: usize,
+        /// How long at most.
+        time: Duration,
+    },
 }
 
 /// An `io_uring` that belongs to one thread.
@@ -148,16 +165,23 @@ impl Uring {
         pushed.map(|()| true)
     }
 
-    /// Submits what is queued and waits until there is a completion; with `block` unset it only collects what is
-    /// there.
-    pub fn wait(&mut self, block: bool) -> io::Result<()> {
+    /// Submits what is queued and waits for completions.
+    pub fn wait(&mut self, wait: Wait) -> io::Result<()> {
         self.check()?;
-        if !block {
+        if wait == Wait::Not {
             // A no-operation completes at once: the kernel runs its completion work and returns.
             // SAFETY: the operation reads and writes no memory of the process.
             unsafe { self.push(opcode::Nop::new().build(), Token::Wake, None) }?;
         }
-        if self.deferred.is_empty() { enter(&self.ring, 1) } else { Ok(()) }
+        match wait {
+            _ if !self.deferred.is_empty() => Ok(()),
+            Wait::Not | Wait::First => enter(&self.ring, 1),
+            Wait::Coalesced { count, time } => {
+                let time = types::Timespec::from(time);
+                let arguments = types::SubmitArgs::new().timespec(&time);
+                tolerate(self.ring.submitter().submit_with_args(count, &arguments))
+            }
+        }
     }
 
     /// The next completion that is there.
@@ -197,13 +221,16 @@ unsafe fn push_entry(ring: &mut IoUring, entry: &Entry) -> io::Result<()> {
 }
 
 fn enter(ring: &IoUring, want: usize) -> io::Result<()> {
-    match ring.submit_and_wait(want) {
-        Ok(_) => Ok(()),
-        // A signal came, or memory is short for a moment: the caller takes what is there and comes again.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
-            Ok(())
-        }
-        Err(error) => Err(error),
+    tolerate(ring.submit_and_wait(want))
+}
+
+/// Lets pass what only says that the caller is to take what is there and come again: the time is over, a signal came, or
+/// memory is short for a moment.
+fn tolerate(entered: io::Result<usize>) -> io::Result<()> {
+    const COME_AGAIN: [i32; 4] = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+    match entered {
+        Err(error) if error.raw_os_error().is_none_or(|errno| !COME_AGAIN.contains(&errno)) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ fn datagram<'a>(socket: &'a impl AsFd, payload: &'a [IoSlice<'a>; 1]) -> Send<'a
 }
 
 fn next(ring: &mut Uring) -> Completion {
-    ring.wait(true).unwrap();
+    ring.wait(Wait::First).unwrap();
     ring.next_completion().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn a_failed_batch_is_never_submitted_later() {
     }));
     assert!(ended.is_err());
     drop(payload);
-    assert!(ring.wait(true).is_err() && ring.wait(false).is_err());
+    assert!(ring.wait(Wait::First).is_err() && ring.wait(Wait::Not).is_err());
     assert!(ring.poll(receiver.as_fd(), Token::Stop).is_err());
     assert!(ring.send_all(&[], |_, _| ()).is_err());
 }
@@ -173,13 +173,13 @@ fn receives_that_complete_during_sends_are_kept() {
     let mut ring = Uring::new(1_024).unwrap();
     ring.set_buffers(4, 64, true).unwrap();
     ring.receive_multishot(receiver.as_fd(), 0).unwrap();
-    ring.wait(false).unwrap();
+    ring.wait(Wait::Not).unwrap();
     let slice = [IoSlice::new(b"x")];
     let sends = [datagram(&sender, &slice); 3];
     ring.send_all(&sends, |_, result| assert_eq!(result, Ok(1))).unwrap();
     let mut received = 0;
     while received < 3 {
-        ring.wait(true).unwrap();
+        ring.wait(Wait::First).unwrap();
         while let Some(completion) = ring.next_completion() {
             received += usize::from(completion.token == Token::Receive(0));
         }
@@ -193,4 +193,23 @@ fn a_closed_pipe_ends_a_wait() {
     ring.poll(reader.as_fd(), Token::Stop).unwrap();
     drop(writer);
     assert_eq!(next(&mut ring).token, Token::Stop);
+}
+
+#[test]
+fn a_coalesced_wait_ends_with_its_count_or_its_time() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::new(1_024).unwrap();
+    ring.set_buffers(16, 64, true).unwrap();
+    ring.receive_multishot(receiver.as_fd(), 0).unwrap();
+    let within = |time| Wait::Coalesced { count: 3, time };
+    ring.wait(within(Duration::from_millis(1))).unwrap();
+    assert!(ring.next_completion().is_none(), "nothing came, and it ended");
+    sender.send(b"1").unwrap();
+    ring.wait(within(Duration::from_millis(1))).unwrap();
+    assert_eq!(ring.next_completion().unwrap().result, Ok(1), "what came is there all the same");
+    for _ in 0..3 {
+        sender.send(b"many").unwrap();
+    }
+    ring.wait(within(Duration::from_hours(1))).unwrap();
+    assert_eq!(std::iter::from_fn(|| ring.next_completion()).count(), 3);
 }
