@@ -10,7 +10,7 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, State, Stats64,
 };
-use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::netlink::{Session, session};
@@ -288,6 +288,22 @@ impl Session {
             }
         };
         let operation = || format!("add default route through {gateway} on {name}");
+        self.handle().route().add(route).execute().await.map_err(|error| self.failed(operation(), error))
+    }
+
+    /// Gives the IPv4 groups a route through a device, beside those that they have through others. Who sends to them
+    /// through a device without one makes the kernel set up a routing entry for every datagram, and destroy it.
+    pub(crate) async fn add_multicast_route(&self, device: (&str, u32)) -> Result<(), NetError> {
+        const GROUPS: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 4);
+        let (name, index) = device;
+        // Routes to the same destination differ by their priority.
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(GROUPS.0, GROUPS.1)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .priority(index)
+            .build();
+        let operation = || format!("add multicast route on {name}");
         self.handle().route().add(route).execute().await.map_err(|error| self.failed(operation(), error))
     }
 }

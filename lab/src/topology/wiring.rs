@@ -283,7 +283,11 @@ fn finish_relay(
         let first = finish_end(session, &ingress.near, &ingress.far, link).await?;
         let mut others = Vec::with_capacity(egress.len());
         for Cable { near, far } in egress {
-            others.push(finish_end(session, near, far, link).await?);
+            let index = finish_end(session, near, far, link).await?;
+            if link.family == Family::Ipv4 {
+                session.add_multicast_route((&near.end.device, index)).await?;
+            }
+            others.push(index);
         }
         Ok((first, others))
     })
