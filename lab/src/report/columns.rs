@@ -28,8 +28,9 @@ impl<T> Column<T> {
     }
 }
 
-const CONDITIONS: [Column<Condition>; 7] = [
+const CONDITIONS: [Column<Condition>; 8] = [
     Column::text("cast", |condition| short_cast(&condition.cast.to_string())),
+    Column::text("segmentation", |condition| condition.segmentation.to_string()),
     Column::text("sink", |condition| sink_kind_name(condition.sink_kind).to_owned()),
     Column::number("sinks", |condition| condition.fan_out.to_string()),
     Column::text("generator", |condition| condition.generator.to_string()),
@@ -97,11 +98,14 @@ impl Conditions {
 
 /// All of a condition.
 pub(super) fn in_words(condition: &Condition) -> String {
-    let Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } = condition;
+    let Condition { cast, segmentation, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } =
+        condition;
     let (rate, sink) = (grouped(*rate_pps), sink_kind_name(*sink_kind));
     let flows = if *flows == 1 { String::new() } else { format!("{} flows, ", grouped(*flows as u64)) };
     let sinks = if *fan_out == 1 { format!("{sink} sink") } else { format!("{fan_out} {sink} sinks") };
-    format!("{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator")
+    format!(
+        "{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator, segmentation {segmentation}"
+    )
 }
 
 /// `multicast-to-unicast` as `multi-uni`.
@@ -126,7 +130,7 @@ mod tests {
         let conditions = Conditions::of([CONDITION, faster]);
         assert_eq!(
             conditions.common(),
-            "cast multi-multi, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
+            "cast multi-multi, segmentation wire, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
         );
         let name = [Column::text("name", |condition: &Condition| format!("x{}", condition.rate_pps))];
         let table = conditions.table(&[CONDITION, faster], &name, |condition| condition, &[]);

@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(lines[0], "metric of to of median to median pairs ratio 95 % interval at most verdict");
         assert_eq!(lines[1], "relay-cpu mmap recv 1,234 ns 2,000 ns 4 0.617 0.600 to 0.650 0.8 pass");
         assert_eq!(lines[2], "p99 mmap recv - 2.0 µs 4 - - - -");
-        let about = "relay-cpu, p99 of mmap to recv, multicast-to-multicast, 1,000 packets/s, 100 B, packet sink, xdp generator";
+        let about = "relay-cpu, p99 of mmap to recv, multicast-to-multicast, 1,000 packets/s, 100 B, packet sink, xdp generator, segmentation wire";
         assert_eq!(lines[7..], [about, "- no pair, because recv was invalid in block 2"]);
     }
 }

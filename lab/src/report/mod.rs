@@ -4,12 +4,15 @@ mod calibration;
 mod columns;
 mod comparisons;
 mod delays;
+mod groups;
 pub mod html;
 mod medians;
 mod numbers;
 mod progress;
+mod record;
 mod searches;
 mod trials;
+mod units;
 
 use crate::results::Results;
 use columns::Conditions;

@@ -7,12 +7,14 @@ use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
+use crate::topology::Segmentation;
 use crate::trial::CpuPerPacket;
 use crate::verdict::{Counts, Verdict};
 
 /// An ordinary condition.
 pub(crate) const CONDITION: Condition = Condition {
     cast: Cast::MulticastToMulticast,
+    segmentation: Segmentation::Wire,
     sink_kind: SinkKind::Packet,
     fan_out: 1,
     generator: GeneratorKind::Xdp,

@@ -1,7 +1,9 @@
 //! A scenario: what to measure, under which conditions, and what is expected. Checked in whole before anything runs.
 
 mod expect;
+mod links;
 mod read;
+mod settings;
 mod sinks;
 mod subject;
 
@@ -17,13 +19,14 @@ use multicast_relay::config::document::Mistakes;
 use serde::{Serialize, Serializer};
 
 pub use expect::{Expect, Metric, Ratio};
+pub use links::Links;
 pub use sinks::SinkChoice;
 
-use crate::generator::{self, GeneratorKind};
+use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
-use crate::topology::Link;
+use crate::topology::Segmentation;
 use crate::verdict::Counts;
 
 /// A checked scenario.
@@ -32,7 +35,7 @@ pub struct Scenario {
     /// Its name, fit for a folder.
     pub name: String,
     /// The wires.
-    pub link: Link,
+    pub link: Links,
     /// What is sent.
     pub traffic: Traffic,
     /// Where it is counted.
@@ -209,6 +212,8 @@ impl Serialize for SinkKind {
 pub struct Condition {
     /// From and to what kind of address.
     pub cast: Cast,
+    /// Where super-frames of the subject are cut into datagrams.
+    pub segmentation: Segmentation,
     /// How the sinks read.
     pub sink_kind: SinkKind,
     /// How many sinks there are, each with a copy of every datagram.
@@ -231,41 +236,6 @@ impl Scenario {
         text.parse().map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
     }
 
-    /// Every condition, rates changing fastest.
-    pub fn conditions(&self) -> Vec<Condition> {
-        let mut conditions = Vec::new();
-        for &cast in &self.traffic.casts {
-            for &choice in &self.sinks.kinds {
-                for (&fan_out, &flows) in pairs(&self.sinks.counts, &self.traffic.flows) {
-                    for (&payload_bytes, &rate_pps) in
-                        pairs(&self.traffic.payloads_bytes, &self.traffic.rates_pps)
-                    {
-                        let generator = self.generator_of(payload_bytes);
-                        let sink_kind = self.sink_kind(choice, payload_bytes, rate_pps);
-                        let condition =
-                            Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps };
-                        // Two choices may come to the same.
-                        if !conditions.contains(&condition) {
-                            conditions.push(condition);
-                        }
-                    }
-                }
-            }
-        }
-        conditions
-    }
-
-    /// Who sends payloads of this size.
-    fn generator_of(&self, payload_bytes: usize) -> GeneratorKind {
-        match self.traffic.generator {
-            GeneratorChoice::Always(kind) => kind,
-            GeneratorChoice::Auto if generator::xdp_obstacle(self.link, payload_bytes).is_some() => {
-                GeneratorKind::Packet
-            }
-            GeneratorChoice::Auto => GeneratorKind::Xdp,
-        }
-    }
-
     /// What is expected of the counts of `subject`; `None` when it is only measured.
     pub fn expected_of(&self, subject: &Subject) -> Option<Counts> {
         if self.trials.measure == Measure::JoinLeave {
@@ -274,11 +244,6 @@ impl Scenario {
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
     }
-}
-
-/// Each of `outer` with each of `inner`, which changes faster.
-fn pairs<'a, T, U>(outer: &'a [T], inner: &'a [U]) -> impl Iterator<Item = (&'a T, &'a U)> {
-    outer.iter().flat_map(move |one| inner.iter().map(move |other| (one, other)))
 }
 
 impl FromStr for Scenario {

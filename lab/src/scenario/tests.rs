@@ -34,6 +34,7 @@ fn the_least_scenario_has_every_default() {
     assert_eq!(scenario.traffic.payloads_bytes, [100]);
     let condition = Condition {
         cast: Cast::MulticastToMulticast,
+        segmentation: Segmentation::Wire,
         sink_kind: SinkKind::Xdp,
         fan_out: 1,
         generator: GeneratorKind::Xdp,
@@ -152,6 +153,12 @@ fn auto_is_the_xdp_sink_where_that_can_count() {
     assert_eq!(offload.xdp_unfit().len(), 1);
     offload.without_xdp();
     assert_eq!(offload.xdp_unfit(), []);
+    // What holds for one segmentation is nothing to the other.
+    let both = "[link]\nsegmentation = ['wire', 'offload']";
+    assert_eq!(kinds(both), [Xdp, Packet]);
+    assert_eq!(kinds(&format!("{both}\n[sinks]\nkind = ['auto', 'packet']")), [Xdp, Packet, Packet]);
+    let both = scenario(&LEAST.replace("[[sub", &format!("{both}\n[[sub"))).unwrap();
+    assert_eq!((both.may_choose_xdp(), both.xdp_unfit().len()), (true, 1));
     let mut wire = scenario(LEAST).unwrap();
     assert!(wire.may_choose_xdp());
     wire.without_xdp();
@@ -168,6 +175,8 @@ fn a_named_xdp_sink_must_be_able_to_count() {
         offload.starts_with("line 7: sinks.kind: segmentation = \"offload\" does not go with"),
         "{offload}"
     );
+    let both = with("[link]\nsegmentation = ['wire', 'offload']");
+    assert!(both.contains("segmentation = \"offload\" does not go with"), "{both}");
     assert!(with("[link]\nmtu = 9_000").contains("an MTU of 9000 takes no program"));
     assert!(with("payload-bytes = [100, 2_000]").contains("payloads of 2000 bytes come as fragments"));
     let other = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = 'ring'\n[[sub"));
@@ -445,6 +454,22 @@ fn flows_and_sinks_may_be_lists() {
     assert!(mistake(&text.replace("count = [1, 3]", "count = [1, 17]")).contains("from 1 to 16"));
     let wire = text.replace("relay = { rx = 'recv' }", "wire = 'direct'");
     assert!(mistake(&wire).contains("has one end, not 3"));
+}
+
+#[test]
+fn segmentation_may_be_a_list() {
+    let with = |list: &str| LEAST.replace("[[sub", &format!("[link]\nsegmentation = {list}\n[[sub"));
+    let both = scenario(&with("['wire', 'offload', 'wire']")).unwrap();
+    let conditions = both.conditions();
+    let shown: Vec<_> = conditions.iter().map(|condition| condition.segmentation).collect();
+    assert_eq!(shown, [Segmentation::Wire, Segmentation::Offload]);
+    let links = conditions.iter().map(|condition| both.link_under(condition).segmentation);
+    assert_eq!(links.collect::<Vec<_>>(), shown);
+    assert_eq!(
+        mistake(&with("['wire', 'nic']")),
+        "line 5: link.segmentation: must hold one of \"wire\", \"offload\", found \"nic\""
+    );
+    assert!(mistake(&with("[]")).contains("link.segmentation: is an empty list"));
 }
 
 #[test]

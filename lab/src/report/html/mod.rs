@@ -11,13 +11,11 @@ mod calibration;
 mod cpu;
 mod delays;
 mod drawing;
-mod groups;
 mod intervals;
 mod latency;
 mod loss;
 mod pairs;
 mod plot;
-mod record;
 mod scale;
 mod searches;
 mod section;
@@ -26,7 +24,6 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod trials;
-mod units;
 mod waterfalls;
 
 use std::fs;
@@ -37,10 +34,11 @@ use std::path::{Path, PathBuf};
 use askama::Template;
 use serde::Deserialize;
 
+use super::groups::{self, Groups};
+use super::record::{self, Record};
+use super::units;
 use crate::results::SCHEMA;
 use drawing::Mark;
-use groups::Groups;
-use record::Record;
 use section::Section;
 use summary::Summary;
 

@@ -1,6 +1,6 @@
 //! What a search found: the highest rate without loss of each subject.
 
-use super::record::{Found, Record};
+use super::record::{Found, FoundCondition, Record};
 use super::section::{Section, Table};
 use super::units::many;
 use crate::report::numbers::{grouped, or_nothing};
@@ -27,11 +27,12 @@ pub(super) fn section(record: &Record) -> Section {
         table.push([
             subject.clone(),
             format!(
-                "{} B, {}, {} {} sinks",
+                "{} B, {}, {} {} sinks{}",
                 grouped(condition.payload_bytes),
                 many(condition.flows as usize, "flow"),
                 condition.fan_out,
-                condition.sink_kind
+                condition.sink_kind,
+                segmentation(condition)
             ),
             or_nothing(*lower_pps, grouped),
             or_nothing(*upper_pps, grouped),
@@ -40,4 +41,10 @@ pub(super) fn section(record: &Record) -> Section {
     }
     section.tables.push(table);
     section
+}
+
+/// Where the file says it.
+fn segmentation(condition: &FoundCondition) -> String {
+    let segmentation = &condition.segmentation;
+    if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") }
 }

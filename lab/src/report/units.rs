@@ -1,6 +1,6 @@
 //! How a metric is shown: in the words of the terminal's tables.
 
-use crate::report::numbers::{grouped, micros, rounded};
+use super::numbers::{grouped, micros, rounded};
 
 /// The unit of a metric that is recorded in nanoseconds.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
 
+use super::numbers::grouped;
 use super::record::{Condition, Record, Trial};
 use super::units::many;
-use crate::report::numbers::grouped;
 
 /// How many colours and kinds of line the style sheet has.
 const COLOURS: usize = 6;
@@ -74,7 +74,8 @@ impl<'a> Groups<'a> {
     /// What all conditions have in common besides the rate.
     pub(super) fn common(&self) -> String {
         let Some(first) = self.conditions.first() else { return String::new() };
-        let same = parts(*first).into_iter().enumerate().filter(|(i, _)| !self.differs(*i));
+        let same =
+            parts(*first).into_iter().enumerate().filter(|(i, part)| !self.differs(*i) && !part.is_empty());
         same.map(|(_, part)| part).collect::<Vec<_>>().join(", ")
     }
 
@@ -94,9 +95,17 @@ impl Group<'_> {
 }
 
 /// A condition without its rate, in words.
-fn parts(condition: Condition<'_>) -> [String; 4] {
-    let Condition { cast, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
+fn parts(condition: Condition<'_>) -> [String; 5] {
+    let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
     let sinks =
         if fan_out == 1 { format!("{sink_kind} sink") } else { format!("{fan_out} {sink_kind} sinks") };
-    [format!("{} B", grouped(payload_bytes)), many(flows as usize, "flow"), sinks, cast.to_owned()]
+    let segmentation =
+        if segmentation.is_empty() { String::new() } else { format!("segmentation {segmentation}") };
+    [
+        format!("{} B", grouped(payload_bytes)),
+        many(flows as usize, "flow"),
+        segmentation,
+        sinks,
+        cast.to_owned(),
+    ]
 }

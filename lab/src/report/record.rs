@@ -49,6 +49,8 @@ pub(super) struct Found {
 /// Under which condition, whatever the rate.
 #[derive(Debug, Deserialize)]
 pub(super) struct FoundCondition {
+    #[serde(default)]
+    pub(super) segmentation: String,
     pub(super) sink_kind: String,
     #[serde(default = "one")]
     pub(super) fan_out: u64,
@@ -86,6 +88,8 @@ pub(super) struct Trial {
     pub(super) block: u64,
     pub(super) attempt: u64,
     cast: String,
+    #[serde(default)]
+    segmentation: String,
     sink_kind: String,
     #[serde(default = "one")]
     fan_out: u64,
@@ -183,6 +187,8 @@ pub(super) struct Gap {
 pub(super) struct Comparison {
     pub(super) metric: String,
     cast: String,
+    #[serde(default)]
+    segmentation: String,
     sink_kind: String,
     #[serde(default = "one")]
     fan_out: u64,
@@ -207,6 +213,8 @@ pub(super) struct Comparison {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Condition<'a> {
     pub(super) cast: &'a str,
+    /// Empty where the file does not say, because there could be but one.
+    pub(super) segmentation: &'a str,
     pub(super) sink_kind: &'a str,
     pub(super) fan_out: u64,
     pub(super) flows: u64,
@@ -234,9 +242,9 @@ pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
 
 impl Trial {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// The verdict, where a trial of whom nothing was expected has not passed but was measured.
@@ -278,9 +286,9 @@ impl Trial {
 
 impl Comparison {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// The interval, both of whose ends are there.
