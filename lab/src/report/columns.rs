@@ -96,6 +96,13 @@ impl Conditions {
     }
 }
 
+/// What of `condition` is not as in `other`, as the tables call it.
+pub(super) fn differences(condition: &Condition, other: &Condition) -> String {
+    let differing = CONDITIONS.iter().filter(|column| (column.show)(condition) != (column.show)(other));
+    let told = differing.map(|column| format!("{} {}", column.header, (column.show)(condition)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// All of a condition.
 pub(super) fn in_words(condition: &Condition) -> String {
     let Condition { cast, segmentation, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } =

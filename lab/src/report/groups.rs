@@ -1,7 +1,7 @@
 //! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
 
 use super::numbers::grouped;
-use super::record::{Condition, Record, Trial};
+use super::record::{Comparison, Condition, Record, Trial};
 use super::units::many;
 
 /// How many colours and kinds of line the style sheet has.
@@ -27,6 +27,15 @@ pub(super) struct Groups<'a> {
     pub(super) conditions: Vec<Condition<'a>>,
     /// By condition, then by subject.
     pub(super) all: Vec<Group<'a>>,
+}
+
+/// A comparison in words.
+#[derive(Debug)]
+pub(super) struct Sides {
+    pub(super) of: String,
+    pub(super) to: String,
+    /// What the conditions of both have in common, as far as it tells them from others.
+    pub(super) condition: String,
 }
 
 impl<'a> Groups<'a> {
@@ -69,6 +78,27 @@ impl<'a> Groups<'a> {
         let rate = format!("{} packets/s", grouped(condition.rate_pps));
         let others = parts(condition).into_iter().enumerate().filter(|(i, _)| self.differs(*i));
         std::iter::once(rate).chain(others.map(|(_, part)| part)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What is compared: both subjects, each with what is not as on the other side, and the condition of both.
+    pub(super) fn sides(&self, comparison: &Comparison) -> Sides {
+        let (of, to) = (comparison.condition(), comparison.to_condition());
+        let [of_parts, to_parts] = [of, to].map(|condition| {
+            let rate = format!("{} packets/s", grouped(condition.rate_pps));
+            (std::iter::once(rate).chain(parts(condition))).collect::<Vec<_>>()
+        });
+        let side = |name: &str, own: &[String], other: &[String]| {
+            let differing = own.iter().zip(other).filter(|(own, other)| own != other);
+            let told = differing.map(|(own, _)| own.as_str()).collect::<Vec<_>>().join(", ");
+            if told.is_empty() { name.to_owned() } else { format!("{name} ({told})") }
+        };
+        let both = of_parts.iter().zip(&to_parts).enumerate();
+        let both = both.filter(|(i, (own, other))| own == other && (*i == 0 || self.differs(*i - 1)));
+        Sides {
+            of: side(&comparison.of, &of_parts, &to_parts),
+            to: side(&comparison.to, &to_parts, &of_parts),
+            condition: both.map(|(_, (own, _))| own.as_str()).collect::<Vec<_>>().join(", "),
+        }
     }
 
     /// What all conditions have in common besides the rate.

@@ -196,6 +196,7 @@ pub(super) struct Comparison {
     flows: u64,
     payload_bytes: u64,
     rate_pps: u64,
+    to_condition: Option<OtherCondition>,
     pub(super) of: String,
     pub(super) to: String,
     pub(super) pairs: u64,
@@ -207,6 +208,18 @@ pub(super) struct Comparison {
     pub(super) at_most: Option<f64>,
     pub(super) verdict: Option<Verdict>,
     pub(super) reasons: Vec<String>,
+}
+
+/// The condition of the subject beneath the line, where it is another one.
+#[derive(Debug, Deserialize)]
+struct OtherCondition {
+    cast: String,
+    segmentation: String,
+    sink_kind: String,
+    fan_out: u64,
+    flows: u64,
+    payload_bytes: u64,
+    rate_pps: u64,
 }
 
 /// Everything that may differ between two trials of a subject, except the block.
@@ -265,6 +278,7 @@ impl Trial {
             |pick: fn(&Latency) -> u64| self.latency_ns.as_ref().map(|latency| pick(latency) as f64);
         match metric {
             "relay-cpu" => self.cpu_ns_per_packet.relay,
+            "relay-cpu-per-copy" => self.cpu_ns_per_packet.relay.map(|cpu| cpu / self.fan_out.max(1) as f64),
             "system-cpu" => self.cpu_ns_per_packet.system_less_wire,
             "join-delay" => self.delays.map(|delays| delays.join_ns as f64),
             "leave-delay" => self.delays.map(|delays| delays.leave_ns as f64),
@@ -288,6 +302,14 @@ impl Comparison {
     pub(super) fn condition(&self) -> Condition<'_> {
         let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+    }
+
+    /// The condition of the subject beneath the line.
+    pub(super) fn to_condition(&self) -> Condition<'_> {
+        let Some(other) = &self.to_condition else { return self.condition() };
+        let OtherCondition { cast, segmentation, sink_kind, .. } = other;
+        let OtherCondition { fan_out, flows, payload_bytes, rate_pps, .. } = *other;
         Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 

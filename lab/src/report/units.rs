@@ -14,7 +14,7 @@ pub(super) struct Unit {
 impl Unit {
     /// CPU times are in nanoseconds, latencies in microseconds.
     pub(super) fn of(metric: &str) -> Self {
-        if metric.ends_with("-cpu") {
+        if metric.contains("-cpu") {
             Self { name: "ns", show: |nanos| format!("{} ns", rounded(nanos)), nanos: 1.0 }
         } else {
             Self { name: "µs", show: |nanos| format!("{} µs", micros(nanos)), nanos: 1_000.0 }
@@ -59,7 +59,9 @@ mod tests {
 
     #[test]
     fn metrics_are_shown_as_in_the_terminal() {
-        assert_eq!((Unit::of("relay-cpu").show)(4_711.6), "4,712 ns");
+        for metric in ["relay-cpu", "relay-cpu-per-copy", "system-cpu"] {
+            assert_eq!((Unit::of(metric).show)(4_711.6), "4,712 ns");
+        }
         assert_eq!((Unit::of("p99").show)(4_711.6), "4.7 µs");
     }
 

@@ -6,6 +6,7 @@ mod read;
 mod settings;
 mod sinks;
 mod subject;
+mod when;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use serde::{Serialize, Serializer};
 pub use expect::{Expect, Metric, Ratio};
 pub use links::Links;
 pub use sinks::SinkChoice;
+pub use when::When;
 
 use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;

@@ -57,7 +57,8 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
     let search_width = read_search_width(root.section("search").as_ref());
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
-    let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
+    let known =
+        Known { subjects: &subjects, links: &link, sinks: sinks.as_ref(), traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
     Some(Scenario {
         name: name?,

@@ -1,11 +1,11 @@
 //! What a scenario varies, and the conditions that come of it.
 
-use super::{Cast, Condition, GeneratorChoice, Scenario, SinkChoice};
+use super::{Cast, Condition, GeneratorChoice, Ratio, Scenario, SinkChoice};
 use crate::generator::{GeneratorKind, xdp_obstacle};
 use crate::topology::Segmentation;
 
 /// One of each list in a scenario. Whom "auto" stands for follows from it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) cast: Cast,
     pub(super) segmentation: Segmentation,
@@ -24,6 +24,20 @@ impl Scenario {
             // Two choices may come to the same.
             if !conditions.contains(&condition) {
                 conditions.push(condition);
+            }
+        }
+        conditions
+    }
+
+    /// Under which conditions `ratio` is to be told: that of its `of` side, and that of its `to` side. They differ in what
+    /// the ratio fixes, and in whom "auto" stands for because of it.
+    pub fn conditions_of(&self, ratio: &Ratio) -> Vec<[Condition; 2]> {
+        let mut conditions = Vec::new();
+        for of in self.settings().into_iter().filter(|setting| ratio.of_when.fits(*setting)) {
+            let to = ratio.to_when.applied_to(of);
+            let sides = [of, to].map(|setting| self.condition(&setting));
+            if ratio.applies_to(&sides) && !conditions.contains(&sides) {
+                conditions.push(sides);
             }
         }
         conditions

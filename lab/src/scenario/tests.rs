@@ -3,7 +3,7 @@
 use super::*;
 use crate::impairments::Impairments;
 use crate::scenario::Condition;
-use crate::scenario::Metric;
+use crate::scenario::{Metric, When};
 use crate::verdict::Counts;
 
 const LEAST: &str =
@@ -346,9 +346,13 @@ fn ratios_are_checked() {
     );
     assert_eq!(
         told(&good.replace("'r'", "'s'")),
-        "line 15: expect.ratio[0].to: is the same subject as `of`: name another one"
+        "line 15: expect.ratio[0].to: is the same subject as `of`: name another one, or tell two conditions of it apart \
+         by `of-when` and `to-when`"
     );
-    assert!(told(&good.replace("p99", "p98")).contains("one of \"relay-cpu\", \"system-cpu\", \"p50\""));
+    assert!(
+        told(&good.replace("p99", "p98"))
+            .contains("one of \"relay-cpu\", \"relay-cpu-per-copy\", \"system-cpu\", \"p50\"")
+    );
     for at_most in ["0", "-0.5"] {
         let told = told(&format!("{good}\nat-most = {at_most}"));
         assert!(
@@ -362,6 +366,68 @@ fn ratios_are_checked() {
     );
     assert!(told("of = 's'\nto = 'r'").contains("metric: is missing: give what to compare"));
     assert!(told(&format!("{good}\natmost = 1")).contains("did you mean `at-most`?"));
+}
+
+#[test]
+fn a_ratio_may_fix_parts_of_both_conditions() {
+    let with = |keys: &str| {
+        let lists = "flows = [1, 2]\npayload-bytes = [18, 100]\n[link]\nsegmentation = ['wire', 'offload']\n[sinks]\n\
+                     count = [1, 8]\n[[sub";
+        with_ratio(3, &format!("metric = 'relay-cpu'\nof = 's'\nto = 's'\n{keys}"))
+            .replace("rate-pps = 1000", "rate-pps = [1_000, 2_000]")
+            .replacen("[[sub", lists, 1)
+    };
+    let all = "{ segmentation = 'offload', sinks = 8, flows = 2, payload-bytes = 18, rate-pps = 2_000 }";
+    let one = "{ segmentation = 'wire', sinks = 1, flows = 1, payload-bytes = 100, rate-pps = 1_000 }";
+    let read = scenario(&with(&format!("of-when = {all}\nto-when = {one}"))).unwrap();
+    let ratio = &read.expect.ratios[0];
+    let of = When {
+        segmentation: Some(Segmentation::Offload),
+        fan_out: Some(8),
+        flows: Some(2),
+        payload_bytes: Some(18),
+        rate_pps: Some(2_000),
+    };
+    assert_eq!((ratio.of_when, read.conditions_of(ratio).len()), (of, 1));
+    let part = scenario(&with("of-when = { sinks = 8 }\nto-when = { sinks = 1 }\nrate-pps = 2_000")).unwrap();
+    assert_eq!(part.conditions_of(&part.expect.ratios[0]).len(), 8);
+
+    let told = |keys: &str| mistake(&with(keys)).split_once(": ").unwrap().1.to_owned();
+    assert_eq!(
+        told("of-when = { sinks = 8 }\nto-when = { sinks = 2 }"),
+        "expect.ratio[0].to-when.sinks: the scenario has no 2: sinks.count has 1, 8"
+    );
+    assert!(
+        told("of-when = { payload-bytes = 18 }\nto-when = { payload-bytes = 19 }")
+            .contains("has no 19: traffic.payload-bytes has 18, 100")
+    );
+    assert_eq!(
+        told("of-when = { sinks = 8, flows = 1 }\nto-when = { sinks = 1 }"),
+        "expect.ratio[0].to-when: `of-when` fixes `flows` and `to-when` does not: write it in both tables"
+    );
+    assert!(told("to-when = { sinks = 1 }").starts_with("expect.ratio[0].to-when: `to-when` fixes `sinks`"));
+    assert!(
+        told("of-when = { sinks = 1 }\nto-when = { sinks = 1 }").contains("the same subject as `of`: name")
+    );
+    assert!(
+        told("of-when = { rate-pps = 2_000 }\nto-when = { rate-pps = 1_000 }\nrate-pps = 1_000")
+            .starts_with("expect.ratio[0].rate-pps: the rates are fixed by `of-when`")
+    );
+    assert!(
+        told("of-when = { segmentation = 'nic' }\nto-when = { segmentation = 'wire' }")
+            .contains("of-when.segmentation: must be one of \"wire\", \"offload\", found \"nic\"")
+    );
+    assert!(
+        told("of-when = { sinks = 8 }\nto-when = { sinks = '1' }").contains("to-when.sinks: must be a whole")
+    );
+    assert!(told("of-when = { sinks = 8 }\nto-when = 1").contains("to-when: must be a table, found 1"));
+    let empty = mistakes(&with("of-when = {}\nto-when = { sinks = 1 }"));
+    assert!(
+        empty[1].contains("of-when: fixes nothing: give one of segmentation, sinks, flows"),
+        "{empty:#?}"
+    );
+    let typo = mistakes(&with("of-when = { sink = 8 }\nto-when = { sinks = 1 }"));
+    assert!(typo.iter().any(|line| line.contains("of-when.sink: unknown key; did you mean `sinks`?")));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
-use super::groups::{Group, Groups};
+use super::groups::{Group, Groups, Sides};
 use super::record::{Record, Trial};
 use super::section::{Section, Table};
 use super::units::{Unit, many};
@@ -140,8 +140,8 @@ fn reasons(record: &Record, groups: &Groups<'_>) -> Vec<Reason> {
     });
     let of_ratios = record.comparisons.iter().filter_map(|comparison| {
         let verdict = comparison.verdict.filter(|verdict| *verdict != Verdict::Pass)?;
-        let (metric, of, to) = (&comparison.metric, &comparison.of, &comparison.to);
-        let about = format!("{metric} of {of} to {to}, {}", groups.name(comparison.condition()));
+        let (metric, Sides { of, to, condition }) = (&comparison.metric, groups.sides(comparison));
+        let about = format!("{metric} of {of} to {to}, {condition}");
         Some(Reason { verdict, about, lines: comparison.reasons.clone() })
     });
     of_trials.chain(of_ratios).collect()
