@@ -174,6 +174,7 @@ fn conduct(
         calibration: None,
         comparisons: Vec::new(),
         searches: Vec::new(),
+        search_ratios: Vec::new(),
         notes,
     };
     let ended = hold(&session, &subjects, &mut results);

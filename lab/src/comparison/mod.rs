@@ -3,7 +3,11 @@
 //!
 //! What drifts from minute to minute drifts for both: so only trials of the same block are compared, and what is judged is the ratio of each such pair, never a mean of one subject against a mean of the other.
 
+mod absent;
+
 use serde::Serialize;
+
+pub(crate) use absent::Absent;
 
 use crate::results::{Latency, Measured, Trial, last_attempts};
 use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject};
@@ -67,7 +71,7 @@ pub fn compare(
             if absent.is_empty() {
                 comparison
             } else {
-                Comparison { reasons: in_words(&absent), ..comparison }
+                Comparison { reasons: absent.in_words(), ..comparison }
             }
         });
         told.collect::<Vec<_>>()
@@ -86,37 +90,19 @@ pub fn not_compared(
         let is_noted = !absent.is_empty() && !is_left_undecided(ratio, &absent);
         let (metric, [of, to]) = (ratio.metric, ratio.sides());
         is_noted
-            .then(|| format!("{metric} of {of} to {to} is not compared: {}", in_words(&absent).join(" and ")))
+            .then(|| format!("{metric} of {of} to {to} is not compared: {}", absent.in_words().join(" and ")))
     });
     notes.collect()
 }
 
-/// A subject that was not measured.
-struct Absent<'a> {
-    name: &'a str,
-    is_installed: bool,
-}
-
 /// Which subjects of `ratio` are not among the `measured`.
-fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject], not_installed: &[NotInstalled]) -> Vec<Absent<'a>> {
-    let mut names = vec![ratio.of.as_str(), ratio.to.as_str()];
-    names.dedup();
-    let absent = names.into_iter().filter(|name| !measured.iter().any(|subject| subject.name == *name));
-    let is_installed = |name| !not_installed.iter().any(|missing| missing.subject == name);
-    absent.map(|name| Absent { name, is_installed: is_installed(name) }).collect()
+fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject], not_installed: &[NotInstalled]) -> Absent<'a> {
+    Absent::among([&ratio.of, &ratio.to], measured, not_installed)
 }
 
 /// Whether `ratio` was to be kept, and nothing but what is not installed keeps it from being told.
-fn is_left_undecided(ratio: &Ratio, absent: &[Absent<'_>]) -> bool {
-    ratio.at_most.is_some() && absent.iter().all(|absent| !absent.is_installed)
-}
-
-/// Why each is absent.
-fn in_words(absent: &[Absent<'_>]) -> Vec<String> {
-    let words = absent.iter().map(|Absent { name, is_installed }| {
-        format!("{name} {}", if *is_installed { "was not run" } else { "is not installed" })
-    });
-    words.collect()
+fn is_left_undecided(ratio: &Ratio, absent: &Absent<'_>) -> bool {
+    ratio.at_most.is_some() && absent.leaves_undecided()
 }
 
 /// The trials of two subjects in the same block, and what they measured.

@@ -67,6 +67,13 @@ impl Conditions {
         self.common.join(", ")
     }
 
+    /// What tells `condition` from the others, in words; empty of the only one.
+    pub(super) fn told(&self, condition: &Condition) -> String {
+        let told =
+            self.differing.iter().map(|column| format!("{} {}", column.header, (column.show)(condition)));
+        told.collect::<Vec<_>>().join(", ")
+    }
+
     /// A table of `rows`: the columns `before`, what their conditions differ in, the columns `after`.
     pub(super) fn table<T>(
         &self,

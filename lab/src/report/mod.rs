@@ -55,6 +55,9 @@ fn tables(results: &Results) -> Vec<String> {
     if !results.searches.is_empty() {
         parts.push(searches::table(&results.searches));
     }
+    if !results.search_ratios.is_empty() {
+        parts.push(searches::ratios(&results.search_ratios));
+    }
     parts.extend(results.calibration.as_ref().and_then(calibration::table));
     if !results.comparisons.is_empty() {
         parts.push(comparisons::table(&results.comparisons, &conditions));

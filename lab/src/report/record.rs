@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::numbers::grouped;
+use super::units::many;
 use crate::trial::Delays;
 use crate::verdict::Verdict;
 
@@ -25,6 +27,8 @@ pub(super) struct Record {
     /// Of a search only.
     #[serde(default)]
     pub(super) searches: Vec<Found>,
+    #[serde(default)]
+    pub(super) search_ratios: Vec<FoundRatio>,
     #[serde(default)]
     pub(super) notes: Vec<String>,
 }
@@ -46,8 +50,21 @@ pub(super) struct Found {
     pub(super) upper_by: Option<String>,
 }
 
-/// Under which condition, whatever the rate.
+/// The highest rate without loss of one subject against that of another.
 #[derive(Debug, Deserialize)]
+pub(super) struct FoundRatio {
+    pub(super) of: String,
+    pub(super) to: String,
+    pub(super) condition: FoundCondition,
+    pub(super) least: Option<f64>,
+    pub(super) most: Option<f64>,
+    pub(super) at_least: f64,
+    pub(super) verdict: Verdict,
+    pub(super) reasons: Vec<String>,
+}
+
+/// Under which condition, whatever the rate.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct FoundCondition {
     #[serde(default)]
     pub(super) segmentation: String,
@@ -57,6 +74,16 @@ pub(super) struct FoundCondition {
     #[serde(default = "one")]
     pub(super) flows: u64,
     pub(super) payload_bytes: u64,
+}
+
+impl FoundCondition {
+    pub(super) fn in_words(&self) -> String {
+        let Self { segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
+        let (payload, flows) = (grouped(*payload_bytes), many(*flows as usize, "flow"));
+        let segmentation =
+            if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") };
+        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}")
+    }
 }
 
 /// Of what a file does not say that was written before there could be more.

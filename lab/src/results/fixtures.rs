@@ -80,6 +80,7 @@ pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
         calibration: None,
         comparisons: Vec::new(),
         searches: Vec::new(),
+        search_ratios: Vec::new(),
         notes: Vec::new(),
     }
 }

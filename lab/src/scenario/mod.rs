@@ -3,6 +3,7 @@
 mod expect;
 mod links;
 mod read;
+mod search;
 mod settings;
 mod sinks;
 mod subject;
@@ -21,6 +22,7 @@ use serde::{Serialize, Serializer};
 
 pub use expect::{Expect, Metric, Ratio};
 pub use links::Links;
+pub use search::{Search, SearchRatio};
 pub use sinks::SinkChoice;
 pub use when::When;
 
@@ -44,8 +46,8 @@ pub struct Scenario {
     pub sinks: Sinks,
     /// How often.
     pub trials: Trials,
-    /// How close a search gets: the upper bound of a rate is at most this much higher than the lower one.
-    pub search_width: f64,
+    /// How the highest rates without loss are searched.
+    pub search: Search,
     /// What is measured; at least one.
     pub subjects: Vec<Subject>,
     /// What is expected.

@@ -8,7 +8,7 @@ use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
     Cast, GeneratorChoice, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind,
-    Traffic, Trials, subject,
+    Traffic, Trials, search, subject,
 };
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
@@ -24,9 +24,6 @@ const MOST_FLOWS: u64 = 10_000;
 const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
 /// The longest a trial may offer traffic.
 const MAX_DURATION: Duration = Duration::from_hours(1);
-
-/// How close a search gets unless it is told.
-const SEARCH_WIDTH: f64 = 0.05;
 
 const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
 const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
@@ -55,18 +52,18 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     }
     let trials = read_trials(root.section("trials").as_ref());
     let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
-    let search_width = read_search_width(root.section("search").as_ref());
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
     let known =
         Known { subjects: &subjects, links: &link, sinks: sinks.as_ref(), traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
+    let search = search::read(root.section("search").as_ref(), &known);
     Some(Scenario {
         name: name?,
         link,
         traffic: traffic?,
         sinks: sinks?,
         trials: trials?,
-        search_width: search_width?,
+        search: search?,
         subjects,
         expect: expect?,
         source: text.parse().unwrap_or_default(),
@@ -263,11 +260,6 @@ fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
         calibrate: calibrate?,
         measure: measure?,
     })
-}
-
-fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
-    let Some(section) = section else { return Some(SEARCH_WIDTH) };
-    defaulted(section, "width", SEARCH_WIDTH, || section.number("width", 0.001..=1.0))
 }
 
 fn read_subjects(

@@ -3,7 +3,7 @@
 use super::*;
 use crate::impairments::Impairments;
 use crate::scenario::Condition;
-use crate::scenario::{Metric, When};
+use crate::scenario::{Metric, Search, SearchRatio, When};
 use crate::verdict::Counts;
 
 const LEAST: &str =
@@ -266,10 +266,35 @@ fn subjects_are_one_thing_with_a_name_of_their_own() {
 
 #[test]
 fn a_search_has_a_width() {
-    let width = |more: &str| scenario(&format!("{LEAST}{more}")).map(|scenario| scenario.search_width);
+    let width = |more: &str| scenario(&format!("{LEAST}{more}")).map(|scenario| scenario.search.width);
     assert_eq!((width("").unwrap(), width("[search]\nwidth = 0.2\n").unwrap()), (0.05, 0.2));
     assert!(mistake(&format!("{LEAST}[search]\nwidth = 0\n")).contains("from 0.001 to 1"));
     assert!(mistake(&format!("{LEAST}[search]\nwith = 1\n")).contains("did you mean `width`?"));
+}
+
+#[test]
+fn searches_may_be_compared() {
+    let text =
+        LEAST.replace("1000", "[1_000, 9_000]") + "[[subject]]\nname = 's'\nrelay = {}\n[[search.ratio]]\n";
+    let good = format!("{text}of = 'r'\nto = 's'\nat-least = 1.7\n");
+    let read = scenario(&good).unwrap().search;
+    let ratio = SearchRatio { of: "r".into(), to: "s".into(), at_least: 1.7 };
+    assert_eq!(read, Search { width: 0.05, ratios: vec![ratio] });
+
+    let told = |from: &str, to: &str| mistake(&good.replace(from, to)).split_once(": ").unwrap().1.to_owned();
+    assert_eq!(told("to = 's'", "to = 'q'"), "search.ratio[0].to: no subject \"q\": there is \"r\", \"s\"");
+    assert!(told("to = 's'", "to = 'r'").contains("is the same subject as `of`: name another one"));
+    assert!(told("1.7", "0").contains("at-least: must be a number from 0.001 to 1000"));
+    assert!(told("at-least = 1.7", "").contains("at-least: is missing: give what the ratio must come to"));
+    assert!(told("at-least", "at-most = 1\nat-least").contains("ratio[0].at-most: unknown key"));
+    assert!(told("of = 'r'", "").contains("search.ratio[0].of: is missing"));
+    assert_eq!(
+        told("[1_000, 9_000]", "1_000"),
+        "search.ratio: takes a search between two rates, and there is only 1000: write traffic.rate-pps = [1000, 10000]"
+    );
+    let delays = good.replace("[[search", "[trials]\nmeasure = 'join-leave'\n[[search");
+    assert!(mistake(&delays).contains("search.ratio: takes a search, which looks for loss"));
+    assert!(mistake(&good.replace("[[search.ratio]]", "[search.ratio]")).contains("write [[ratio]]"));
 }
 
 #[test]

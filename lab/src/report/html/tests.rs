@@ -6,7 +6,7 @@ use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
 use crate::results::{RESULTS_FILE, Results, RunVerdict, Trial};
 use crate::scenario::{Condition, Metric};
-use crate::search::{Found, Limit};
+use crate::search::{Found, FoundRatio, Limit};
 use crate::trial::Delays;
 use crate::verdict::Verdict;
 
@@ -151,6 +151,25 @@ fn a_search_and_a_calibration_have_their_sections() {
         upper_by: Some(Limit::Lab),
     }];
     results.calibration = Some(Calibration { before: vec![trial("w", 1, 10.0)], after: Vec::new() });
+    let ratio = FoundRatio {
+        of: "a".into(),
+        to: "b".into(),
+        condition: CONDITION,
+        least: Some(1.9),
+        most: None,
+        at_least: 2.5,
+        verdict: Verdict::Inconclusive,
+        reasons: vec!["the lab could not".into()],
+    };
+    results.search_ratios = vec![ratio];
+    results.verdict = RunVerdict::Inconclusive;
+    let told = page_of(&results);
+    for part in
+        ["1.900", "2.5", "<li>the lab could not</li>", "highest rate of a to that of b", "1 of 1 ratio left"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    results.search_ratios.clear();
     let page = page_of(&results);
     for part in ["id=\"searches\"", "631,519", "668,988", "the lab", "id=\"calibration\"", "before the run"] {
         assert!(page.contains(part), "{part}");
