@@ -3,6 +3,7 @@
 use super::numbers::grouped;
 use super::record::{Comparison, Condition, Record, Trial};
 use super::units::many;
+use crate::statistics::median;
 
 /// How many colours and kinds of line the style sheet has.
 const COLOURS: usize = 6;
@@ -121,6 +122,16 @@ impl Group<'_> {
     /// The trials that say something about the subject.
     pub(super) fn conclusive(&self) -> impl Iterator<Item = &Trial> {
         self.last.iter().copied().filter(|trial| trial.verdict.is_conclusive())
+    }
+
+    /// How many datagrams were lost in those.
+    pub(super) fn lost(&self) -> Option<u64> {
+        self.conclusive().filter_map(|trial| trial.lost).reduce(u64::saturating_add)
+    }
+
+    /// The median of `metric` over them.
+    pub(super) fn median(&self, metric: &str) -> Option<f64> {
+        median(self.conclusive().filter_map(|trial| trial.reading(metric)))
     }
 }
 

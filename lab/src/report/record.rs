@@ -5,14 +5,68 @@
 //! missing here. Nothing is flattened, because then an error would no longer tell its line.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::numbers::grouped;
 use super::units::many;
+use crate::results::SCHEMA;
 use crate::trial::Delays;
-use crate::verdict::Verdict;
+use crate::verdict::{Counts, Verdict};
+
+/// Results that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The results cannot be read.
+    #[error("read results {}: {source}; name the results.json of a run", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file has no results of this schema in it.
+    #[error("{} has {found}, and this lab reads {SCHEMA}: name the results.json of a run of this version", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it has instead.
+        found: String,
+    },
+    /// The file is not as the schema has it.
+    #[error("{}: {source}; run the scenario again, or name the results.json of a run that came to its end", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        source: serde_json::Error,
+    },
+}
+
+/// The results in `file`.
+pub(super) fn load(file: &Path) -> Result<Record, ReadError> {
+    let text = fs::read(file).map_err(|source| ReadError::Unreadable { path: file.to_owned(), source })?;
+    read(file, &text)
+}
+
+/// The results in `text`, which is that of `file`.
+pub(super) fn read(file: &Path, text: &[u8]) -> Result<Record, ReadError> {
+    #[derive(Deserialize)]
+    struct Head {
+        schema: Option<String>,
+    }
+    let malformed = |source| ReadError::Malformed { path: file.to_owned(), source };
+    let head: Head = serde_json::from_slice(text).map_err(malformed)?;
+    if head.schema.as_deref() != Some(SCHEMA) {
+        let found = head.schema.map_or_else(|| "no schema".to_owned(), |schema| format!("schema {schema}"));
+        return Err(ReadError::Foreign { path: file.to_owned(), found });
+    }
+    serde_json::from_slice(text).map_err(malformed)
+}
 
 /// Everything a run found out; see [`Results`](crate::results::Results) for what the fields mean.
 #[derive(Debug, Deserialize)]
@@ -126,8 +180,8 @@ pub(super) struct Trial {
     rate_pps: u64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
-    /// What was expected of the counts; the page only tells whether anything was.
-    pub(super) expected: Option<Value>,
+    /// What was expected of the counts, if anything was.
+    pub(super) expected: Option<Counts>,
     pub(super) files: String,
     pub(super) offered_pps: Option<f64>,
     pub(super) generator_lag_ns: Option<Lag>,

@@ -6,7 +6,6 @@ use super::section::{Section, Table};
 use super::units::{Unit, many};
 use crate::report::numbers::{factor, grouped, or_nothing};
 use crate::results::RunVerdict;
-use crate::statistics::median;
 use crate::verdict::Verdict;
 
 /// What the reader should know first.
@@ -215,12 +214,7 @@ pub(super) fn glance(groups: &Groups<'_>) -> Section {
     let heads: Vec<_> = heads.into_iter().chain(metrics.map(|(_, head)| (head, true))).collect();
     let mut table = Table::new(format!("All trials: {}", groups.common()), &heads);
     for group in &groups.all {
-        let medians = metrics.map(|(metric, _)| {
-            or_nothing(
-                median(group.conclusive().filter_map(|trial| trial.reading(metric))),
-                Unit::of(metric).show,
-            )
-        });
+        let medians = metrics.map(|(metric, _)| or_nothing(group.median(metric), Unit::of(metric).show));
         let first = [group.subject.to_owned(), groups.name(group.condition), passed(group), lost(group)];
         let row = table.push(first.into_iter().chain(medians));
         if group.conclusive().next().is_none() {
@@ -240,6 +234,5 @@ fn passed(group: &Group<'_>) -> String {
 }
 
 fn lost(group: &Group<'_>) -> String {
-    let lost = group.conclusive().filter_map(|trial| trial.lost).reduce(u64::saturating_add);
-    or_nothing(lost, grouped)
+    or_nothing(group.lost(), grouped)
 }

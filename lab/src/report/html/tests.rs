@@ -16,7 +16,7 @@ fn page_of(results: &Results) -> String {
 }
 
 fn page_of_text(text: &[u8]) -> String {
-    page(&read(Path::new(RESULTS_FILE), text).unwrap()).unwrap()
+    page(&record::read(Path::new(RESULTS_FILE), text).unwrap()).unwrap()
 }
 
 /// What `lab report` says of a file with this content.
