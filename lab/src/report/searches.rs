@@ -41,10 +41,10 @@ pub(super) fn ratios(ratios: &[FoundRatio]) -> String {
     let table = conditions.table(ratios, &SUBJECTS, |ratio| &ratio.condition, &FINDINGS);
     let undecided = ratios.iter().filter(|ratio| !ratio.reasons.is_empty());
     let reasons = undecided.map(|FoundRatio { of, to, condition, reasons, .. }| {
-        let lines: String = reasons.iter().map(|reason| format!("  - {reason}\n")).collect();
+        let lines = reasons.join("\n  - ");
         let condition = conditions.told(condition);
         let comma = if condition.is_empty() { "" } else { ", " };
-        format!("\n{of} to {to}{comma}{condition}\n{lines}")
+        format!("\n{of} to {to}{comma}{condition}\n  - {lines}\n")
     });
     format!("{table}\n\n{RATIO_LEGEND}\n{}", reasons.collect::<String>())
 }

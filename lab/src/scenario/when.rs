@@ -93,7 +93,7 @@ pub(super) fn read(ratio: &Section<'_>, lists: Lists<'_>) -> Option<[When; 2]> {
         }
     }
     let [of, to] = tables.map(|(key, table)| match table {
-        Some(table) => read_table(&table, lists),
+        Some(table) => read_table(&table, lists).ok(),
         None => (!ratio.has(key)).then(When::default),
     });
     if of.is_some_and(|of| of.rate_pps.is_some()) && ratio.has("rate-pps") {
@@ -102,7 +102,10 @@ pub(super) fn read(ratio: &Section<'_>, lists: Lists<'_>) -> Option<[When; 2]> {
     Some([of?, to?])
 }
 
-fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Option<When> {
+/// A mistake that is among the others of the document.
+struct Told;
+
+fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Result<When, Told> {
     if !KEYS.iter().any(|(key, _)| table.has(key)) {
         let keys = KEYS.map(|(key, _)| key).join(", ");
         table.mistake("", format!("fixes nothing: give one of {keys}, or leave the table out"));
@@ -117,7 +120,7 @@ fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Option<When> {
     let segmentation = fixed(table, "segmentation", Some(links.segmentations.clone()), || {
         table.choice("segmentation", &Segmentation::NAMES)
     });
-    Some(When {
+    Ok(When {
         segmentation: segmentation?,
         fan_out: fan_out?.map(|count| count as usize),
         flows: flows?.map(|count| count as usize),
@@ -126,23 +129,23 @@ fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Option<When> {
     })
 }
 
-/// What `read` makes of `key`, which must be among `all`; `Some(None)` when it is not written.
+/// What `read` makes of `key`, which must be among `all`; `None` when it is not written.
 fn fixed<T: PartialEq + ToString>(
     table: &Section<'_>,
     key: &str,
     all: Option<Vec<T>>,
     read: impl FnOnce() -> Option<T>,
-) -> Option<Option<T>> {
+) -> Result<Option<T>, Told> {
     if !table.has(key) {
-        return Some(None);
+        return Ok(None);
     }
-    let value = read()?;
-    let all = all?;
+    let value = read().ok_or(Told)?;
+    let all = all.ok_or(Told)?;
     if !all.contains(&value) {
         let list = KEYS.iter().find(|(known, _)| *known == key).map_or("the scenario", |(_, list)| list);
         let known = all.iter().map(T::to_string).collect::<Vec<_>>().join(", ");
         let value = value.to_string();
         table.mistake(key, format!("the scenario has no {value}: {list} has {known}"));
     }
-    Some(Some(value))
+    Ok(Some(value))
 }

@@ -49,7 +49,7 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
         ("corrupted", sum(|trial| trial.corrupted)),
     ];
     let others = others.into_iter().filter(|(_, count)| *count > 0);
-    let others: String = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
+    let others: Vec<_> = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
     let blocks = match (counted.len(), group.last.len()) {
         (counted, all) if counted == all => many(all, "block"),
         (counted, all) => format!("{counted} of {}", many(all, "block")),
@@ -65,7 +65,7 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
         measured: if counted.is_empty() {
             "nothing".to_owned()
         } else {
-            format!("{lost} of {} lost in {blocks}{others}", grouped(due))
+            format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
         },
         verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
         reasons: of_trials.collect(),
