@@ -39,6 +39,15 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Put the results of several runs into one report, in Markdown
+    Summary {
+        /// The folders of the runs, or their results.json
+        #[arg(required = true, value_name = "FOLDER")]
+        folders: Vec<PathBuf>,
+        /// Where the report goes [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Say what this machine can vouch for, and measure how much it can offer and count; needs root
     Doctor,
     /// Remove what a killed run left behind; needs root

@@ -10,6 +10,7 @@ use crate::results::{Environment, Results};
 use crate::run::{Finished, RunError, error_chain, may_build_networks, search_in};
 use crate::scenario::{Scenario, ScenarioError};
 use crate::sink::xdp_works;
+use crate::topology::Segmentation;
 
 /// The search for the highest rate of a direct wire.
 const SCENARIO: &str = include_str!("doctor.toml");
@@ -79,7 +80,7 @@ pub fn doctor(interrupted: &AtomicBool) -> Result<Diagnosis, RunError> {
     if may_build_networks() {
         let generator = generator::try_xdp().err();
         findings.push(program("generator", "packet", generator.as_ref().map(|error| error_chain(error))));
-        let sink = xdp_works(scenario.link).err();
+        let sink = xdp_works(scenario.link.with(Segmentation::Wire)).err();
         findings.push(program("sink", "packet", sink.as_ref().map(|error| error_chain(error))));
         findings.push(measure(scenario, interrupted)?);
     }

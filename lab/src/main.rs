@@ -1,7 +1,7 @@
 //! `lab`: parse, dispatch, exit code.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Parser;
 use lab::cli::{Cli, Command, RunArgs};
-use lab::report::{html, report};
-use lab::results::{RESULTS_FILE, RunVerdict};
+use lab::report::{html, report, results_in, summary};
+use lab::results::RunVerdict;
 use lab::run::{Finished, RunError, error_chain, run, search};
 use lab::scenario::Scenario;
 use lab::trial::TrialError;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Search(arguments) => conduct(search, &arguments),
         Command::Check { scenario } => check(&scenario),
         Command::Report { results, out } => page(&results, out.as_deref()),
+        Command::Summary { folders, out } => sum_up(&folders, out.as_deref()),
         Command::Doctor => diagnose(),
         Command::Clean => clean::clean().map_err(anyhow::Error::from).and_then(|cleaned| say(&cleaned)),
         Command::Impair(arguments) => impair::impair(&arguments).map_err(anyhow::Error::from).map(|()| 0),
@@ -55,8 +56,24 @@ fn check(file: &Path) -> anyhow::Result<u8> {
 }
 
 fn page(results: &Path, out: Option<&Path>) -> anyhow::Result<u8> {
-    let file = if results.is_dir() { results.join(RESULTS_FILE) } else { results.to_owned() };
-    say(&format!("page: {}", html::make(&file, out)?.display()))
+    say(&format!("page: {}", html::make(&results_in(results), out)?.display()))
+}
+
+fn sum_up(folders: &[PathBuf], out: Option<&Path>) -> anyhow::Result<u8> {
+    let summary = summary::of(folders);
+    match out {
+        Some(out) => {
+            summary.write(out)?;
+            say(&format!("report: {}", out.display()))?;
+        }
+        None => {
+            write!(std::io::stdout(), "{}", summary.text).context("write to standard output")?;
+        }
+    }
+    for error in &summary.unreadable {
+        eprintln!("lab: {}", error_chain(error));
+    }
+    Ok(if summary.unreadable.is_empty() { 0 } else { ENVIRONMENT })
 }
 
 fn diagnose() -> anyhow::Result<u8> {

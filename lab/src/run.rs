@@ -18,6 +18,7 @@ use crate::search::{self, SearchError};
 use crate::session::Session;
 use crate::sink::xdp_works;
 use crate::subject::{SubjectError, installed};
+use crate::topology::Segmentation;
 use crate::traffic_error::TrafficError;
 use crate::trial::TrialError;
 use crate::verdict::{Verdict, of_run};
@@ -173,6 +174,7 @@ fn conduct(
         calibration: None,
         comparisons: Vec::new(),
         searches: Vec::new(),
+        search_ratios: Vec::new(),
         notes,
     };
     let ended = hold(&session, &subjects, &mut results);
@@ -191,7 +193,7 @@ fn conduct(
 fn settle_sinks(scenario: &mut Scenario) -> Vec<String> {
     let mut reasons: Vec<String> = scenario.xdp_unfit().iter().map(ToString::to_string).collect();
     if scenario.may_choose_xdp()
-        && let Err(error) = xdp_works(scenario.link)
+        && let Err(error) = xdp_works(scenario.link.with(Segmentation::Wire))
     {
         scenario.without_xdp();
         reasons = vec![error_chain(&error)];
@@ -260,7 +262,7 @@ fn settle_generator(scenario: &mut Scenario) -> Result<Vec<String>, RunError> {
         }
         (GeneratorChoice::Auto, None) => {
             let cannot = |&bytes: &usize| {
-                let obstacle = xdp_obstacle(scenario.link, bytes)?;
+                let obstacle = xdp_obstacle(scenario.link.ingress(), bytes)?;
                 Some(format!("the packet generator sends payloads of {bytes} bytes, {obstacle}"))
             };
             scenario.traffic.payloads_bytes.iter().filter_map(cannot).collect()

@@ -18,8 +18,11 @@
 
 mod wiring;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use crate::net::link::{self, Mac};
 use crate::net::offloads::{RECEIVE, Wanted};
@@ -85,12 +88,24 @@ impl Family {
 }
 
 /// Where a super-frame of the relay is cut into datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Segmentation {
     /// Before egress: each datagram crosses the link as its own frame.
     Wire,
     /// Nowhere: super-frames cross the link and the sink's stack takes them apart, as behind a NIC that segments.
     Offload,
+}
+
+impl Segmentation {
+    /// Every segmentation with its name in scenarios and results.
+    pub const NAMES: [(&'static str, Self); 2] = [("wire", Self::Wire), ("offload", Self::Offload)];
+}
+
+impl fmt::Display for Segmentation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::NAMES.iter().find(|(_, known)| known == self).map_or("", |(name, _)| name))
+    }
 }
 
 /// Who completes the checksums of what the relay sends.

@@ -58,7 +58,7 @@ impl fmt::Display for Verdict {
 }
 
 /// What went wrong on the way to the sinks, counted over all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Counts {
     /// Datagrams that never arrived.
     pub lost: u64,

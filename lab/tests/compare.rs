@@ -68,3 +68,28 @@ fn a_side_that_is_not_run_is_not_compared() {
         run.said()
     );
 }
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_subject_is_compared_with_itself_under_two_conditions() {
+    let text = "name = 'test'\n[link]\nsegmentation = ['wire', 'offload']\n[sinks]\ncount = [1, 3]\n[trials]\nblocks = 3\n\
+                retries = 5\ncalibrate = false\n[traffic]\nrate-pps = 2_000\nduration = '300ms'\nwarmup = '50ms'\n\
+                [[subject]]\nname = 'a'\nrelay = { rx = 'recv' }\n[[expect.ratio]]\nmetric = 'relay-cpu-per-copy'\nof = 'a'\n\
+                of-when = { sinks = 3, segmentation = 'offload' }\nto = 'a'\nto-when = { sinks = 1, segmentation = 'wire' }\n\
+                at-most = 1_000\n";
+    let run = Lab::as_root().run_text(text, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.said());
+    let comparisons = run.results()["comparisons"].as_array().expect("comparisons is a list");
+    assert_eq!(comparisons.len(), 1, "{}", run.said());
+    let (of, to) = (&comparisons[0], &comparisons[0]["to_condition"]);
+    let sides = [of, to].map(|side| (&side["fan_out"], &side["segmentation"], &side["sink_kind"]));
+    let expected =
+        [(3, "offload", "packet"), (1, "wire", "xdp")].map(|(a, b, c)| (a.into(), b.into(), c.into()));
+    assert_eq!(sides, expected.each_ref().map(|(a, b, c): &(Value, Value, Value)| (a, b, c)));
+    assert_eq!((&of["pairs"], &of["verdict"]), (&3.into(), &"pass".into()));
+    for words in
+        ["a (segmentation offload, sink packet, sinks 3)", "a (segmentation wire, sink xdp, sinks 1)"]
+    {
+        assert!(run.stdout.contains(words), "nothing of {words:?} in {}", run.said());
+    }
+}

@@ -32,6 +32,17 @@ fn a_run_has_a_page_that_can_be_made_anew() {
     for again in [&page, &other] {
         assert_eq!(fs::read_to_string(again).expect("the page is there"), made);
     }
+    // Among many, beside one that is not there.
+    let report = lab.out().join("report.md");
+    lab.command().arg("summary").arg(lab.out()).arg("--out").arg(&report).assert().success();
+    let report = fs::read_to_string(report).expect("the report is there");
+    assert!(report.starts_with("# Bars\n\n2 pass.\n"), "{report}");
+    for part in ["counts, ours, 2,000 packets/s", "lost in 2 blocks", "lab run ", "## Medians"] {
+        assert!(report.contains(part), "{part} in {report}");
+    }
+    let both = lab.command().arg("summary").arg(lab.out()).arg("/nowhere").assert().code(2);
+    let said = String::from_utf8_lossy(&both.get_output().stdout).into_owned();
+    assert!(said.contains("counts, ours, 1,000 packets/s") && said.contains("2 pass, 1 ERROR."), "{said}");
 }
 
 #[test]

@@ -102,3 +102,24 @@ fn what_counts_no_loss_cannot_be_searched() {
         run.said()
     );
 }
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn what_was_found_is_compared() {
+    let two = format!("{}\n[[subject]]\nname = 'wire'\nwire = 'direct'\n", forwarder(FIRST_LOST));
+    let ratio = |at_least| format!("[[search.ratio]]\nof = 'it'\nto = 'wire'\nat-least = {at_least}\n");
+    let text = format!("{}{}", scenario(&two), ratio("3"));
+    let run = Lab::as_root().search_text(&text);
+    let ratio = &run.results()["search_ratios"][0];
+    let expected = [("of", "it".into()), ("to", "wire".into()), ("at_least", Value::from(3.0))];
+    for (key, value) in expected {
+        assert_eq!(ratio[key], value, "{key}");
+    }
+    // The wire has no upper bound, so that only the other end of the ratio is known: well below what is demanded.
+    assert!(ratio["least"].is_null(), "{ratio}");
+    if is_decided(run.trials()) {
+        assert!(ratio["most"].as_f64().is_some_and(|most| most < 1.0), "{ratio}");
+        assert_eq!((&ratio["verdict"], run.code), (&Value::from("fail"), Some(1)), "{}", run.said());
+    }
+    assert!(run.stdout.contains("at least"), "{}", run.said());
+}

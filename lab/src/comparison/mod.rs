@@ -1,9 +1,13 @@
-//! Subjects against each other: how large a metric of one is, measured by that of another. Pure code.
+//! Subjects against each other, or one of them under two conditions: how large a metric of one side is, measured by that
+//! of the other. Pure code.
 //!
-//! What drifts from minute to minute drifts for both: so only trials of the same block and condition are compared, and
-//! what is judged is the ratio of each such pair, never a mean of one subject against a mean of the other.
+//! What drifts from minute to minute drifts for both: so only trials of the same block are compared, and what is judged is the ratio of each such pair, never a mean of one subject against a mean of the other.
+
+mod absent;
 
 use serde::Serialize;
+
+pub(crate) use absent::Absent;
 
 use crate::results::{Latency, Measured, Trial, last_attempts};
 use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject};
@@ -14,14 +18,17 @@ use crate::verdict::{BURST_LIMIT_NS, STEAL_LIMIT_PERCENT, Verdict};
 /// How many pairs an interval and a verdict take. With two, nothing can be said of how much they vary.
 pub const LEAST_PAIRS: usize = 3;
 
-/// One subject against another under one condition.
+/// One subject against another under one condition, or under one that differs in a part.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     /// What is compared.
     pub metric: Metric,
-    /// Under which condition.
+    /// Under which condition: that of the subject above the line.
     #[serde(flatten)]
     pub condition: Condition,
+    /// That of the subject beneath it, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_condition: Option<Condition>,
     /// The subject above the line.
     pub of: String,
     /// The subject beneath it.
@@ -55,17 +62,16 @@ pub fn compare(
     trials: &[Trial],
 ) -> Vec<Comparison> {
     let last: Vec<_> = last_attempts(trials).collect();
-    let conditions = scenario.conditions();
     let comparisons = scenario.expect.ratios.iter().flat_map(|ratio| {
         let absent = absent(ratio, measured, not_installed);
         let is_told = absent.is_empty() || is_left_undecided(ratio, &absent);
-        let conditions = conditions.iter().filter(move |condition| is_told && ratio.applies_to(condition));
-        let told = conditions.map(|condition| {
-            let comparison = comparison(ratio, condition, scenario.trials.blocks, &last);
+        let conditions = if is_told { scenario.conditions_of(ratio) } else { Vec::new() };
+        let told = conditions.iter().map(|conditions| {
+            let comparison = comparison(ratio, conditions, scenario.trials.blocks, &last);
             if absent.is_empty() {
                 comparison
             } else {
-                Comparison { reasons: in_words(&absent), ..comparison }
+                Comparison { reasons: absent.in_words(), ..comparison }
             }
         });
         told.collect::<Vec<_>>()
@@ -82,38 +88,21 @@ pub fn not_compared(
     let notes = scenario.expect.ratios.iter().filter_map(|ratio| {
         let absent = absent(ratio, measured, not_installed);
         let is_noted = !absent.is_empty() && !is_left_undecided(ratio, &absent);
-        let Ratio { metric, of, to, .. } = ratio;
+        let (metric, [of, to]) = (ratio.metric, ratio.sides());
         is_noted
-            .then(|| format!("{metric} of {of} to {to} is not compared: {}", in_words(&absent).join(" and ")))
+            .then(|| format!("{metric} of {of} to {to} is not compared: {}", absent.in_words().join(" and ")))
     });
     notes.collect()
 }
 
-/// A subject that was not measured.
-struct Absent<'a> {
-    name: &'a str,
-    is_installed: bool,
-}
-
 /// Which subjects of `ratio` are not among the `measured`.
-fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject], not_installed: &[NotInstalled]) -> Vec<Absent<'a>> {
-    let names = [ratio.of.as_str(), ratio.to.as_str()].into_iter();
-    let absent = names.filter(|name| !measured.iter().any(|subject| subject.name == *name));
-    let is_installed = |name| !not_installed.iter().any(|missing| missing.subject == name);
-    absent.map(|name| Absent { name, is_installed: is_installed(name) }).collect()
+fn absent<'a>(ratio: &'a Ratio, measured: &[&Subject], not_installed: &[NotInstalled]) -> Absent<'a> {
+    Absent::among([&ratio.of, &ratio.to], measured, not_installed)
 }
 
 /// Whether `ratio` was to be kept, and nothing but what is not installed keeps it from being told.
-fn is_left_undecided(ratio: &Ratio, absent: &[Absent<'_>]) -> bool {
-    ratio.at_most.is_some() && absent.iter().all(|absent| !absent.is_installed)
-}
-
-/// Why each is absent.
-fn in_words(absent: &[Absent<'_>]) -> Vec<String> {
-    let words = absent.iter().map(|Absent { name, is_installed }| {
-        format!("{name} {}", if *is_installed { "was not run" } else { "is not installed" })
-    });
-    words.collect()
+fn is_left_undecided(ratio: &Ratio, absent: &Absent<'_>) -> bool {
+    ratio.at_most.is_some() && absent.leaves_undecided()
 }
 
 /// The trials of two subjects in the same block, and what they measured.
@@ -122,8 +111,8 @@ struct Pair<'a> {
     values: [f64; 2],
 }
 
-fn comparison(ratio: &Ratio, condition: &Condition, blocks: usize, last: &[&Trial]) -> Comparison {
-    let (pairs, gaps) = pairs(ratio, condition, blocks, last);
+fn comparison(ratio: &Ratio, conditions: &[Condition; 2], blocks: usize, last: &[&Trial]) -> Comparison {
+    let (pairs, gaps) = pairs(ratio, conditions, blocks, last);
     let logs: Vec<_> = pairs.iter().map(|pair| (pair.values[0] / pair.values[1]).ln()).collect();
     let ci95 = if logs.len() < LEAST_PAIRS { None } else { interval(&logs) };
     let mean = geometric_mean(&logs);
@@ -132,10 +121,11 @@ fn comparison(ratio: &Ratio, condition: &Condition, blocks: usize, last: &[&Tria
     if !gaps.is_empty() {
         reasons.push(format!("no pair, because {}", with_blocks(&gaps)));
     }
-    reasons.extend(doubts(ratio.metric, &pairs));
+    reasons.extend(doubts(ratio, &pairs));
     Comparison {
         metric: ratio.metric,
-        condition: *condition,
+        condition: conditions[0],
+        to_condition: (conditions[0] != conditions[1]).then_some(conditions[1]),
         of: ratio.of.clone(),
         to: ratio.to.clone(),
         pairs: pairs.len(),
@@ -153,20 +143,23 @@ fn comparison(ratio: &Ratio, condition: &Condition, blocks: usize, last: &[&Tria
 /// The pair of each block, and what is in the way of it with the block in which it is.
 fn pairs<'a>(
     ratio: &Ratio,
-    condition: &Condition,
+    [of_condition, to_condition]: &[Condition; 2],
     blocks: usize,
     last: &[&'a Trial],
 ) -> (Vec<Pair<'a>>, Vec<(String, usize)>) {
     let (mut pairs, mut gaps) = (Vec::new(), Vec::new());
+    let [of_side, to_side] = ratio.sides();
     for block in 1..=blocks {
-        let side = |name: &str| {
+        let value_of = |name: &str, condition: &Condition, side: &str| {
             let is_it = |trial: &&&Trial| {
                 trial.block == block && trial.condition == *condition && trial.subject == name
             };
-            let trial = *last.iter().find(is_it).ok_or_else(|| format!("{name} was not run"))?;
-            value(ratio.metric, trial).map(|value| (trial, value))
+            let trial = *last.iter().find(is_it).ok_or_else(|| format!("{side} was not run"))?;
+            value(ratio.metric, trial, side).map(|value| (trial, value))
         };
-        match (side(&ratio.of), side(&ratio.to)) {
+        let sides =
+            (value_of(&ratio.of, of_condition, &of_side), value_of(&ratio.to, to_condition, &to_side));
+        match sides {
             (Ok((of, of_value)), Ok((to, to_value))) => {
                 pairs.push(Pair { trials: [of, to], values: [of_value, to_value] });
             }
@@ -192,9 +185,8 @@ fn with_blocks(told: &[(String, usize)]) -> String {
     words.collect::<Vec<_>>().join("; ")
 }
 
-/// What `trial` says of `metric`, in nanoseconds, or why it says nothing.
-fn value(metric: Metric, trial: &Trial) -> Result<f64, String> {
-    let name = &trial.subject;
+/// What `trial` says of `metric`, in nanoseconds, or why it says nothing of the side called `name`.
+fn value(metric: Metric, trial: &Trial, name: &str) -> Result<f64, String> {
     if !trial.verdict.is_conclusive() {
         return Err(format!("{name} was {}", trial.verdict));
     }
@@ -202,17 +194,18 @@ fn value(metric: Metric, trial: &Trial) -> Result<f64, String> {
     let value = match metric {
         Metric::JoinDelay => Some(trial.delays.ok_or_else(unmeasured)?.join_ns as f64),
         Metric::LeaveDelay => Some(trial.delays.ok_or_else(unmeasured)?.leave_ns as f64),
-        _ => reading(metric, trial.measured.as_ref().ok_or_else(unmeasured)?),
+        _ => reading(metric, trial.condition.fan_out, trial.measured.as_ref().ok_or_else(unmeasured)?),
     };
     // Of nothing there is no ratio.
     value.filter(|value| *value > 0.0).ok_or_else(|| format!("{name} had no {metric}"))
 }
 
-fn reading(metric: Metric, measured: &Measured) -> Option<f64> {
+fn reading(metric: Metric, fan_out: usize, measured: &Measured) -> Option<f64> {
     let latency =
         |pick: fn(&Latency) -> u64| measured.latency_ns.as_ref().map(|latency| pick(latency) as f64);
     match metric {
         Metric::RelayCpu => measured.cpu_ns_per_packet.relay,
+        Metric::RelayCpuPerCopy => measured.cpu_ns_per_packet.relay.map(|cpu| cpu / fan_out as f64),
         Metric::SystemCpu => measured.cpu_ns_per_packet.system_less_wire,
         Metric::P50 => latency(|latency| latency.p50),
         Metric::P99 => latency(|latency| latency.p99),
@@ -263,18 +256,19 @@ const DOUBTS: [Doubt; 4] = [
     },
     Doubt {
         says: "have their CPU time from coarse ticks",
-        matters: |metric| metric == Metric::RelayCpu,
+        matters: Metric::is_relay_cpu,
         is_about: |_, measured| measured.cpu_ns_per_packet.relay_from_ticks,
     },
 ];
 
 /// What the reader should know of the trials that a comparison rests on.
-fn doubts(metric: Metric, pairs: &[Pair<'_>]) -> Vec<String> {
-    let told = DOUBTS.iter().filter(|doubt| (doubt.matters)(metric)).filter_map(|doubt| {
-        let trials = pairs.iter().flat_map(|pair| pair.trials);
+fn doubts(ratio: &Ratio, pairs: &[Pair<'_>]) -> Vec<String> {
+    let sides = ratio.sides();
+    let told = DOUBTS.iter().filter(|doubt| (doubt.matters)(ratio.metric)).filter_map(|doubt| {
+        let trials = pairs.iter().flat_map(|pair| pair.trials.into_iter().zip(&sides));
         let about =
-            trials.filter(|trial| trial.measured.as_ref().is_some_and(|m| (doubt.is_about)(trial, m)));
-        let about: Vec<_> = about.map(|trial| (trial.subject.clone(), trial.block)).collect();
+            trials.filter(|(trial, _)| trial.measured.as_ref().is_some_and(|m| (doubt.is_about)(trial, m)));
+        let about: Vec<_> = about.map(|(trial, side)| (side.clone(), trial.block)).collect();
         (!about.is_empty()).then(|| format!("{}: {}", doubt.says, with_blocks(&about)))
     });
     told.collect()

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::results::fixtures::{CONDITION, trial};
+use crate::scenario::When;
+use crate::sink::SinkKind;
+use crate::topology::Segmentation;
 
 const RATIO: &str = "[[expect.ratio]]\nmetric = 'relay-cpu'\nof = 'new'\nto = 'old'\n";
 
@@ -161,8 +164,9 @@ fn conditions_without_the_metric_or_the_rate_are_not_compared() {
     assert_eq!(rates(&format!("{RATIO}rate-pps = [2_000]\n")), [2_000]);
     let ratio = |metric: &str| scenario(&RATIO.replace("relay-cpu", metric)).expect.ratios.remove(0);
     let short = Condition { payload_bytes: 33, ..CONDITION };
-    assert!(ratio("relay-cpu").applies_to(&short) && !ratio("p50").applies_to(&short));
-    assert!(ratio("p50").applies_to(&Condition { payload_bytes: 34, ..CONDITION }));
+    let applies = |metric, sides| ratio(metric).applies_to(&sides);
+    assert!(applies("relay-cpu", [short; 2]) && !applies("p50", [short, CONDITION]));
+    assert!(applies("p50", [Condition { payload_bytes: 34, ..CONDITION }; 2]));
 }
 
 #[test]
@@ -203,4 +207,78 @@ fn what_is_not_installed_leaves_a_ratio_undecided() {
         not_compared(&limited, &[], &[missing("new")]),
         ["relay-cpu of new to old is not compared: new is not installed and old was not run"]
     );
+}
+
+/// One subject with one sink and with eight, that takes four times as long for the eight.
+fn fanned_out() -> (Scenario, Vec<Trial>) {
+    let text = "name = 'x'\n[link]\nsegmentation = ['wire', 'offload']\n[traffic]\nrate-pps = 1_000\n[sinks]\ncount = [1, 8]\n\
+                [trials]\nblocks = 3\n[[subject]]\nname = 'it'\nrelay = { rx = 'recv' }\n[[expect.ratio]]\n\
+                metric = 'relay-cpu-per-copy'\nof = 'it'\nof-when = { sinks = 8 }\nto = 'it'\nto-when = { sinks = 1 }\n\
+                at-most = 0.7\n";
+    let scenario: Scenario = text.parse().unwrap();
+    let trials = [1, 2, 3].into_iter().flat_map(|block| {
+        let conditions = scenario.conditions();
+        conditions.into_iter().map(move |condition| {
+            let cpu_ns = if condition.fan_out == 8 { 4_000.0 } else { 1_000.0 };
+            Trial { condition, ..trial("it", block, cpu_ns) }
+        })
+    });
+    let trials = trials.collect();
+    (scenario, trials)
+}
+
+#[test]
+fn a_subject_is_compared_with_itself_under_another_condition() {
+    let (scenario, trials) = fanned_out();
+    let comparisons = compare(&scenario, &[&scenario.subjects[0]], &[], &trials);
+    let sides: Vec<_> = comparisons
+        .iter()
+        .map(|comparison| (comparison.condition, comparison.to_condition.unwrap()))
+        .map(|(of, to)| (of.segmentation, of.fan_out, to.segmentation, to.fan_out))
+        .collect();
+    let (wire, offload) = (Segmentation::Wire, Segmentation::Offload);
+    assert_eq!(sides, [(wire, 8, wire, 1), (offload, 8, offload, 1)]);
+    for comparison in &comparisons {
+        assert_eq!((comparison.of_median, comparison.to_median), (Some(500.0), Some(1_000.0)));
+        assert_eq!((comparison.pairs, comparison.verdict), (3, Some(Verdict::Pass)));
+    }
+    let json = serde_json::to_value(&comparisons[0]).unwrap();
+    assert_eq!((&json["fan_out"], &json["to_condition"]["fan_out"]), (&8.into(), &1.into()));
+    assert_eq!((&json["segmentation"], &json["to_condition"]["rate_pps"]), (&"wire".into(), &1_000.into()));
+}
+
+#[test]
+fn both_sides_of_one_subject_are_told_apart() {
+    let (scenario, mut trials) = fanned_out();
+    for trial in trials.iter_mut().filter(|trial| trial.block == 1) {
+        trial.measured.as_mut().unwrap().steal_percent = 5.0;
+    }
+    trials.retain(|trial| trial.block != 2 || trial.condition.fan_out == 8);
+    let comparison = compare(&scenario, &[&scenario.subjects[0]], &[], &trials).remove(0);
+    assert_eq!(
+        comparison.reasons,
+        [
+            "a verdict takes 3 pairs of trials, found 2",
+            "no pair, because it (sinks 1) was not run in block 2",
+            "shared the machine with others (steal): it (sinks 8) in block 1; it (sinks 1) in block 1",
+        ]
+    );
+    assert!(compare(&scenario, &[], &[], &trials).is_empty());
+    assert_eq!(
+        not_compared(&scenario, &[], &[]),
+        ["relay-cpu-per-copy of it (sinks 8) to it (sinks 1) is not compared: it was not run"]
+    );
+}
+
+#[test]
+fn whom_auto_stands_for_follows_the_side() {
+    let (mut scenario, _) = fanned_out();
+    let ratio = &mut scenario.expect.ratios[0];
+    (ratio.of_when, ratio.to_when) = (When::default(), When::default());
+    ratio.of_when.segmentation = Some(Segmentation::Offload);
+    ratio.to_when.segmentation = Some(Segmentation::Wire);
+    let sides = scenario.conditions_of(&scenario.expect.ratios[0]);
+    let kinds = sides.iter().map(|sides| sides.map(|condition| (condition.fan_out, condition.sink_kind)));
+    let expected = [1, 8].map(|sinks| [(sinks, SinkKind::Packet), (sinks, SinkKind::Xdp)]);
+    assert_eq!(kinds.collect::<Vec<_>>(), expected);
 }

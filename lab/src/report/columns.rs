@@ -28,8 +28,9 @@ impl<T> Column<T> {
     }
 }
 
-const CONDITIONS: [Column<Condition>; 7] = [
+const CONDITIONS: [Column<Condition>; 8] = [
     Column::text("cast", |condition| short_cast(&condition.cast.to_string())),
+    Column::text("segmentation", |condition| condition.segmentation.to_string()),
     Column::text("sink", |condition| sink_kind_name(condition.sink_kind).to_owned()),
     Column::number("sinks", |condition| condition.fan_out.to_string()),
     Column::text("generator", |condition| condition.generator.to_string()),
@@ -66,6 +67,13 @@ impl Conditions {
         self.common.join(", ")
     }
 
+    /// What tells `condition` from the others, in words; empty of the only one.
+    pub(super) fn told(&self, condition: &Condition) -> String {
+        let told =
+            self.differing.iter().map(|column| format!("{} {}", column.header, (column.show)(condition)));
+        told.collect::<Vec<_>>().join(", ")
+    }
+
     /// A table of `rows`: the columns `before`, what their conditions differ in, the columns `after`.
     pub(super) fn table<T>(
         &self,
@@ -95,13 +103,23 @@ impl Conditions {
     }
 }
 
+/// What of `condition` is not as in `other`, as the tables call it.
+pub(super) fn differences(condition: &Condition, other: &Condition) -> String {
+    let differing = CONDITIONS.iter().filter(|column| (column.show)(condition) != (column.show)(other));
+    let told = differing.map(|column| format!("{} {}", column.header, (column.show)(condition)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// All of a condition.
 pub(super) fn in_words(condition: &Condition) -> String {
-    let Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } = condition;
+    let Condition { cast, segmentation, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } =
+        condition;
     let (rate, sink) = (grouped(*rate_pps), sink_kind_name(*sink_kind));
     let flows = if *flows == 1 { String::new() } else { format!("{} flows, ", grouped(*flows as u64)) };
     let sinks = if *fan_out == 1 { format!("{sink} sink") } else { format!("{fan_out} {sink} sinks") };
-    format!("{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator")
+    format!(
+        "{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator, segmentation {segmentation}"
+    )
 }
 
 /// `multicast-to-unicast` as `multi-uni`.
@@ -126,7 +144,7 @@ mod tests {
         let conditions = Conditions::of([CONDITION, faster]);
         assert_eq!(
             conditions.common(),
-            "cast multi-multi, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
+            "cast multi-multi, segmentation wire, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
         );
         let name = [Column::text("name", |condition: &Condition| format!("x{}", condition.rate_pps))];
         let table = conditions.table(&[CONDITION, faster], &name, |condition| condition, &[]);

@@ -2,15 +2,15 @@
 
 use std::fmt::{self, Write};
 
-use super::columns::{Column, Conditions, in_words};
+use super::columns::{Column, Conditions, differences, in_words};
 use super::numbers::{factor, micros, or_nothing, rounded};
 use crate::comparison::Comparison;
 use crate::scenario::Metric;
 
 const SUBJECTS: [Column<Comparison>; 3] = [
     Column::text("metric", |comparison| comparison.metric.to_string()),
-    Column::text("of", |comparison| comparison.of.clone()),
-    Column::text("to", |comparison| comparison.to.clone()),
+    Column::text("of", |comparison| sides(comparison)[0].clone()),
+    Column::text("to", |comparison| sides(comparison)[1].clone()),
 ];
 
 const FINDINGS: [Column<Comparison>; 7] = [
@@ -47,9 +47,10 @@ fn write_reasons(text: &mut String, comparisons: &[Comparison]) -> fmt::Result {
             None => groups.push((comparison, vec![metric])),
         }
     }
-    for (Comparison { of, to, condition, reasons, .. }, metrics) in groups {
-        writeln!(text, "\n{} of {of} to {to}, {}", metrics.join(", "), in_words(condition))?;
-        for reason in reasons {
+    for (comparison, metrics) in groups {
+        let [of, to] = sides(comparison);
+        writeln!(text, "\n{} of {of} to {to}, {}", metrics.join(", "), in_words(&comparison.condition))?;
+        for reason in &comparison.reasons {
             writeln!(text, "  - {reason}")?;
         }
     }
@@ -57,12 +58,20 @@ fn write_reasons(text: &mut String, comparisons: &[Comparison]) -> fmt::Result {
 }
 
 fn says_the_same(one: &Comparison, other: &Comparison) -> bool {
-    one.condition == other.condition
+    (one.condition, one.to_condition) == (other.condition, other.to_condition)
         && (&one.of, &one.to, &one.reasons) == (&other.of, &other.to, &other.reasons)
 }
 
+/// What is compared: both subjects, each with what is not as on the other side.
+fn sides(comparison: &Comparison) -> [String; 2] {
+    let Comparison { of, to, condition, .. } = comparison;
+    let Some(to_condition) = &comparison.to_condition else { return [of.clone(), to.clone()] };
+    [(of, condition, to_condition), (to, to_condition, condition)]
+        .map(|(name, condition, other)| format!("{name} ({})", differences(condition, other)))
+}
+
 fn with_unit(comparison: &Comparison, nanos: Option<f64>) -> String {
-    let is_cpu = matches!(comparison.metric, Metric::RelayCpu | Metric::SystemCpu);
+    let is_cpu = comparison.metric.is_relay_cpu() || comparison.metric == Metric::SystemCpu;
     or_nothing(nanos, |nanos| {
         if is_cpu { format!("{} ns", rounded(nanos)) } else { format!("{} µs", micros(nanos)) }
     })
@@ -72,6 +81,8 @@ fn with_unit(comparison: &Comparison, nanos: Option<f64>) -> String {
 mod tests {
     use super::*;
     use crate::results::fixtures::CONDITION;
+    use crate::scenario::Condition;
+    use crate::topology::Segmentation;
     use crate::verdict::Verdict;
 
     #[test]
@@ -79,6 +90,7 @@ mod tests {
         let judged = Comparison {
             metric: Metric::RelayCpu,
             condition: CONDITION,
+            to_condition: None,
             of: "mmap".into(),
             to: "recv".into(),
             pairs: 4,
@@ -101,13 +113,28 @@ mod tests {
             ..judged.clone()
         };
         let other = Comparison { to: "other".into(), reasons: Vec::new(), ..judged.clone() };
-        let text = table(&[judged, reported, other], &Conditions::of([CONDITION]));
+        let across = Comparison {
+            metric: Metric::RelayCpuPerCopy,
+            to: "mmap".into(),
+            to_condition: Some(Condition { fan_out: 8, segmentation: Segmentation::Offload, ..CONDITION }),
+            reasons: vec!["so it is".into()],
+            ..judged.clone()
+        };
+        let text = table(&[judged, reported, other, across], &Conditions::of([CONDITION]));
         let lines: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(lines[0], "metric of to of median to median pairs ratio 95 % interval at most verdict");
         assert_eq!(lines[1], "relay-cpu mmap recv 1,234 ns 2,000 ns 4 0.617 0.600 to 0.650 0.8 pass");
         assert_eq!(lines[2], "p99 mmap recv - 2.0 µs 4 - - - -");
-        let about = "relay-cpu, p99 of mmap to recv, multicast-to-multicast, 1,000 packets/s, 100 B, packet sink, xdp generator";
-        assert_eq!(lines[7..], [about, "- no pair, because recv was invalid in block 2"]);
+        assert_eq!(
+            lines[4],
+            "relay-cpu-per-copy mmap (segmentation wire, sinks 1) mmap (segmentation offload, sinks 8) 1,234 ns 2,000 ns 4 \
+             0.617 0.600 to 0.650 0.8 pass"
+        );
+        let about = "relay-cpu, p99 of mmap to recv, multicast-to-multicast, 1,000 packets/s, 100 B, packet sink, xdp generator, segmentation wire";
+        assert_eq!(lines[8..10], [about, "- no pair, because recv was invalid in block 2"]);
+        let across = "relay-cpu-per-copy of mmap (segmentation wire, sinks 1) to mmap (segmentation offload, sinks 8), ";
+        assert!(lines[11].starts_with(across), "{}", lines[11]);
+        assert_eq!(lines[12..], ["- so it is"]);
     }
 }

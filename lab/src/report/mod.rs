@@ -4,16 +4,26 @@ mod calibration;
 mod columns;
 mod comparisons;
 mod delays;
+mod groups;
 pub mod html;
 mod medians;
 mod numbers;
 mod progress;
+mod record;
 mod searches;
+pub mod summary;
 mod trials;
+mod units;
 
-use crate::results::Results;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::results::{RESULTS_FILE, Results};
 use columns::Conditions;
 pub use progress::Progress;
+pub use record::ReadError;
 
 /// The results as text. What sums them up comes last, where the reader's eye is when the run is over.
 pub fn report(results: &Results) -> String {
@@ -52,9 +62,29 @@ fn tables(results: &Results) -> Vec<String> {
     if !results.searches.is_empty() {
         parts.push(searches::table(&results.searches));
     }
+    if !results.search_ratios.is_empty() {
+        parts.push(searches::ratios(&results.search_ratios));
+    }
     parts.extend(results.calibration.as_ref().and_then(calibration::table));
     if !results.comparisons.is_empty() {
         parts.push(comparisons::table(&results.comparisons, &conditions));
     }
     parts
+}
+
+/// The file with the results of a run, by its folder or by itself.
+pub fn results_in(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(RESULTS_FILE) } else { path.to_owned() }
+}
+
+/// All or nothing, so that nobody sees half a page.
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    // The parent of a bare name is an empty path.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(Path::new(".")))?;
+    file.write_all(content)?;
+    // Temporary files are for their owner only; pages are for everybody who may enter the folder.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::results::Trial;
 use crate::scenario::{Condition, Subject, sink_kind_name};
+use crate::topology::Segmentation;
 use crate::trial::Phase;
 
 /// Steps of the bar for each trial.
@@ -49,12 +50,16 @@ impl Progress {
 
     /// A trial, or another attempt at it, begins.
     pub fn begin(&self, subject: &Subject, condition: &Condition) {
-        let Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = condition;
+        let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } =
+            condition;
         let kind = sink_kind_name(*sink_kind);
         let flows = if *flows == 1 { String::new() } else { format!("{flows} flows ") };
         let sinks = if *fan_out == 1 { format!("{kind} sink") } else { format!("{fan_out} {kind} sinks") };
-        *self.what.borrow_mut() =
-            format!("{} {cast} {rate_pps} packets/s {payload_bytes} B {flows}{sinks}", subject.name);
+        let segmentation = if *segmentation == Segmentation::Wire { "" } else { " offloaded segmentation" };
+        *self.what.borrow_mut() = format!(
+            "{} {cast} {rate_pps} packets/s {payload_bytes} B {flows}{sinks}{segmentation}",
+            subject.name
+        );
     }
 
     /// A trial has come to a phase.

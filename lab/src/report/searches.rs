@@ -1,8 +1,8 @@
 //! The highest rates without loss.
 
 use super::columns::{Column, Conditions};
-use super::numbers::{grouped, or_nothing};
-use crate::search::{Found, Limit};
+use super::numbers::{factor, grouped, or_nothing};
+use crate::search::{Found, FoundRatio, Limit};
 
 const SUBJECT: [Column<Found>; 1] = [Column::text("subject", |found| found.subject.clone())];
 
@@ -20,6 +20,33 @@ pub(super) fn table(searches: &[Found]) -> String {
     let conditions = Conditions::of(searches.iter().map(|found| found.condition));
     let table = conditions.table(searches, &SUBJECT, |found| &found.condition, &BOUNDS);
     format!("{table}\n\n{LEGEND}\n")
+}
+
+const SUBJECTS: [Column<FoundRatio>; 2] =
+    [Column::text("of", |ratio| ratio.of.clone()), Column::text("to", |ratio| ratio.to.clone())];
+
+const FINDINGS: [Column<FoundRatio>; 4] = [
+    Column::number("least", |ratio| or_nothing(ratio.least, factor)),
+    Column::number("most", |ratio| or_nothing(ratio.most, factor)),
+    Column::number("at least", |ratio| ratio.at_least.to_string()),
+    Column::text("verdict", |ratio| ratio.verdict.to_string()),
+];
+
+const RATIO_LEGEND: &str =
+    "least: \"without loss\" of the one by \"no more at\" of the other; most: the other way round";
+
+/// Those rates against each other, and beneath the table why a ratio is left undecided.
+pub(super) fn ratios(ratios: &[FoundRatio]) -> String {
+    let conditions = Conditions::of(ratios.iter().map(|ratio| ratio.condition));
+    let table = conditions.table(ratios, &SUBJECTS, |ratio| &ratio.condition, &FINDINGS);
+    let undecided = ratios.iter().filter(|ratio| !ratio.reasons.is_empty());
+    let reasons = undecided.map(|FoundRatio { of, to, condition, reasons, .. }| {
+        let lines = reasons.join("\n  - ");
+        let condition = conditions.told(condition);
+        let comma = if condition.is_empty() { "" } else { ", " };
+        format!("\n{of} to {to}{comma}{condition}\n  - {lines}\n")
+    });
+    format!("{table}\n\n{RATIO_LEGEND}\n{}", reasons.collect::<String>())
 }
 
 fn words(limit: Limit) -> &'static str {

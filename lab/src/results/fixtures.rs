@@ -7,12 +7,14 @@ use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
+use crate::topology::Segmentation;
 use crate::trial::CpuPerPacket;
 use crate::verdict::{Counts, Verdict};
 
 /// An ordinary condition.
 pub(crate) const CONDITION: Condition = Condition {
     cast: Cast::MulticastToMulticast,
+    segmentation: Segmentation::Wire,
     sink_kind: SinkKind::Packet,
     fan_out: 1,
     generator: GeneratorKind::Xdp,
@@ -78,6 +80,7 @@ pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
         calibration: None,
         comparisons: Vec::new(),
         searches: Vec::new(),
+        search_ratios: Vec::new(),
         notes: Vec::new(),
     }
 }

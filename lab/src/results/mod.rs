@@ -22,7 +22,7 @@ use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
 use crate::scenario::{Condition, Scenario, Subject};
-use crate::search::Found;
+use crate::search::{Found, FoundRatio};
 use crate::subject::NotInstalled;
 use crate::trial::{CpuPerPacket, Delays, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
@@ -56,6 +56,9 @@ pub struct Results {
     /// Highest rates without loss, of a search.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub searches: Vec<Found>,
+    /// Those rates against each other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search_ratios: Vec<FoundRatio>,
     /// What the reader should know besides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -6,7 +6,8 @@ use multicast_relay::config::document::Section;
 use serde::Serialize;
 
 use super::read::defaulted;
-use super::{Condition, Measure, Subject, Traffic, Trials};
+use super::when::{self, Lists};
+use super::{Condition, Links, Measure, Sinks, Subject, Traffic, Trials, When};
 use crate::comparison::LEAST_PAIRS;
 use crate::datagram::STAMPED_BYTES;
 use crate::verdict::Counts;
@@ -24,25 +25,38 @@ pub struct Expect {
     pub ratios: Vec<Ratio>,
 }
 
-/// A metric of one subject, divided by that of another.
+/// A metric of one subject, divided by that of another, or of the same under another condition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ratio {
     /// What is compared.
     pub metric: Metric,
     /// The subject above the line.
     pub of: String,
+    /// Under which conditions.
+    pub of_when: When,
     /// The subject beneath it.
     pub to: String,
+    /// Under which conditions; fixes the same parts as `of_when`, and all others are equal on both sides.
+    pub to_when: When,
     /// What the ratio must not exceed; `None` when it is only reported.
     pub at_most: Option<f64>,
-    /// At which rates; never empty.
+    /// At which rates of the `of` side; never empty.
     pub rates_pps: Vec<u64>,
 }
 
 impl Ratio {
-    /// Whether it is to be told under `condition`: payloads without room for a time have no latency to compare.
-    pub fn applies_to(&self, condition: &Condition) -> bool {
-        self.rates_pps.contains(&condition.rate_pps) && self.metric.is_measured_with(condition.payload_bytes)
+    /// What stands above the line and what beneath it, each with what is fixed for it.
+    pub fn sides(&self) -> [String; 2] {
+        [(&self.of, self.of_when), (&self.to, self.to_when)].map(|(name, when)| {
+            if when == When::default() { name.clone() } else { format!("{name} ({when})") }
+        })
+    }
+
+    /// Whether it is to be told under the conditions of both sides: payloads without room for a time have no latency to
+    /// compare.
+    pub(crate) fn applies_to(&self, sides: &[Condition; 2]) -> bool {
+        self.rates_pps.contains(&sides[0].rate_pps)
+            && sides.iter().all(|condition| self.metric.is_measured_with(condition.payload_bytes))
     }
 }
 
@@ -52,6 +66,8 @@ impl Ratio {
 pub enum Metric {
     /// Time of the subject's processes for each datagram.
     RelayCpu,
+    /// The same for each copy that is to be made: divided by the fan-out.
+    RelayCpuPerCopy,
     /// Time of the whole machine for each datagram, less what the direct wire takes.
     SystemCpu,
     /// Median of the latency.
@@ -68,8 +84,9 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric with its name in scenarios and results.
-    pub const NAMES: [(&'static str, Self); 7] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("relay-cpu", Self::RelayCpu),
+        ("relay-cpu-per-copy", Self::RelayCpuPerCopy),
         ("system-cpu", Self::SystemCpu),
         ("p50", Self::P50),
         ("p99", Self::P99),
@@ -81,6 +98,11 @@ impl Metric {
     /// Whether it is about time on the way, and not on a processor.
     pub fn is_latency(self) -> bool {
         matches!(self, Self::P50 | Self::P99 | Self::P999)
+    }
+
+    /// Whether it is about the time of the subject's processes.
+    pub fn is_relay_cpu(self) -> bool {
+        matches!(self, Self::RelayCpu | Self::RelayCpuPerCopy)
     }
 
     /// What a trial must be about to tell it.
@@ -102,13 +124,15 @@ impl fmt::Display for Metric {
 /// What the rest of the scenario says, as far as it could be read; what could not be is not held against a ratio.
 pub(super) struct Known<'a> {
     pub(super) subjects: &'a [Subject],
+    pub(super) links: &'a Links,
+    pub(super) sinks: Option<&'a Sinks>,
     pub(super) traffic: Option<&'a Traffic>,
     pub(super) trials: Option<Trials>,
 }
 
 impl Known<'_> {
     /// Records a mistake when there is no subject `name`.
-    fn check_subject(&self, section: &Section<'_>, key: &str, name: &str) {
+    pub(super) fn check_subject(&self, section: &Section<'_>, key: &str, name: &str) {
         if !self.subjects.iter().any(|subject| subject.name == name) {
             let known = self.subjects.iter().map(|subject| format!("\"{}\"", subject.name));
             let known = known.collect::<Vec<_>>().join(", ");
@@ -159,8 +183,11 @@ fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
             known.check_subject(section, key, name);
         }
     }
-    if of.is_some() && of == to {
-        section.mistake("to", "is the same subject as `of`: name another one");
+    let lists = Lists { links: known.links, sinks: known.sinks, traffic: known.traffic };
+    let when = when::read(section, lists);
+    if of.is_some() && of == to && when.is_some_and(|[of, to]| of == to) {
+        let remedy = "name another one, or tell two conditions of it apart by `of-when` and `to-when`";
+        section.mistake("to", format!("is the same subject as `of`: {remedy}"));
     }
     if let (Some(metric), Some(traffic)) = (metric, known.traffic)
         && !traffic.payloads_bytes.iter().any(|bytes| metric.is_measured_with(*bytes))
@@ -180,7 +207,16 @@ fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
     }
     let at_most = read_at_most(section, known.trials);
     let rates_pps = read_rates(section, known.traffic);
-    Some(Ratio { metric: metric?, of: of?.to_owned(), to: to?.to_owned(), at_most, rates_pps: rates_pps? })
+    let [of_when, to_when] = when?;
+    Some(Ratio {
+        metric: metric?,
+        of: of?.to_owned(),
+        of_when,
+        to: to?.to_owned(),
+        to_when,
+        at_most,
+        rates_pps: rates_pps?,
+    })
 }
 
 fn read_at_most(section: &Section<'_>, trials: Option<Trials>) -> Option<f64> {

@@ -1,9 +1,13 @@
 //! A scenario: what to measure, under which conditions, and what is expected. Checked in whole before anything runs.
 
 mod expect;
+mod links;
 mod read;
+mod search;
+mod settings;
 mod sinks;
 mod subject;
+mod when;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,14 +21,17 @@ use multicast_relay::config::document::Mistakes;
 use serde::{Serialize, Serializer};
 
 pub use expect::{Expect, Metric, Ratio};
+pub use links::Links;
+pub use search::{Search, SearchRatio};
 pub use sinks::SinkChoice;
+pub use when::When;
 
-use crate::generator::{self, GeneratorKind};
+use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::plan::LatencyFrom;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
-use crate::topology::Link;
+use crate::topology::Segmentation;
 use crate::verdict::Counts;
 
 /// A checked scenario.
@@ -33,15 +40,15 @@ pub struct Scenario {
     /// Its name, fit for a folder.
     pub name: String,
     /// The wires.
-    pub link: Link,
+    pub link: Links,
     /// What is sent.
     pub traffic: Traffic,
     /// Where it is counted.
     pub sinks: Sinks,
     /// How often.
     pub trials: Trials,
-    /// How close a search gets: the upper bound of a rate is at most this much higher than the lower one.
-    pub search_width: f64,
+    /// How the highest rates without loss are searched.
+    pub search: Search,
     /// What is measured; at least one.
     pub subjects: Vec<Subject>,
     /// What is expected.
@@ -212,6 +219,8 @@ impl Serialize for SinkKind {
 pub struct Condition {
     /// From and to what kind of address.
     pub cast: Cast,
+    /// Where super-frames of the subject are cut into datagrams.
+    pub segmentation: Segmentation,
     /// How the sinks read.
     pub sink_kind: SinkKind,
     /// How many sinks there are, each with a copy of every datagram.
@@ -234,41 +243,6 @@ impl Scenario {
         text.parse().map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
     }
 
-    /// Every condition, rates changing fastest.
-    pub fn conditions(&self) -> Vec<Condition> {
-        let mut conditions = Vec::new();
-        for &cast in &self.traffic.casts {
-            for &choice in &self.sinks.kinds {
-                for (&fan_out, &flows) in pairs(&self.sinks.counts, &self.traffic.flows) {
-                    for (&payload_bytes, &rate_pps) in
-                        pairs(&self.traffic.payloads_bytes, &self.traffic.rates_pps)
-                    {
-                        let generator = self.generator_of(payload_bytes);
-                        let sink_kind = self.sink_kind(choice, payload_bytes, rate_pps);
-                        let condition =
-                            Condition { cast, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps };
-                        // Two choices may come to the same.
-                        if !conditions.contains(&condition) {
-                            conditions.push(condition);
-                        }
-                    }
-                }
-            }
-        }
-        conditions
-    }
-
-    /// Who sends payloads of this size.
-    fn generator_of(&self, payload_bytes: usize) -> GeneratorKind {
-        match self.traffic.generator {
-            GeneratorChoice::Always(kind) => kind,
-            GeneratorChoice::Auto if generator::xdp_obstacle(self.link, payload_bytes).is_some() => {
-                GeneratorKind::Packet
-            }
-            GeneratorChoice::Auto => GeneratorKind::Xdp,
-        }
-    }
-
     /// What is expected of the counts of `subject`; `None` when it is only measured.
     pub fn expected_of(&self, subject: &Subject) -> Option<Counts> {
         if self.trials.measure == Measure::JoinLeave {
@@ -277,11 +251,6 @@ impl Scenario {
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
     }
-}
-
-/// Each of `outer` with each of `inner`, which changes faster.
-fn pairs<'a, T, U>(outer: &'a [T], inner: &'a [U]) -> impl Iterator<Item = (&'a T, &'a U)> {
-    outer.iter().flat_map(move |one| inner.iter().map(move |other| (one, other)))
 }
 
 impl FromStr for Scenario {

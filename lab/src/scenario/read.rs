@@ -7,15 +7,15 @@ use multicast_relay::config::document::{Document, Mistakes, Section};
 use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
-    Cast, GeneratorChoice, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic,
-    Trials, subject,
+    Cast, GeneratorChoice, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind,
+    Traffic, Trials, search, subject,
 };
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, xdp_obstacle};
 use crate::impairments::Impairments;
 use crate::plan::{LatencyFrom, MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
-use crate::topology::{Checksum, Family, Link, MAX_MTU, MAX_SINKS, Segmentation};
+use crate::topology::{Checksum, Family, MAX_MTU, MAX_SINKS, Segmentation};
 
 /// The most flows of a scenario, fewer than a plan can have: they are told apart by their group or port, and the ports
 /// from 6000 on must be enough.
@@ -24,9 +24,6 @@ const MOST_FLOWS: u64 = 10_000;
 const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
 /// The longest a trial may offer traffic.
 const MAX_DURATION: Duration = Duration::from_hours(1);
-
-/// How close a search gets unless it is told.
-const SEARCH_WIDTH: f64 = 0.05;
 
 const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
 const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
@@ -49,23 +46,24 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
     let sinks = read_sinks(sink_section.as_ref());
     let most_sinks = sinks.as_ref().and_then(|sinks| sinks.counts.iter().copied().max()).unwrap_or(1);
-    let traffic = traffic.and_then(|section| read_traffic(&section, link, most_sinks));
+    let traffic = traffic.and_then(|section| read_traffic(&section, &link, most_sinks));
     if let (Some(section), Some(sinks), Some(traffic)) = (&sink_section, &sinks, &traffic) {
-        check_sinks(section, sinks, link, traffic);
+        check_sinks(section, sinks, &link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
     let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
-    let search_width = read_search_width(root.section("search").as_ref());
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
-    let known = Known { subjects: &subjects, traffic: traffic.as_ref(), trials };
+    let known =
+        Known { subjects: &subjects, links: &link, sinks: sinks.as_ref(), traffic: traffic.as_ref(), trials };
     let expect = expect::read(root.section("expect").as_ref(), &known);
+    let search = search::read(root.section("search").as_ref(), &known);
     Some(Scenario {
         name: name?,
         link,
         traffic: traffic?,
         sinks: sinks?,
         trials: trials?,
-        search_width: search_width?,
+        search: search?,
         subjects,
         expect: expect?,
         source: text.parse().unwrap_or_default(),
@@ -82,21 +80,23 @@ const MEASURES: [(&str, Measure); 2] = [("traffic", Measure::Traffic), ("join-le
 
 const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
-fn read_link(section: Option<&Section<'_>>, family: Family) -> Link {
-    let mut link = Link { mtu: 1_500, segmentation: Segmentation::Wire, checksum: Checksum::Offload, family };
+fn read_link(section: Option<&Section<'_>>, family: Family) -> Links {
+    let mut link =
+        Links { mtu: 1_500, segmentations: vec![Segmentation::Wire], checksum: Checksum::Offload, family };
     if let Some(section) = section {
-        let segmentations = [("wire", Segmentation::Wire), ("offload", Segmentation::Offload)];
         let checksums = [("wire", Checksum::Wire), ("offload", Checksum::Offload)];
         link.mtu = section
             .integer("mtu", family.least_mtu().into()..=MAX_MTU.into())
             .map_or(link.mtu, |mtu| mtu as u32);
-        link.segmentation = section.choice("segmentation", &segmentations).unwrap_or(link.segmentation);
+        if let Some(segmentations) = section.choice_list("segmentation", &Segmentation::NAMES) {
+            link.segmentations = segmentations;
+        }
         link.checksum = section.choice("checksum", &checksums).unwrap_or(link.checksum);
     }
     link
 }
 
-fn read_traffic(section: &Section<'_>, link: Link, sinks: usize) -> Option<Traffic> {
+fn read_traffic(section: &Section<'_>, link: &Links, sinks: usize) -> Option<Traffic> {
     let generator =
         defaulted(section, "generator", GeneratorChoice::Auto, || section.choice("generator", GENERATORS));
     section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
@@ -147,7 +147,7 @@ fn read_impairments(section: Option<&Section<'_>>) -> Option<Impairments> {
 }
 
 /// IPv4 datagrams that are larger than the MTU are sent as fragments.
-fn read_payloads(section: &Section<'_>, link: Link) -> Option<Vec<u64>> {
+fn read_payloads(section: &Section<'_>, link: &Links) -> Option<Vec<u64>> {
     const LEAST: u64 = MIN_BYTES as u64;
     let most = match link.family {
         Family::Ipv4 => return section.integers("payload-bytes", LEAST..=MAX_IPV4_PAYLOAD as u64),
@@ -168,12 +168,12 @@ fn read_payloads(section: &Section<'_>, link: Link) -> Option<Vec<u64>> {
 }
 
 /// A generator that is asked for by name must be able to send every payload.
-fn check_generator(section: &Section<'_>, traffic: &Traffic, link: Link) {
+fn check_generator(section: &Section<'_>, traffic: &Traffic, link: &Links) {
     if traffic.generator != GeneratorChoice::Always(GeneratorKind::Xdp) {
         return;
     }
     for &payload_bytes in &traffic.payloads_bytes {
-        if let Some(obstacle) = xdp_obstacle(link, payload_bytes) {
+        if let Some(obstacle) = xdp_obstacle(link.ingress(), payload_bytes) {
             section.mistake(
                 "generator",
                 format!(
@@ -238,7 +238,7 @@ fn read_sinks(section: Option<&Section<'_>>) -> Option<Sinks> {
 }
 
 /// The xdp sink, asked for by name, must be able to count everything.
-fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: Link, traffic: &Traffic) {
+fn check_sinks(section: &Section<'_>, sinks: &Sinks, link: &Links, traffic: &Traffic) {
     if sinks.kinds.contains(&SinkChoice::Only(SinkKind::Xdp)) {
         for reason in unfit(link, traffic) {
             section.mistake("kind", reason.to_string());
@@ -265,11 +265,6 @@ fn read_trials(section: Option<&Section<'_>>) -> Option<Trials> {
         measure: measure?,
         latency_from: latency_from?,
     })
-}
-
-fn read_search_width(section: Option<&Section<'_>>) -> Option<f64> {
-    let Some(section) = section else { return Some(SEARCH_WIDTH) };
-    defaulted(section, "width", SEARCH_WIDTH, || section.number("width", 0.001..=1.0))
 }
 
 fn read_subjects(

@@ -1,8 +1,8 @@
 //! Which kind of sink counts under which condition.
 
-use super::{Scenario, Traffic};
+use super::settings::Setting;
+use super::{Links, Scenario, Traffic};
 use crate::sink::{SinkKind, Unfit, fits_xdp};
-use crate::topology::Link;
 
 /// What a scenario says of the kind of its sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +24,13 @@ impl SinkChoice {
 }
 
 impl Scenario {
-    /// The kind that counts payloads of `payload_bytes` at `rate_pps`.
-    pub(super) fn sink_kind(&self, choice: SinkChoice, payload_bytes: usize, rate_pps: u64) -> SinkKind {
-        match choice {
+    /// The kind that counts in `setting`.
+    pub(super) fn sink_kind(&self, setting: &Setting) -> SinkKind {
+        let (link, datagrams) =
+            (self.link.with(setting.segmentation), self.traffic.datagrams(setting.rate_pps));
+        match setting.sink {
             SinkChoice::Only(kind) => kind,
-            SinkChoice::Auto => match fits_xdp(self.link, payload_bytes, self.traffic.datagrams(rate_pps)) {
+            SinkChoice::Auto => match fits_xdp(link, setting.payload_bytes, datagrams) {
                 Ok(()) => SinkKind::Xdp,
                 Err(_) => SinkKind::Packet,
             },
@@ -53,19 +55,22 @@ impl Scenario {
         if !self.sinks.kinds.contains(&SinkChoice::Auto) {
             return Vec::new();
         }
-        unfit(self.link, &self.traffic)
+        unfit(&self.link, &self.traffic)
     }
 }
 
-/// Everything that keeps the xdp sink from counting some of `traffic`, each once.
-pub(super) fn unfit(link: Link, traffic: &Traffic) -> Vec<Unfit> {
-    let rates = || traffic.rates_pps.iter().map(|rate| traffic.datagrams(*rate));
-    let payloads = traffic.payloads_bytes.iter();
-    let conditions = payloads.flat_map(|payload| rates().map(move |datagrams| (*payload, datagrams)));
+/// Everything that keeps the xdp sink from counting some of `traffic` over some of `links`, each once.
+pub(super) fn unfit(links: &Links, traffic: &Traffic) -> Vec<Unfit> {
     let mut reasons = Vec::new();
-    for reason in conditions.filter_map(|(payload, datagrams)| fits_xdp(link, payload, datagrams).err()) {
-        if !reasons.contains(&reason) {
-            reasons.push(reason);
+    for link in links.segmentations.iter().map(|segmentation| links.with(*segmentation)) {
+        for &payload_bytes in &traffic.payloads_bytes {
+            for datagrams in traffic.rates_pps.iter().map(|rate| traffic.datagrams(*rate)) {
+                if let Err(reason) = fits_xdp(link, payload_bytes, datagrams)
+                    && !reasons.contains(&reason)
+                {
+                    reasons.push(reason);
+                }
+            }
         }
     }
     reasons

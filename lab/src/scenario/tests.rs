@@ -3,7 +3,7 @@
 use super::*;
 use crate::impairments::Impairments;
 use crate::scenario::Condition;
-use crate::scenario::Metric;
+use crate::scenario::{Metric, Search, SearchRatio, When};
 use crate::verdict::Counts;
 
 const LEAST: &str =
@@ -34,6 +34,7 @@ fn the_least_scenario_has_every_default() {
     assert_eq!(scenario.traffic.payloads_bytes, [100]);
     let condition = Condition {
         cast: Cast::MulticastToMulticast,
+        segmentation: Segmentation::Wire,
         sink_kind: SinkKind::Xdp,
         fan_out: 1,
         generator: GeneratorKind::Xdp,
@@ -152,6 +153,12 @@ fn auto_is_the_xdp_sink_where_that_can_count() {
     assert_eq!(offload.xdp_unfit().len(), 1);
     offload.without_xdp();
     assert_eq!(offload.xdp_unfit(), []);
+    // What holds for one segmentation is nothing to the other.
+    let both = "[link]\nsegmentation = ['wire', 'offload']";
+    assert_eq!(kinds(both), [Xdp, Packet]);
+    assert_eq!(kinds(&format!("{both}\n[sinks]\nkind = ['auto', 'packet']")), [Xdp, Packet, Packet]);
+    let both = scenario(&LEAST.replace("[[sub", &format!("{both}\n[[sub"))).unwrap();
+    assert_eq!((both.may_choose_xdp(), both.xdp_unfit().len()), (true, 1));
     let mut wire = scenario(LEAST).unwrap();
     assert!(wire.may_choose_xdp());
     wire.without_xdp();
@@ -168,6 +175,8 @@ fn a_named_xdp_sink_must_be_able_to_count() {
         offload.starts_with("line 7: sinks.kind: segmentation = \"offload\" does not go with"),
         "{offload}"
     );
+    let both = with("[link]\nsegmentation = ['wire', 'offload']");
+    assert!(both.contains("segmentation = \"offload\" does not go with"), "{both}");
     assert!(with("[link]\nmtu = 9_000").contains("an MTU of 9000 takes no program"));
     assert!(with("payload-bytes = [100, 2_000]").contains("payloads of 2000 bytes come as fragments"));
     let other = mistake(&LEAST.replace("[[sub", "[sinks]\nkind = 'ring'\n[[sub"));
@@ -257,10 +266,35 @@ fn subjects_are_one_thing_with_a_name_of_their_own() {
 
 #[test]
 fn a_search_has_a_width() {
-    let width = |more: &str| scenario(&format!("{LEAST}{more}")).map(|scenario| scenario.search_width);
+    let width = |more: &str| scenario(&format!("{LEAST}{more}")).map(|scenario| scenario.search.width);
     assert_eq!((width("").unwrap(), width("[search]\nwidth = 0.2\n").unwrap()), (0.05, 0.2));
     assert!(mistake(&format!("{LEAST}[search]\nwidth = 0\n")).contains("from 0.001 to 1"));
     assert!(mistake(&format!("{LEAST}[search]\nwith = 1\n")).contains("did you mean `width`?"));
+}
+
+#[test]
+fn searches_may_be_compared() {
+    let text =
+        LEAST.replace("1000", "[1_000, 9_000]") + "[[subject]]\nname = 's'\nrelay = {}\n[[search.ratio]]\n";
+    let good = format!("{text}of = 'r'\nto = 's'\nat-least = 1.7\n");
+    let read = scenario(&good).unwrap().search;
+    let ratio = SearchRatio { of: "r".into(), to: "s".into(), at_least: 1.7 };
+    assert_eq!(read, Search { width: 0.05, ratios: vec![ratio] });
+
+    let told = |from: &str, to: &str| mistake(&good.replace(from, to)).split_once(": ").unwrap().1.to_owned();
+    assert_eq!(told("to = 's'", "to = 'q'"), "search.ratio[0].to: no subject \"q\": there is \"r\", \"s\"");
+    assert!(told("to = 's'", "to = 'r'").contains("is the same subject as `of`: name another one"));
+    assert!(told("1.7", "0").contains("at-least: must be a number from 0.001 to 1000"));
+    assert!(told("at-least = 1.7", "").contains("at-least: is missing: give what the ratio must come to"));
+    assert!(told("at-least", "at-most = 1\nat-least").contains("ratio[0].at-most: unknown key"));
+    assert!(told("of = 'r'", "").contains("search.ratio[0].of: is missing"));
+    assert_eq!(
+        told("[1_000, 9_000]", "1_000"),
+        "search.ratio: takes a search between two rates, and there is only 1000: write traffic.rate-pps = [1000, 10000]"
+    );
+    let delays = good.replace("[[search", "[trials]\nmeasure = 'join-leave'\n[[search");
+    assert!(mistake(&delays).contains("search.ratio: takes a search, which looks for loss"));
+    assert!(mistake(&good.replace("[[search.ratio]]", "[search.ratio]")).contains("write [[ratio]]"));
 }
 
 #[test]
@@ -337,9 +371,13 @@ fn ratios_are_checked() {
     );
     assert_eq!(
         told(&good.replace("'r'", "'s'")),
-        "line 15: expect.ratio[0].to: is the same subject as `of`: name another one"
+        "line 15: expect.ratio[0].to: is the same subject as `of`: name another one, or tell two conditions of it apart \
+         by `of-when` and `to-when`"
     );
-    assert!(told(&good.replace("p99", "p98")).contains("one of \"relay-cpu\", \"system-cpu\", \"p50\""));
+    assert!(
+        told(&good.replace("p99", "p98"))
+            .contains("one of \"relay-cpu\", \"relay-cpu-per-copy\", \"system-cpu\", \"p50\"")
+    );
     for at_most in ["0", "-0.5"] {
         let told = told(&format!("{good}\nat-most = {at_most}"));
         assert!(
@@ -353,6 +391,68 @@ fn ratios_are_checked() {
     );
     assert!(told("of = 's'\nto = 'r'").contains("metric: is missing: give what to compare"));
     assert!(told(&format!("{good}\natmost = 1")).contains("did you mean `at-most`?"));
+}
+
+#[test]
+fn a_ratio_may_fix_parts_of_both_conditions() {
+    let with = |keys: &str| {
+        let lists = "flows = [1, 2]\npayload-bytes = [18, 100]\n[link]\nsegmentation = ['wire', 'offload']\n[sinks]\n\
+                     count = [1, 8]\n[[sub";
+        with_ratio(3, &format!("metric = 'relay-cpu'\nof = 's'\nto = 's'\n{keys}"))
+            .replace("rate-pps = 1000", "rate-pps = [1_000, 2_000]")
+            .replacen("[[sub", lists, 1)
+    };
+    let all = "{ segmentation = 'offload', sinks = 8, flows = 2, payload-bytes = 18, rate-pps = 2_000 }";
+    let one = "{ segmentation = 'wire', sinks = 1, flows = 1, payload-bytes = 100, rate-pps = 1_000 }";
+    let read = scenario(&with(&format!("of-when = {all}\nto-when = {one}"))).unwrap();
+    let ratio = &read.expect.ratios[0];
+    let of = When {
+        segmentation: Some(Segmentation::Offload),
+        fan_out: Some(8),
+        flows: Some(2),
+        payload_bytes: Some(18),
+        rate_pps: Some(2_000),
+    };
+    assert_eq!((ratio.of_when, read.conditions_of(ratio).len()), (of, 1));
+    let part = scenario(&with("of-when = { sinks = 8 }\nto-when = { sinks = 1 }\nrate-pps = 2_000")).unwrap();
+    assert_eq!(part.conditions_of(&part.expect.ratios[0]).len(), 8);
+
+    let told = |keys: &str| mistake(&with(keys)).split_once(": ").unwrap().1.to_owned();
+    assert_eq!(
+        told("of-when = { sinks = 8 }\nto-when = { sinks = 2 }"),
+        "expect.ratio[0].to-when.sinks: the scenario has no 2: sinks.count has 1, 8"
+    );
+    assert!(
+        told("of-when = { payload-bytes = 18 }\nto-when = { payload-bytes = 19 }")
+            .contains("has no 19: traffic.payload-bytes has 18, 100")
+    );
+    assert_eq!(
+        told("of-when = { sinks = 8, flows = 1 }\nto-when = { sinks = 1 }"),
+        "expect.ratio[0].to-when: `of-when` fixes `flows` and `to-when` does not: write it in both tables"
+    );
+    assert!(told("to-when = { sinks = 1 }").starts_with("expect.ratio[0].to-when: `to-when` fixes `sinks`"));
+    assert!(
+        told("of-when = { sinks = 1 }\nto-when = { sinks = 1 }").contains("the same subject as `of`: name")
+    );
+    assert!(
+        told("of-when = { rate-pps = 2_000 }\nto-when = { rate-pps = 1_000 }\nrate-pps = 1_000")
+            .starts_with("expect.ratio[0].rate-pps: the rates are fixed by `of-when`")
+    );
+    assert!(
+        told("of-when = { segmentation = 'nic' }\nto-when = { segmentation = 'wire' }")
+            .contains("of-when.segmentation: must be one of \"wire\", \"offload\", found \"nic\"")
+    );
+    assert!(
+        told("of-when = { sinks = 8 }\nto-when = { sinks = '1' }").contains("to-when.sinks: must be a whole")
+    );
+    assert!(told("of-when = { sinks = 8 }\nto-when = 1").contains("to-when: must be a table, found 1"));
+    let empty = mistakes(&with("of-when = {}\nto-when = { sinks = 1 }"));
+    assert!(
+        empty[1].contains("of-when: fixes nothing: give one of segmentation, sinks, flows"),
+        "{empty:#?}"
+    );
+    let typo = mistakes(&with("of-when = { sink = 8 }\nto-when = { sinks = 1 }"));
+    assert!(typo.iter().any(|line| line.contains("of-when.sink: unknown key; did you mean `sinks`?")));
 }
 
 #[test]
@@ -445,6 +545,22 @@ fn flows_and_sinks_may_be_lists() {
     assert!(mistake(&text.replace("count = [1, 3]", "count = [1, 17]")).contains("from 1 to 16"));
     let wire = text.replace("relay = { rx = 'recv' }", "wire = 'direct'");
     assert!(mistake(&wire).contains("has one end, not 3"));
+}
+
+#[test]
+fn segmentation_may_be_a_list() {
+    let with = |list: &str| LEAST.replace("[[sub", &format!("[link]\nsegmentation = {list}\n[[sub"));
+    let both = scenario(&with("['wire', 'offload', 'wire']")).unwrap();
+    let conditions = both.conditions();
+    let shown: Vec<_> = conditions.iter().map(|condition| condition.segmentation).collect();
+    assert_eq!(shown, [Segmentation::Wire, Segmentation::Offload]);
+    let links = conditions.iter().map(|condition| both.link_under(condition).segmentation);
+    assert_eq!(links.collect::<Vec<_>>(), shown);
+    assert_eq!(
+        mistake(&with("['wire', 'nic']")),
+        "line 5: link.segmentation: must hold one of \"wire\", \"offload\", found \"nic\""
+    );
+    assert!(mistake(&with("[]")).contains("link.segmentation: is an empty list"));
 }
 
 #[test]

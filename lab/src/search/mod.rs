@@ -5,6 +5,7 @@
 //! when those that are left could not change it.
 
 mod bounds;
+mod ratios;
 
 use std::sync::atomic::AtomicBool;
 
@@ -16,9 +17,10 @@ use crate::results::{Results, Trial};
 use crate::run::RunError;
 use crate::scenario::{Condition, Expect, Measure, Scenario, Subject};
 use crate::session::{Session, Task, Watched};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, of_run};
 
 pub(crate) use bounds::Range;
+pub use ratios::FoundRatio;
 
 /// A scenario that leaves nothing to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +83,7 @@ pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
 
 /// Searches for every subject under every condition. The verdict is a pass when all bounds were found, a failure when a
 /// subject has no rate without loss, invalid when the lab could not tell anything of one, and inconclusive when there is
-/// none.
+/// none; and as bad as that on the worst ratio of their rates.
 pub(crate) fn search(
     session: &Session<'_>,
     subjects: &[&Subject],
@@ -99,7 +101,7 @@ pub(crate) fn search(
     let nothing_by = |limit| {
         results.searches.iter().any(|found| found.lower_pps.is_none() && found.upper_by == Some(limit))
     };
-    Ok(if nothing_by(Limit::Subject) {
+    let of_bounds = if nothing_by(Limit::Subject) {
         Verdict::Fail
     } else if nothing_by(Limit::Lab) {
         Verdict::Invalid
@@ -107,7 +109,13 @@ pub(crate) fn search(
         Verdict::Inconclusive
     } else {
         Verdict::Pass
-    })
+    };
+    let Results { not_installed, searches, .. } = &*results;
+    let ratios = ratios::compare(session.scenario, subjects, not_installed, searches);
+    let notes = ratios::not_compared(session.scenario, subjects, not_installed);
+    results.notes.extend(notes);
+    results.search_ratios = ratios;
+    Ok(of_run(results.search_ratios.iter().map(|ratio| ratio.verdict).chain([of_bounds])))
 }
 
 fn narrow(
@@ -118,7 +126,7 @@ fn narrow(
     watched: &Watched<'_>,
     trials: &mut Vec<Trial>,
 ) -> Result<Bounds, RunError> {
-    let mut bounds = Bounds::new(range, session.scenario.search_width);
+    let mut bounds = Bounds::new(range, session.scenario.search.width);
     while let Some(rate_pps) = bounds.next() {
         let condition = Condition { rate_pps, ..condition };
         let mut ballot = Ballot::of(session.scenario.trials.blocks);

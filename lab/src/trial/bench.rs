@@ -45,7 +45,7 @@ impl Bench {
 
     /// How many datagrams the devices toward the sinks carried that the sinks have not read.
     pub(super) fn unread(&self, order: &Order<'_>) -> Result<u64, TrialError> {
-        let framing = Framing::at_egress(order.scenario.link, &order.condition);
+        let framing = Framing::at_egress(order.link(), &order.condition);
         let mut unread = 0;
         let Topology { egress, sinks: ports, .. } = &self.topology;
         for ((egress, port), sink) in egress.iter().zip(ports).zip(&self.sinks) {
@@ -87,7 +87,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn set_up(order: &Order<'_>) -> Result<Self, TrialError> {
-        let topology = Topology::build(order.run, &order.scenario.link, order.condition.fan_out)?;
+        let topology = Topology::build(order.run, &order.link(), order.condition.fan_out)?;
         let routes = routes_of(order, &topology);
         let mut plans = Vec::new();
         for sink in 0..topology.sinks.len() {

@@ -91,6 +91,7 @@ mod tests {
         let link = Link { mtu: 1_500, segmentation, checksum: Checksum::Wire, family: Family::Ipv4 };
         let condition = Condition {
             cast: Cast::MulticastToMulticast,
+            segmentation,
             sink_kind: SinkKind::Packet,
             fan_out: 1,
             generator: GeneratorKind::Packet,

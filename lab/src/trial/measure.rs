@@ -177,7 +177,7 @@ impl Record {
         let generator = after.generator - before.generator;
         let ingress = after.ingress - before.ingress;
         let in_vain = after.received_in_vain - before.received_in_vain;
-        let (link, condition) = (order.scenario.link, &order.condition);
+        let (link, condition) = (order.link(), &order.condition);
         let (inward, outward) = (Framing::at_ingress(link, condition), Framing::at_egress(link, condition));
         let is_wire = matches!(order.subject.kind, SubjectKind::Wire);
         let mut outputs = Vec::new();

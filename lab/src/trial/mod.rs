@@ -29,6 +29,7 @@ use crate::plan::PlanError;
 use crate::scenario::{Condition, Measure, Scenario, Subject};
 use crate::subject::SubjectError;
 use crate::tally::Incident;
+use crate::topology::Link;
 use crate::traffic_error::TrafficError;
 use crate::verdict::{Counts, Verdict};
 pub use delays::Delays;
@@ -53,6 +54,13 @@ pub struct Order<'a> {
     pub lab_binary: &'a Path,
     /// Which processors are whose.
     pub placement: &'a Placement,
+}
+
+impl Order<'_> {
+    /// How its links are.
+    fn link(&self) -> Link {
+        self.scenario.link_under(&self.condition)
+    }
 }
 
 /// A part of a trial that takes its time.

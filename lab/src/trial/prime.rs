@@ -98,7 +98,7 @@ impl Missing {
             unread = bench.unread(order)?;
         }
         let ingress = bench.topology.ingress.counters()?;
-        let framing = Framing::at_ingress(order.scenario.link, &order.condition);
+        let framing = Framing::at_ingress(order.link(), &order.condition);
         let reached = framing.datagrams(ingress.rx_packets, ingress.rx_bytes);
         Ok(Self { sent, refused, reached, unread, steal_percent })
     }

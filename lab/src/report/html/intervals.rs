@@ -1,7 +1,7 @@
 //! Comparisons: each ratio with its interval, beside its limit.
 
 use super::drawing::Drawing;
-use super::groups::Groups;
+use super::groups::{Groups, Sides};
 use super::plot::WHOLE;
 use super::record::{Comparison, Record};
 use super::scale::Scale;
@@ -17,7 +17,7 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
     let mut section = Section {
         id: "comparisons",
         title: "Comparisons",
-        intro: "The ratio of two subjects, one pair of trials from each block: the point is the geometric mean, the \
+        intro: "The ratio of two subjects, or of one under two conditions, one pair of trials from each block: the point is the geometric mean, the \
                 line where it lies with 95 % confidence, the shaded part what the scenario allows. A ratio is kept \
                 when all of its line is in there.",
         ..Section::default()
@@ -55,19 +55,14 @@ fn drawing(record: &Record, groups: &Groups<'_>) -> Drawing {
     drawing.line("same", [x.at(1.0), 18.0], [x.at(1.0), bottom]);
     drawing.text("tick middle", [x.at(1.0), 12.0], "equal", usize::MAX);
     for (i, comparison) in comparisons.iter().enumerate() {
-        draw(
-            &mut drawing,
-            comparison,
-            &groups.name(comparison.condition()),
-            &x,
-            22.0 + LINE * (i as f64 + 0.5),
-        );
+        draw(&mut drawing, comparison, &groups.sides(comparison), &x, 22.0 + LINE * (i as f64 + 0.5));
     }
     drawing
 }
 
-fn draw(drawing: &mut Drawing, comparison: &Comparison, condition: &str, x: &Scale, middle: f64) {
-    let Comparison { metric, of, to, ratio, at_most, .. } = comparison;
+fn draw(drawing: &mut Drawing, comparison: &Comparison, sides: &Sides, x: &Scale, middle: f64) {
+    let Comparison { metric, ratio, at_most, .. } = comparison;
+    let Sides { of, to, condition } = sides;
     drawing.text("label", [0.0, middle - 3.0], &format!("{metric}: {of} to {to}"), 36);
     drawing.text("tick", [0.0, middle + 12.0], condition, 40);
     let verdict = or_nothing(comparison.verdict, |verdict| verdict.to_string());
@@ -115,11 +110,12 @@ fn table(record: &Record, groups: &Groups<'_>) -> Table {
     let mut table = Table::new("Comparisons", &heads);
     for comparison in &record.comparisons {
         let unit = Unit::of(&comparison.metric);
+        let Sides { of, to, condition } = groups.sides(comparison);
         let row = table.push([
             comparison.metric.clone(),
-            comparison.of.clone(),
-            comparison.to.clone(),
-            groups.name(comparison.condition()),
+            of,
+            to,
+            condition,
             or_nothing(comparison.of_median, unit.show),
             or_nothing(comparison.to_median, unit.show),
             format!("{} of {}", comparison.pairs, comparison.pairs.saturating_add(comparison.left_out)),

@@ -11,13 +11,11 @@ mod calibration;
 mod cpu;
 mod delays;
 mod drawing;
-mod groups;
 mod intervals;
 mod latency;
 mod loss;
 mod pairs;
 mod plot;
-mod record;
 mod scale;
 mod searches;
 mod section;
@@ -26,21 +24,18 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod trials;
-mod units;
 mod waterfalls;
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use askama::Template;
-use serde::Deserialize;
 
-use crate::results::SCHEMA;
+use super::groups::{self, Groups};
+use super::record::{self, ReadError, Record};
+use super::{units, write_whole};
 use drawing::Mark;
-use groups::Groups;
-use record::Record;
 use section::Section;
 use summary::Summary;
 
@@ -50,30 +45,9 @@ pub const FILE: &str = "report.html";
 /// A page that could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
-    /// The results cannot be read.
-    #[error("read results {}: {source}; name the results.json of a run", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file has no results of this schema in it.
-    #[error("{} has {found}, and this lab reads {SCHEMA}: name the results.json of a run of this version", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it has instead.
-        found: String,
-    },
-    /// The file is not as the schema has it.
-    #[error("{}: {source}; run the scenario again, or name the results.json of a run that came to its end", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What and where.
-        source: serde_json::Error,
-    },
+    /// The results cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The page is where the results are.
     #[error("write page {}: the results are there; choose another file with --out FILE", .0.display())]
     OntoResults(PathBuf),
@@ -89,8 +63,7 @@ pub enum PageError {
 
 /// Makes the page of the results in `file`: at `out`, or beside them. Returns where.
 pub fn make(file: &Path, out: Option<&Path>) -> Result<PathBuf, PageError> {
-    let text = fs::read(file).map_err(|source| PageError::Unreadable { path: file.to_owned(), source })?;
-    let record = read(file, &text)?;
+    let record = record::load(file)?;
     let out = out.map_or_else(|| file.with_file_name(FILE), Path::to_owned);
     if fs::canonicalize(file).ok() == fs::canonicalize(&out).ok() {
         return Err(PageError::OntoResults(out));
@@ -99,33 +72,6 @@ pub fn make(file: &Path, out: Option<&Path>) -> Result<PathBuf, PageError> {
     let page = page(&record).map_err(|error| failed(io::Error::other(error)))?;
     write_whole(&out, page.as_bytes()).map_err(failed)?;
     Ok(out)
-}
-
-/// The results in `text`, which is that of `file`.
-fn read(file: &Path, text: &[u8]) -> Result<Record, PageError> {
-    #[derive(Deserialize)]
-    struct Head {
-        schema: Option<String>,
-    }
-    let malformed = |source| PageError::Malformed { path: file.to_owned(), source };
-    let head: Head = serde_json::from_slice(text).map_err(malformed)?;
-    if head.schema.as_deref() != Some(SCHEMA) {
-        let found = head.schema.map_or_else(|| "no schema".to_owned(), |schema| format!("schema {schema}"));
-        return Err(PageError::Foreign { path: file.to_owned(), found });
-    }
-    serde_json::from_slice(text).map_err(malformed)
-}
-
-/// All or nothing, so that nobody sees half a page.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    // The parent of a bare name is an empty path.
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(Path::new(".")))?;
-    file.write_all(content)?;
-    // Temporary files are for their owner only; pages are for everybody who may enter the folder.
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// What the template is given.
@@ -174,7 +120,7 @@ fn page(record: &Record) -> askama::Result<String> {
     }
     let page = Page {
         record,
-        begun: settings::date(record.environment.started),
+        begun: units::date(record.environment.started),
         class: summary.word.to_lowercase(),
         summary,
         subjects: groups.subjects.iter().map(|name| (*name, groups.style(name))).collect(),

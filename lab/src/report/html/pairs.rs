@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::drawing::Drawing;
-use super::groups::Groups;
-use super::record::{Comparison, Record, Trial};
+use super::groups::{Groups, Sides};
+use super::record::{Comparison, Condition, Record, Trial};
 use super::scale::Scale;
 use super::section::Section;
 use super::units::Unit;
@@ -42,8 +42,8 @@ fn drawing(comparison: &Comparison, groups: &Groups<'_>, last: &[&Trial], blocks
     let pairs: Vec<_> = blocks.iter().map(|block| (*block, pair(comparison, *block, last))).collect();
     let values = pairs.iter().flat_map(|(_, pair)| pair.iter().flatten());
     let x = Scale::from_zero(values.map(|(value, _)| unit.value(*value)), [NAMES, WIDTH - FIGURES]);
-    let Comparison { metric, of, to, .. } = comparison;
-    let title = format!("{metric}: {of} to {to}, {}", groups.name(comparison.condition()));
+    let (metric, Sides { of, to, condition }) = (&comparison.metric, groups.sides(comparison));
+    let title = format!("{metric}: {of} to {to}, {condition}");
     let description = pairs.iter().map(|(block, pair)| format!("block {block}: {}", in_words(pair, unit)));
     let description = description.collect::<Vec<_>>().join("; ");
     let bottom = 8.0 + LINE * pairs.len() as f64;
@@ -74,10 +74,9 @@ fn drawing(comparison: &Comparison, groups: &Groups<'_>, last: &[&Trial], blocks
 
 /// As the comparison itself chooses them.
 fn pair<'a>(comparison: &Comparison, block: u64, last: &[&'a Trial]) -> Pair<'a> {
-    let side = |name: &str| {
-        let is_it = |trial: &&&Trial| {
-            trial.block == block && trial.subject == name && trial.condition() == comparison.condition()
-        };
+    let side = |name: &str, condition: Condition<'_>| {
+        let is_it =
+            |trial: &&&Trial| trial.block == block && trial.subject == name && trial.condition() == condition;
         let trial = *last.iter().find(is_it).ok_or_else(|| format!("no pair: {name} was not run"))?;
         if !trial.verdict.is_conclusive() {
             return Err(format!("no pair: {name} was {}", trial.verdict));
@@ -85,7 +84,8 @@ fn pair<'a>(comparison: &Comparison, block: u64, last: &[&'a Trial]) -> Pair<'a>
         let value = trial.reading(&comparison.metric).filter(|value| *value > 0.0);
         value.map(|value| (value, trial)).ok_or_else(|| format!("no pair: nothing of {name}"))
     };
-    Ok([side(&comparison.of)?, side(&comparison.to)?])
+    let of = side(&comparison.of, comparison.condition())?;
+    Ok([of, side(&comparison.to, comparison.to_condition())?])
 }
 
 fn in_words(pair: &Pair<'_>, unit: Unit) -> String {

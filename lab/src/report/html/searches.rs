@@ -1,9 +1,8 @@
-//! What a search found: the highest rate without loss of each subject.
+//! What a search found: the highest rate without loss of each subject, and those rates against each other.
 
-use super::record::{Found, Record};
+use super::record::{Found, FoundRatio, Record};
 use super::section::{Section, Table};
-use super::units::many;
-use crate::report::numbers::{grouped, or_nothing};
+use crate::report::numbers::{factor, grouped, or_nothing};
 
 pub(super) fn section(record: &Record) -> Section {
     let mut section = Section {
@@ -26,18 +25,44 @@ pub(super) fn section(record: &Record) -> Section {
         let Found { subject, condition, lower_pps, upper_pps, upper_by } = found;
         table.push([
             subject.clone(),
-            format!(
-                "{} B, {}, {} {} sinks",
-                grouped(condition.payload_bytes),
-                many(condition.flows as usize, "flow"),
-                condition.fan_out,
-                condition.sink_kind
-            ),
+            condition.in_words(),
             or_nothing(*lower_pps, grouped),
             or_nothing(*upper_pps, grouped),
             or_nothing(upper_by.as_ref(), |limit| format!("the {limit}")),
         ]);
     }
     section.tables.push(table);
+    if !record.search_ratios.is_empty() {
+        section.tables.push(ratios(&record.search_ratios));
+    }
     section
+}
+
+fn ratios(ratios: &[FoundRatio]) -> Table {
+    let heads = [
+        ("of", false),
+        ("to", false),
+        ("condition", false),
+        ("least", true),
+        ("most", true),
+        ("at least", true),
+        ("verdict", false),
+    ];
+    let caption = "Against each other (least: without loss of the one by no more at of the other; most: the other way \
+                   round)";
+    let mut table = Table::new(caption, &heads);
+    for FoundRatio { of, to, condition, least, most, at_least, verdict, reasons } in ratios {
+        let row = table.push([
+            of.clone(),
+            to.clone(),
+            condition.in_words(),
+            or_nothing(*least, factor),
+            or_nothing(*most, factor),
+            at_least.to_string(),
+            verdict.to_string(),
+        ]);
+        row.mark(heads.len() - 1, *verdict);
+        row.notes.clone_from(reasons);
+    }
+    table
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::record::{Environment, Record};
 use super::section::{Section, Table};
+use super::units::date;
 
 const HEADS: [(&str, bool); 2] = [("", false), ("value", false)];
 
@@ -60,34 +61,9 @@ fn flatten(path: String, value: &Value, rows: &mut Vec<(String, String)>) {
     }
 }
 
-/// Seconds since 1970 as date and time.
-pub(super) fn date(seconds: u64) -> String {
-    // Years of 400 repeat themselves, and begin in March so that the leap day is the last of them: the algorithm is
-    // Howard Hinnant's "chrono-compatible low-level date algorithms".
-    let days = seconds / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        let shown = [0, 951_782_400, 1_795_496_400, u64::MAX].map(date);
-        assert_eq!(shown[0], "1970-01-01 00:00 UTC");
-        assert_eq!(shown[1], "2000-02-29 00:00 UTC");
-        assert_eq!(shown[2], "2026-11-24 05:00 UTC");
-        assert!(shown[3].ends_with(" UTC"));
-    }
 
     #[test]
     fn every_setting_has_its_path() {

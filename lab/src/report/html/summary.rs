@@ -1,12 +1,11 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
-use super::groups::{Group, Groups};
-use super::record::{Record, Trial};
+use super::groups::{Group, Groups, Sides};
+use super::record::{FoundRatio, Record, Trial};
 use super::section::{Section, Table};
 use super::units::{Unit, many};
-use crate::report::numbers::{grouped, or_nothing};
+use crate::report::numbers::{factor, grouped, or_nothing};
 use crate::results::RunVerdict;
-use crate::statistics::median;
 use crate::verdict::Verdict;
 
 /// What the reader should know first.
@@ -29,9 +28,12 @@ pub(super) struct Reason {
 impl Summary {
     pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Self {
         let trials = Tally::of(record.last_attempts().into_iter().map(|trial| trial.verdict));
-        let ratios = Tally::of(record.comparisons.iter().filter_map(|comparison| comparison.verdict));
+        let of_searches = record.search_ratios.iter().map(|ratio| ratio.verdict);
+        let compared = record.comparisons.iter().filter_map(|comparison| comparison.verdict);
+        let ratios = Tally::of(compared.chain(of_searches));
         // A search is there to find rates at which something fails; the table of all trials tells of them.
-        let mut reasons = if record.searches.is_empty() { reasons(record, groups) } else { Vec::new() };
+        let mut reasons =
+            if record.searches.is_empty() { reasons(record, groups) } else { reasons_of_search(record) };
         // As grave ones come first: what is proven before what is not.
         reasons.sort_by_key(|reason| reason.verdict);
         let mut notes = record.notes.clone();
@@ -73,21 +75,21 @@ fn measured_only(record: &Record) -> usize {
 
 fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, String) {
     let told = |verdicts: &[Verdict]| {
-        let parts = [trials.told(verdicts, "trial"), ratios.told(verdicts, "ratio")];
+        let ratios = ratios.told(verdicts, "ratio");
+        // In a search trials fail all the time.
+        let is_about_ratios = !record.search_ratios.is_empty() && ratios.is_some();
+        let parts = [trials.told(verdicts, "trial").filter(|_| !is_about_ratios), ratios];
         let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
         if parts.is_empty() { "nothing".to_owned() } else { parts }
     };
+    let kept =
+        if ratios.all > 0 { format!(", and {} kept", many(ratios.all, "ratio")) } else { String::new() };
     match record.verdict {
         RunVerdict::Pass if !record.searches.is_empty() => {
             let found = many(record.searches.len(), "search");
-            ("Pass", format!("{found} came to an end, after {}.", many(trials.all, "trial")))
+            ("Pass", format!("{found} came to an end, after {}{kept}.", many(trials.all, "trial")))
         }
         RunVerdict::Pass => {
-            let kept = if ratios.all > 0 {
-                format!(", and {} kept", many(ratios.all, "ratio"))
-            } else {
-                String::new()
-            };
             let measured = measured_only(record);
             let passed = match (trials.all - measured, measured) {
                 (passed, 0) => format!("{} passed", many(passed, "trial")),
@@ -140,11 +142,25 @@ fn reasons(record: &Record, groups: &Groups<'_>) -> Vec<Reason> {
     });
     let of_ratios = record.comparisons.iter().filter_map(|comparison| {
         let verdict = comparison.verdict.filter(|verdict| *verdict != Verdict::Pass)?;
-        let (metric, of, to) = (&comparison.metric, &comparison.of, &comparison.to);
-        let about = format!("{metric} of {of} to {to}, {}", groups.name(comparison.condition()));
+        let (metric, Sides { of, to, condition }) = (&comparison.metric, groups.sides(comparison));
+        let about = format!("{metric} of {of} to {to}, {condition}");
         Some(Reason { verdict, about, lines: comparison.reasons.clone() })
     });
     of_trials.chain(of_ratios).collect()
+}
+
+/// Why ratios of highest rates are no pass.
+fn reasons_of_search(record: &Record) -> Vec<Reason> {
+    let open = record.search_ratios.iter().filter(|ratio| ratio.verdict != Verdict::Pass);
+    let told = open.map(|FoundRatio { of, to, condition, most, at_least, verdict, reasons, .. }| {
+        let mut lines = reasons.clone();
+        if *verdict == Verdict::Fail {
+            lines.push(format!("{} at most, and not {at_least}", or_nothing(*most, factor)));
+        }
+        let about = format!("highest rate of {of} to that of {to}, {}", condition.in_words());
+        Reason { verdict: *verdict, about, lines }
+    });
+    told.collect()
 }
 
 fn lines_of(trial: &Trial) -> Vec<String> {
@@ -198,12 +214,7 @@ pub(super) fn glance(groups: &Groups<'_>) -> Section {
     let heads: Vec<_> = heads.into_iter().chain(metrics.map(|(_, head)| (head, true))).collect();
     let mut table = Table::new(format!("All trials: {}", groups.common()), &heads);
     for group in &groups.all {
-        let medians = metrics.map(|(metric, _)| {
-            or_nothing(
-                median(group.conclusive().filter_map(|trial| trial.reading(metric))),
-                Unit::of(metric).show,
-            )
-        });
+        let medians = metrics.map(|(metric, _)| or_nothing(group.median(metric), Unit::of(metric).show));
         let first = [group.subject.to_owned(), groups.name(group.condition), passed(group), lost(group)];
         let row = table.push(first.into_iter().chain(medians));
         if group.conclusive().next().is_none() {
@@ -223,6 +234,5 @@ fn passed(group: &Group<'_>) -> String {
 }
 
 fn lost(group: &Group<'_>) -> String {
-    let lost = group.conclusive().filter_map(|trial| trial.lost).reduce(u64::saturating_add);
-    or_nothing(lost, grouped)
+    or_nothing(group.lost(), grouped)
 }

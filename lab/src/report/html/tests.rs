@@ -2,16 +2,21 @@
 
 use super::*;
 use crate::calibration::Calibration;
+use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
-use crate::results::{RESULTS_FILE, Results, RunVerdict};
-use crate::search::{Found, Limit};
+use crate::results::{RESULTS_FILE, Results, RunVerdict, Trial};
+use crate::scenario::{Condition, Metric};
+use crate::search::{Found, FoundRatio, Limit};
 use crate::trial::Delays;
 use crate::verdict::Verdict;
 
 /// The page of `results`.
 fn page_of(results: &Results) -> String {
-    let text = serde_json::to_vec(results).unwrap();
-    page(&read(Path::new(RESULTS_FILE), &text).unwrap()).unwrap()
+    page_of_text(&serde_json::to_vec(results).unwrap())
+}
+
+fn page_of_text(text: &[u8]) -> String {
+    page(&record::read(Path::new(RESULTS_FILE), text).unwrap()).unwrap()
 }
 
 /// What `lab report` says of a file with this content.
@@ -101,6 +106,39 @@ fn what_proved_nothing_shows_no_medians() {
 }
 
 #[test]
+fn both_conditions_of_a_comparison_are_told() {
+    let fanned_out = Condition { fan_out: 8, ..CONDITION };
+    let comparison = Comparison {
+        metric: Metric::RelayCpuPerCopy,
+        condition: fanned_out,
+        to_condition: Some(CONDITION),
+        of: "it".into(),
+        to: "it".into(),
+        pairs: 1,
+        left_out: 0,
+        of_median: Some(500.0),
+        to_median: Some(1_000.0),
+        ratio: Some(0.5),
+        ci95: None,
+        at_most: Some(0.4),
+        verdict: Some(Verdict::Inconclusive),
+        reasons: vec!["too few".into()],
+    };
+    let trials = vec![Trial { condition: fanned_out, ..trial("it", 1, 4_000.0) }, trial("it", 1, 1_000.0)];
+    let page = page_of(&Results { comparisons: vec![comparison], ..results(Verdict::Inconclusive, trials) });
+    let about = "of it (8 packet sinks) to it (packet sink), 1,000 packets/s";
+    assert!(page.contains(&format!("relay-cpu-per-copy {about}")), "{page}");
+    // The pair is found, and what is shown of it is for each copy.
+    for part in ["<td class=\"\">it (8 packet sinks)</td>", "block 1: 500 : 1,000 ns  0.500"] {
+        assert!(page.contains(part), "{part}");
+    }
+    // Results that were written before conditions could differ.
+    let old = serde_json::to_string(&results(Verdict::Pass, vec![trial("it", 1, 1.0)])).unwrap();
+    let old = old.replace("\"segmentation\":\"wire\",", "");
+    assert!(page_of_text(old.as_bytes()).contains("1 trial passed."));
+}
+
+#[test]
 fn a_search_and_a_calibration_have_their_sections() {
     let mut results = results(Verdict::Pass, vec![trial("a", 1, 1.0)]);
     let page = page_of(&results);
@@ -113,6 +151,25 @@ fn a_search_and_a_calibration_have_their_sections() {
         upper_by: Some(Limit::Lab),
     }];
     results.calibration = Some(Calibration { before: vec![trial("w", 1, 10.0)], after: Vec::new() });
+    let ratio = FoundRatio {
+        of: "a".into(),
+        to: "b".into(),
+        condition: CONDITION,
+        least: Some(1.9),
+        most: None,
+        at_least: 2.5,
+        verdict: Verdict::Inconclusive,
+        reasons: vec!["the lab could not".into()],
+    };
+    results.search_ratios = vec![ratio];
+    results.verdict = RunVerdict::Inconclusive;
+    let told = page_of(&results);
+    for part in
+        ["1.900", "2.5", "<li>the lab could not</li>", "highest rate of a to that of b", "1 of 1 ratio left"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    results.search_ratios.clear();
     let page = page_of(&results);
     for part in ["id=\"searches\"", "631,519", "668,988", "the lab", "id=\"calibration\"", "before the run"] {
         assert!(page.contains(part), "{part}");

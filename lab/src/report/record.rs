@@ -5,12 +5,68 @@
 //! missing here. Nothing is flattened, because then an error would no longer tell its line.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::numbers::grouped;
+use super::units::many;
+use crate::results::SCHEMA;
 use crate::trial::Delays;
-use crate::verdict::Verdict;
+use crate::verdict::{Counts, Verdict};
+
+/// Results that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The results cannot be read.
+    #[error("read results {}: {source}; name the results.json of a run", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file has no results of this schema in it.
+    #[error("{} has {found}, and this lab reads {SCHEMA}: name the results.json of a run of this version", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it has instead.
+        found: String,
+    },
+    /// The file is not as the schema has it.
+    #[error("{}: {source}; run the scenario again, or name the results.json of a run that came to its end", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        source: serde_json::Error,
+    },
+}
+
+/// The results in `file`.
+pub(super) fn load(file: &Path) -> Result<Record, ReadError> {
+    let text = fs::read(file).map_err(|source| ReadError::Unreadable { path: file.to_owned(), source })?;
+    read(file, &text)
+}
+
+/// The results in `text`, which is that of `file`.
+pub(super) fn read(file: &Path, text: &[u8]) -> Result<Record, ReadError> {
+    #[derive(Deserialize)]
+    struct Head {
+        schema: Option<String>,
+    }
+    let malformed = |source| ReadError::Malformed { path: file.to_owned(), source };
+    let head: Head = serde_json::from_slice(text).map_err(malformed)?;
+    if head.schema.as_deref() != Some(SCHEMA) {
+        let found = head.schema.map_or_else(|| "no schema".to_owned(), |schema| format!("schema {schema}"));
+        return Err(ReadError::Foreign { path: file.to_owned(), found });
+    }
+    serde_json::from_slice(text).map_err(malformed)
+}
 
 /// Everything a run found out; see [`Results`](crate::results::Results) for what the fields mean.
 #[derive(Debug, Deserialize)]
@@ -25,6 +81,8 @@ pub(super) struct Record {
     /// Of a search only.
     #[serde(default)]
     pub(super) searches: Vec<Found>,
+    #[serde(default)]
+    pub(super) search_ratios: Vec<FoundRatio>,
     #[serde(default)]
     pub(super) notes: Vec<String>,
 }
@@ -46,15 +104,40 @@ pub(super) struct Found {
     pub(super) upper_by: Option<String>,
 }
 
-/// Under which condition, whatever the rate.
+/// The highest rate without loss of one subject against that of another.
 #[derive(Debug, Deserialize)]
+pub(super) struct FoundRatio {
+    pub(super) of: String,
+    pub(super) to: String,
+    pub(super) condition: FoundCondition,
+    pub(super) least: Option<f64>,
+    pub(super) most: Option<f64>,
+    pub(super) at_least: f64,
+    pub(super) verdict: Verdict,
+    pub(super) reasons: Vec<String>,
+}
+
+/// Under which condition, whatever the rate.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct FoundCondition {
+    #[serde(default)]
+    pub(super) segmentation: String,
     pub(super) sink_kind: String,
     #[serde(default = "one")]
     pub(super) fan_out: u64,
     #[serde(default = "one")]
     pub(super) flows: u64,
     pub(super) payload_bytes: u64,
+}
+
+impl FoundCondition {
+    pub(super) fn in_words(&self) -> String {
+        let Self { segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
+        let (payload, flows) = (grouped(*payload_bytes), many(*flows as usize, "flow"));
+        let segmentation =
+            if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") };
+        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}")
+    }
 }
 
 /// Of what a file does not say that was written before there could be more.
@@ -86,6 +169,8 @@ pub(super) struct Trial {
     pub(super) block: u64,
     pub(super) attempt: u64,
     cast: String,
+    #[serde(default)]
+    segmentation: String,
     sink_kind: String,
     #[serde(default = "one")]
     fan_out: u64,
@@ -95,8 +180,8 @@ pub(super) struct Trial {
     rate_pps: u64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
-    /// What was expected of the counts; the page only tells whether anything was.
-    pub(super) expected: Option<Value>,
+    /// What was expected of the counts, if anything was.
+    pub(super) expected: Option<Counts>,
     pub(super) files: String,
     pub(super) offered_pps: Option<f64>,
     pub(super) generator_lag_ns: Option<Lag>,
@@ -183,6 +268,8 @@ pub(super) struct Gap {
 pub(super) struct Comparison {
     pub(super) metric: String,
     cast: String,
+    #[serde(default)]
+    segmentation: String,
     sink_kind: String,
     #[serde(default = "one")]
     fan_out: u64,
@@ -190,6 +277,7 @@ pub(super) struct Comparison {
     flows: u64,
     payload_bytes: u64,
     rate_pps: u64,
+    to_condition: Option<OtherCondition>,
     pub(super) of: String,
     pub(super) to: String,
     pub(super) pairs: u64,
@@ -203,10 +291,24 @@ pub(super) struct Comparison {
     pub(super) reasons: Vec<String>,
 }
 
+/// The condition of the subject beneath the line, where it is another one.
+#[derive(Debug, Deserialize)]
+struct OtherCondition {
+    cast: String,
+    segmentation: String,
+    sink_kind: String,
+    fan_out: u64,
+    flows: u64,
+    payload_bytes: u64,
+    rate_pps: u64,
+}
+
 /// Everything that may differ between two trials of a subject, except the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Condition<'a> {
     pub(super) cast: &'a str,
+    /// Empty where the file does not say, because there could be but one.
+    pub(super) segmentation: &'a str,
     pub(super) sink_kind: &'a str,
     pub(super) fan_out: u64,
     pub(super) flows: u64,
@@ -234,9 +336,9 @@ pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
 
 impl Trial {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// The verdict, where a trial of whom nothing was expected has not passed but was measured.
@@ -257,6 +359,7 @@ impl Trial {
             |pick: fn(&Latency) -> u64| self.latency_ns.as_ref().map(|latency| pick(latency) as f64);
         match metric {
             "relay-cpu" => self.cpu_ns_per_packet.relay,
+            "relay-cpu-per-copy" => self.cpu_ns_per_packet.relay.map(|cpu| cpu / self.fan_out.max(1) as f64),
             "system-cpu" => self.cpu_ns_per_packet.system_less_wire,
             "join-delay" => self.delays.map(|delays| delays.join_ns as f64),
             "leave-delay" => self.delays.map(|delays| delays.leave_ns as f64),
@@ -278,9 +381,17 @@ impl Trial {
 
 impl Comparison {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
+        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+    }
+
+    /// The condition of the subject beneath the line.
+    pub(super) fn to_condition(&self) -> Condition<'_> {
+        let Some(other) = &self.to_condition else { return self.condition() };
+        let OtherCondition { cast, segmentation, sink_kind, .. } = other;
+        let OtherCondition { fan_out, flows, payload_bytes, rate_pps, .. } = *other;
+        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
     }
 
     /// The interval, both of whose ends are there.

@@ -1,8 +1,9 @@
 //! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
 
-use super::record::{Condition, Record, Trial};
+use super::numbers::grouped;
+use super::record::{Comparison, Condition, Record, Trial};
 use super::units::many;
-use crate::report::numbers::grouped;
+use crate::statistics::median;
 
 /// How many colours and kinds of line the style sheet has.
 const COLOURS: usize = 6;
@@ -27,6 +28,15 @@ pub(super) struct Groups<'a> {
     pub(super) conditions: Vec<Condition<'a>>,
     /// By condition, then by subject.
     pub(super) all: Vec<Group<'a>>,
+}
+
+/// A comparison in words.
+#[derive(Debug)]
+pub(super) struct Sides {
+    pub(super) of: String,
+    pub(super) to: String,
+    /// What the conditions of both have in common, as far as it tells them from others.
+    pub(super) condition: String,
 }
 
 impl<'a> Groups<'a> {
@@ -71,10 +81,32 @@ impl<'a> Groups<'a> {
         std::iter::once(rate).chain(others.map(|(_, part)| part)).collect::<Vec<_>>().join(", ")
     }
 
+    /// What is compared: both subjects, each with what is not as on the other side, and the condition of both.
+    pub(super) fn sides(&self, comparison: &Comparison) -> Sides {
+        let (of, to) = (comparison.condition(), comparison.to_condition());
+        let [of_parts, to_parts] = [of, to].map(|condition| {
+            let rate = format!("{} packets/s", grouped(condition.rate_pps));
+            (std::iter::once(rate).chain(parts(condition))).collect::<Vec<_>>()
+        });
+        let side = |name: &str, own: &[String], other: &[String]| {
+            let differing = own.iter().zip(other).filter(|(own, other)| own != other);
+            let told = differing.map(|(own, _)| own.as_str()).collect::<Vec<_>>().join(", ");
+            if told.is_empty() { name.to_owned() } else { format!("{name} ({told})") }
+        };
+        let both = of_parts.iter().zip(&to_parts).enumerate();
+        let both = both.filter(|(i, (own, other))| own == other && (*i == 0 || self.differs(*i - 1)));
+        Sides {
+            of: side(&comparison.of, &of_parts, &to_parts),
+            to: side(&comparison.to, &to_parts, &of_parts),
+            condition: both.map(|(_, (own, _))| own.as_str()).collect::<Vec<_>>().join(", "),
+        }
+    }
+
     /// What all conditions have in common besides the rate.
     pub(super) fn common(&self) -> String {
         let Some(first) = self.conditions.first() else { return String::new() };
-        let same = parts(*first).into_iter().enumerate().filter(|(i, _)| !self.differs(*i));
+        let same =
+            parts(*first).into_iter().enumerate().filter(|(i, part)| !self.differs(*i) && !part.is_empty());
         same.map(|(_, part)| part).collect::<Vec<_>>().join(", ")
     }
 
@@ -91,12 +123,30 @@ impl Group<'_> {
     pub(super) fn conclusive(&self) -> impl Iterator<Item = &Trial> {
         self.last.iter().copied().filter(|trial| trial.verdict.is_conclusive())
     }
+
+    /// How many datagrams were lost in those.
+    pub(super) fn lost(&self) -> Option<u64> {
+        self.conclusive().filter_map(|trial| trial.lost).reduce(u64::saturating_add)
+    }
+
+    /// The median of `metric` over them.
+    pub(super) fn median(&self, metric: &str) -> Option<f64> {
+        median(self.conclusive().filter_map(|trial| trial.reading(metric)))
+    }
 }
 
 /// A condition without its rate, in words.
-fn parts(condition: Condition<'_>) -> [String; 4] {
-    let Condition { cast, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
+fn parts(condition: Condition<'_>) -> [String; 5] {
+    let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
     let sinks =
         if fan_out == 1 { format!("{sink_kind} sink") } else { format!("{fan_out} {sink_kind} sinks") };
-    [format!("{} B", grouped(payload_bytes)), many(flows as usize, "flow"), sinks, cast.to_owned()]
+    let segmentation =
+        if segmentation.is_empty() { String::new() } else { format!("segmentation {segmentation}") };
+    [
+        format!("{} B", grouped(payload_bytes)),
+        many(flows as usize, "flow"),
+        segmentation,
+        sinks,
+        cast.to_owned(),
+    ]
 }

@@ -1,0 +1,154 @@
+//! Whatever had a verdict in a run, each in a row: what was demanded and what was measured.
+
+use super::super::groups::{Group, Groups, Sides};
+use super::super::numbers::{factor, grouped, or_nothing};
+use super::super::record::{Comparison, Found, FoundRatio, Record, Trial};
+use super::super::units::{Unit, many};
+use crate::results::RunVerdict;
+use crate::verdict::{Counts, Verdict, of_run};
+
+/// A row.
+#[derive(Debug)]
+pub(super) struct Bar {
+    /// What it is about.
+    pub(super) about: String,
+    pub(super) demanded: String,
+    pub(super) measured: String,
+    pub(super) verdict: RunVerdict,
+    /// Why it is no pass.
+    pub(super) reasons: Vec<String>,
+}
+
+/// Every bar of a run, and at least one: what no other says is said of the whole.
+pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    // That trials fail is what a search is for.
+    if record.searches.is_empty() {
+        bars.extend(groups.all.iter().filter_map(|group| of_counts(group, groups)));
+    }
+    bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
+    bars.extend(record.search_ratios.iter().map(|ratio| of_search(ratio, &record.searches)));
+    let worst = bars.iter().map(|bar| bar.verdict).max_by_key(|verdict| gravity(*verdict));
+    if worst != Some(record.verdict) {
+        bars.push(of_all(record));
+    }
+    bars
+}
+
+/// Exactly those counts that were expected in each block.
+fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
+    let expected = group.last.iter().find_map(|trial| trial.expected)?;
+    let counted: Vec<_> = group.conclusive().filter(|trial| trial.lost.is_some()).collect();
+    let due = counted.iter().map(|trial| trial.due()).fold(0, u64::saturating_add);
+    let sum = |count: fn(&Trial) -> Option<u64>| -> u64 {
+        counted.iter().filter_map(|trial| count(trial)).fold(0, u64::saturating_add)
+    };
+    let others = [
+        ("duplicated", sum(|trial| trial.duplicated)),
+        ("reordered", sum(|trial| trial.reordered)),
+        ("corrupted", sum(|trial| trial.corrupted)),
+    ];
+    let others = others.into_iter().filter(|(_, count)| *count > 0);
+    let others: Vec<_> = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
+    let blocks = match (counted.len(), group.last.len()) {
+        (counted, all) if counted == all => many(all, "block"),
+        (counted, all) => format!("{counted} of {}", many(all, "block")),
+    };
+    let lost = grouped(group.lost().unwrap_or_default());
+    let of_trials = group.last.iter().flat_map(|trial| {
+        let turn = trial.turn();
+        trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
+    });
+    Some(Bar {
+        about: format!("counts, {}, {}", group.subject, groups.name(group.condition)),
+        demanded: demanded(expected),
+        measured: if counted.is_empty() {
+            "nothing".to_owned()
+        } else {
+            format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
+        },
+        verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
+        reasons: of_trials.collect(),
+    })
+}
+
+fn demanded(expected: Counts) -> String {
+    let Counts { lost, duplicated, reordered, corrupted } = expected;
+    if expected == Counts::default() {
+        return "none lost, duplicated, reordered or corrupted".to_owned();
+    }
+    format!(
+        "{lost} lost, {duplicated} duplicated, {reordered} reordered, {corrupted} corrupted in each block"
+    )
+}
+
+/// A ratio that was to be kept.
+fn of_comparison(comparison: &Comparison, groups: &Groups<'_>) -> Option<Bar> {
+    let (verdict, at_most) = (comparison.verdict?, comparison.at_most?);
+    let Comparison { reasons, .. } = comparison;
+    Some(Bar {
+        about: about(comparison, groups),
+        demanded: format!("at most {at_most}"),
+        measured: measured(comparison),
+        verdict: verdict.into(),
+        reasons: if verdict == Verdict::Pass { Vec::new() } else { reasons.clone() },
+    })
+}
+
+/// What a comparison compares.
+pub(super) fn about(comparison: &Comparison, groups: &Groups<'_>) -> String {
+    let Sides { of, to, condition } = groups.sides(comparison);
+    format!("{} of {of} to {to}, {condition}", comparison.metric)
+}
+
+/// The ratio with its interval, and the medians.
+pub(super) fn measured(comparison: &Comparison) -> String {
+    let Some(ratio) = comparison.ratio else { return "nothing".to_owned() };
+    let interval = comparison.interval().map(|[low, high]| format!(" ({} to {})", factor(low), factor(high)));
+    let show = Unit::of(&comparison.metric).show;
+    let [of, to] = [comparison.of_median, comparison.to_median].map(|median| or_nothing(median, show));
+    let pairs = many(comparison.pairs as usize, "pair");
+    format!("{}{}; medians {of} and {to}; {pairs}", factor(ratio), interval.unwrap_or_default())
+}
+
+fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
+    let FoundRatio { of, to, condition, least, most, at_least, verdict, reasons } = ratio;
+    let bounds = |name: &str| {
+        let found = searches.iter().find(|found| found.subject == name && found.condition == *condition)?;
+        let [lower, upper] = [found.lower_pps, found.upper_pps].map(|rate| or_nothing(rate, grouped));
+        let by = found.upper_by.as_ref().map(|limit| format!(" (the {limit})")).unwrap_or_default();
+        Some(format!("; {name} {lower} to {upper}{by}"))
+    };
+    let [least, most] = [least, most].map(|ratio| or_nothing(*ratio, factor));
+    let rates: String = [of, to].into_iter().filter_map(|name| bounds(name)).collect();
+    Bar {
+        about: format!("highest rate without loss, {of} to {to}, {}", condition.in_words()),
+        demanded: format!("at least {at_least}"),
+        measured: format!("{least} to {most}{rates}"),
+        verdict: (*verdict).into(),
+        reasons: reasons.clone(),
+    }
+}
+
+/// What the parts of a run do not say: that it did not come to its end, or that nothing was to be judged.
+fn of_all(record: &Record) -> Bar {
+    let reasons: Vec<_> = record.error.iter().chain(&record.notes).cloned().collect();
+    Bar {
+        about: "the whole run".to_owned(),
+        demanded: "-".to_owned(),
+        measured: many(record.trials.len(), "attempt"),
+        verdict: record.verdict,
+        reasons: if record.verdict == RunVerdict::Pass { Vec::new() } else { reasons },
+    }
+}
+
+/// As [`of_run`] has it.
+fn gravity(verdict: RunVerdict) -> usize {
+    match verdict {
+        RunVerdict::Pass => 0,
+        RunVerdict::Inconclusive => 1,
+        RunVerdict::Invalid => 2,
+        RunVerdict::Fail => 3,
+        RunVerdict::Interrupted | RunVerdict::Error => 4,
+    }
+}

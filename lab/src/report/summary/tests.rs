@@ -1,0 +1,210 @@
+//! Reports over runs that passed, failed and never ended.
+
+use super::*;
+use crate::comparison::Comparison;
+use crate::results::fixtures::{CONDITION, results, trial};
+use crate::results::{RESULTS_FILE, Results};
+use crate::scenario::{Condition, Metric};
+use crate::search::{Found, FoundRatio, Limit};
+use crate::verdict::{Counts, Verdict};
+
+/// The report over these runs, each in a folder of its own.
+fn summary(runs: &[Results]) -> Summary {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = runs.iter().enumerate().map(|(i, run)| {
+        let folder = dir.path().join(i.to_string());
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(RESULTS_FILE), serde_json::to_vec(run).unwrap()).unwrap();
+        folder
+    });
+    of(&folders.collect::<Vec<_>>())
+}
+
+/// The lines of a report with blanks in one place only.
+fn lines(runs: &[Results]) -> Vec<String> {
+    let text = summary(runs).text;
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn assert_has(lines: &[String], expected: &str) {
+    assert!(lines.iter().any(|line| line == expected), "no line {expected:?} in {lines:#?}");
+}
+
+fn named(name: &str, run: Results) -> Results {
+    let mut run = run;
+    run.scenario.name = name.into();
+    run.scenario.file = format!("{name}.toml").into();
+    (run.environment.processor, run.environment.processors) = ("Quick <1>".into(), 2);
+    (run.environment.kernel, run.environment.clock_source) = ("6.18".into(), "tsc".into());
+    run.environment.started = 1_795_496_400;
+    run
+}
+
+/// What is compared in `counted`.
+fn comparison(at_most: Option<f64>) -> Comparison {
+    Comparison {
+        metric: Metric::RelayCpuPerCopy,
+        condition: Condition { fan_out: 8, ..CONDITION },
+        to_condition: Some(CONDITION),
+        of: "it".into(),
+        to: "it".into(),
+        pairs: 3,
+        left_out: 0,
+        of_median: Some(612.0),
+        to_median: Some(1_000.0),
+        ratio: Some(0.612),
+        ci95: Some([0.6, 0.65]),
+        at_most,
+        verdict: at_most.map(|_| Verdict::Pass),
+        reasons: vec!["shared the machine".into()],
+    }
+}
+
+/// Three blocks with one sink and with eight, where the second lost something with eight.
+fn counted() -> Results {
+    let trials = [1, 2, 3].into_iter().flat_map(|block| {
+        [CONDITION, Condition { fan_out: 8, ..CONDITION }].map(|condition| {
+            let mut trial = trial("it", block, 1_000.0);
+            trial.condition = condition;
+            if block == 2 && condition.fan_out == 8 {
+                (trial.verdict, trial.reasons) = (Verdict::Fail, vec!["lost 7, expected 0".into()]);
+                trial.measured.as_mut().unwrap().counts =
+                    Counts { lost: 7, reordered: 2, ..Counts::default() };
+            }
+            trial
+        })
+    });
+    let mut run = named("fan-out", results(Verdict::Fail, trials.collect()));
+    run.comparisons = vec![comparison(Some(0.7)), comparison(None)];
+    run
+}
+
+#[test]
+fn every_verdict_has_its_row() {
+    let lines = lines(&[counted()]);
+    assert_eq!(lines[..3], ["# Bars", "", "2 pass, 1 FAIL."]);
+    assert_has(
+        &lines,
+        "- 2 processors (Quick \\<1\\>), Linux 6.18, clock tsc, lab 0.1.0; begun 2026-11-24 05:00 UTC: fan-out",
+    );
+    assert_has(
+        &lines,
+        "| fan-out | counts, it, 1,000 packets/s, packet sink | none lost, duplicated, reordered or corrupted | \
+         0 of 0 lost in 3 blocks | pass | lab run fan-out.toml |",
+    );
+    assert_has(
+        &lines,
+        "| fan-out | counts, it, 1,000 packets/s, 8 packet sinks | none lost, duplicated, reordered or corrupted | \
+         7 of 7 lost in 3 blocks, 2 reordered | FAIL | lab run fan-out.toml |",
+    );
+    assert_has(
+        &lines,
+        "| fan-out | relay-cpu-per-copy of it (8 packet sinks) to it (packet sink), 1,000 packets/s | at most 0.7 | \
+         0.612 (0.600 to 0.650); medians 612 ns and 1,000 ns; 3 pairs | pass | lab run fan-out.toml |",
+    );
+    assert_has(&lines, "- fan-out, counts, it, 1,000 packets/s, 8 packet sinks: block 2: lost 7, expected 0");
+    assert!(!lines.iter().any(|line| line.contains("shared the machine")), "that is a pass");
+    assert_has(
+        &lines,
+        "| fan-out | relay-cpu-per-copy of it (8 packet sinks) to it (packet sink), 1,000 packets/s | 0.612 (0.600 to \
+         0.650); medians 612 ns and 1,000 ns; 3 pairs |",
+    );
+    assert_has(
+        &lines,
+        "| fan-out | it | 1,000 packets/s, 8 packet sinks | 1,000 | 7 | 1,000 ns | 10.0 µs | 10.0 µs |",
+    );
+}
+
+#[test]
+fn a_search_has_its_rates_and_ratios() {
+    let mut run = named("rates", results(Verdict::Fail, vec![trial("a", 1, 1.0), trial("b", 1, 1.0)]));
+    let found = |subject: &str, lower, upper, upper_by| Found {
+        subject: subject.into(),
+        condition: CONDITION,
+        lower_pps: Some(lower),
+        upper_pps: Some(upper),
+        upper_by: Some(upper_by),
+    };
+    run.searches =
+        vec![found("a", 600_000, 660_000, Limit::Lab), found("b", 200_000, 220_000, Limit::Subject)];
+    let ratio = |at_least, verdict, reasons: &[&str]| FoundRatio {
+        of: "a".into(),
+        to: "b".into(),
+        condition: CONDITION,
+        least: Some(2.727),
+        most: Some(3.3),
+        at_least,
+        verdict,
+        reasons: reasons.iter().map(ToString::to_string).collect(),
+    };
+    run.search_ratios =
+        vec![ratio(2.0, Verdict::Pass, &[]), ratio(5.0, Verdict::Inconclusive, &["the lab could not"])];
+    run.verdict = RunVerdict::Inconclusive;
+    let lines = lines(&[run]);
+    let about = "highest rate without loss, a to b, 100 B, 1 flow, 1 packet sinks, segmentation wire";
+    let measured = "2.727 to 3.300; a 600,000 to 660,000 (the lab); b 200,000 to 220,000 (the subject)";
+    let command = "lab search rates.toml";
+    assert_has(&lines, &format!("| rates | {about} | at least 2 | {measured} | pass | {command} |"));
+    assert_has(&lines, &format!("| rates | {about} | at least 5 | {measured} | INCONCLUSIVE | {command} |"));
+    assert_has(&lines, &format!("- rates, {about}: the lab could not"));
+    assert_has(
+        &lines,
+        "| rates | b | 100 B, 1 flow, 1 packet sinks, segmentation wire | 200,000 | 220,000 | the subject |",
+    );
+    // Its trials are neither bars nor medians.
+    assert!(
+        !lines.iter().any(|line| line.contains("counts, a") || line.contains("## Medians")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn what_no_other_row_says_is_said_of_the_whole_run() {
+    let mut broken = named("broken", results(Verdict::Pass, vec![trial("a", 1, 1.0)]));
+    (broken.verdict, broken.error) = (RunVerdict::Error, Some("no space | left".into()));
+    let mut measured = trial("a", 1, 1.0);
+    measured.expected = None;
+    let mut asked_nothing = named("asks", results(Verdict::Inconclusive, vec![measured]));
+    asked_nothing.notes = vec!["nothing was expected".into()];
+    let lines = lines(&[broken, asked_nothing]);
+    assert_has(&lines, "| broken | the whole run | - | 1 attempt | ERROR | lab run broken.toml |");
+    assert_has(&lines, "- broken, the whole run: no space \\| left");
+    assert_has(&lines, "| asks | the whole run | - | 1 attempt | INCONCLUSIVE | lab run asks.toml |");
+    assert_has(&lines, "- asks, the whole run: nothing was expected");
+    assert!(lines[2].contains("1 pass, 1 ERROR, 1 INCONCLUSIVE"), "{}", lines[2]);
+}
+
+#[test]
+fn trials_that_proved_nothing_are_told_and_long_lists_are_cut() {
+    let trials = [1, 2, 3, 4, 5].map(|block| {
+        let mut trial = trial("a", block, 1.0);
+        if block > 1 {
+            (trial.verdict, trial.reasons) = (Verdict::Invalid, vec!["too late".into()]);
+        }
+        trial
+    });
+    let lines = lines(&[named("late", results(Verdict::Invalid, trials.into()))]);
+    let row = lines.iter().find(|line| line.contains("counts, a")).unwrap();
+    assert!(row.contains("0 of 0 lost in 1 of 5 blocks | INVALID |"), "{row}");
+    let told = "block 2: too late; block 3: too late; block 4: too late; and 1 more";
+    assert_has(&lines, &format!("- late, counts, a, 1,000 packets/s: {told}"));
+}
+
+#[test]
+fn results_that_cannot_be_read_have_a_row_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let killed = dir.path().join(RESULTS_FILE);
+    fs::write(&killed, "{\"schema\": \"multicast-relay-lab/1\", \"verdict\": \"error\"}").unwrap();
+    let summary = of(&[dir.path().to_owned(), "/nowhere".into()]);
+    assert_eq!(summary.unreadable.len(), 2);
+    assert_eq!(summary.text.matches("| results that cannot be read").count(), 2, "{}", summary.text);
+    assert!(summary.text.contains("2 ERROR.") && summary.text.contains("read results /nowhere"));
+
+    let error = summary.write(&killed).unwrap_err().to_string();
+    assert!(error.contains("the results of a run are there; choose another file"), "{error}");
+    let error = summary.write(&dir.path().join("none/report.md")).unwrap_err().to_string();
+    assert!(error.starts_with("write report ") && error.contains("none/report.md"), "{error}");
+    let out = dir.path().join("report.md");
+    summary.write(&out).unwrap();
+    assert_eq!(fs::read_to_string(out).unwrap(), summary.text);
+}
