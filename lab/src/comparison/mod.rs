@@ -9,8 +9,9 @@ use serde::Serialize;
 
 pub(crate) use absent::Absent;
 
+use crate::plan::LatencyFrom;
 use crate::results::{Latency, Measured, Trial, last_attempts};
-use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject};
+use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject, Trials};
 use crate::statistics::{geometric_mean, interval, median};
 use crate::subject::NotInstalled;
 use crate::verdict::{BURST_LIMIT_NS, STEAL_LIMIT_PERCENT, Verdict};
@@ -67,7 +68,7 @@ pub fn compare(
         let is_told = absent.is_empty() || is_left_undecided(ratio, &absent);
         let conditions = if is_told { scenario.conditions_of(ratio) } else { Vec::new() };
         let told = conditions.iter().map(|conditions| {
-            let comparison = comparison(ratio, conditions, scenario.trials.blocks, &last);
+            let comparison = comparison(ratio, conditions, scenario.trials, &last);
             if absent.is_empty() {
                 comparison
             } else {
@@ -111,7 +112,8 @@ struct Pair<'a> {
     values: [f64; 2],
 }
 
-fn comparison(ratio: &Ratio, conditions: &[Condition; 2], blocks: usize, last: &[&Trial]) -> Comparison {
+fn comparison(ratio: &Ratio, conditions: &[Condition; 2], trials: Trials, last: &[&Trial]) -> Comparison {
+    let Trials { blocks, latency_from, .. } = trials;
     let (pairs, gaps) = pairs(ratio, conditions, blocks, last);
     let logs: Vec<_> = pairs.iter().map(|pair| (pair.values[0] / pair.values[1]).ln()).collect();
     let ci95 = if logs.len() < LEAST_PAIRS { None } else { interval(&logs) };
@@ -121,7 +123,7 @@ fn comparison(ratio: &Ratio, conditions: &[Condition; 2], blocks: usize, last: &
     if !gaps.is_empty() {
         reasons.push(format!("no pair, because {}", with_blocks(&gaps)));
     }
-    reasons.extend(doubts(ratio, &pairs));
+    reasons.extend(doubts(ratio, latency_from, &pairs));
     Comparison {
         metric: ratio.metric,
         condition: conditions[0],
@@ -233,44 +235,45 @@ fn judge(pairs: usize, ci95: Option<[f64; 2]>, at_most: f64) -> (Verdict, Option
 /// Something that makes a trial less than certain, without making it worthless.
 struct Doubt {
     says: &'static str,
-    /// Whether it matters to a metric.
-    matters: fn(Metric) -> bool,
+    /// Whether it matters to a metric, with latency from that time on.
+    matters: fn(Metric, LatencyFrom) -> bool,
     is_about: fn(&Trial, &Measured) -> bool,
 }
 
 const DOUBTS: [Doubt; 4] = [
     Doubt {
         says: "did not pass and are compared all the same",
-        matters: |_| true,
+        matters: |_, _| true,
         is_about: |trial, _| trial.verdict != Verdict::Pass,
     },
     Doubt {
         says: "shared the machine with others (steal)",
-        matters: |_| true,
+        matters: |_, _| true,
         is_about: |_, measured| measured.steal_percent > STEAL_LIMIT_PERCENT,
     },
     Doubt {
         says: "have the generator's own lateness in their latency",
-        matters: Metric::is_latency,
+        matters: |metric, from| metric.is_latency() && from == LatencyFrom::Intended,
         is_about: |_, measured| measured.generator_lag_ns.max > BURST_LIMIT_NS,
     },
     Doubt {
         says: "have their CPU time from coarse ticks",
-        matters: Metric::is_relay_cpu,
+        matters: |metric, _| metric.is_relay_cpu(),
         is_about: |_, measured| measured.cpu_ns_per_packet.relay_from_ticks,
     },
 ];
 
 /// What the reader should know of the trials that a comparison rests on.
-fn doubts(ratio: &Ratio, pairs: &[Pair<'_>]) -> Vec<String> {
+fn doubts(ratio: &Ratio, latency_from: LatencyFrom, pairs: &[Pair<'_>]) -> Vec<String> {
     let sides = ratio.sides();
-    let told = DOUBTS.iter().filter(|doubt| (doubt.matters)(ratio.metric)).filter_map(|doubt| {
-        let trials = pairs.iter().flat_map(|pair| pair.trials.into_iter().zip(&sides));
-        let about =
-            trials.filter(|(trial, _)| trial.measured.as_ref().is_some_and(|m| (doubt.is_about)(trial, m)));
-        let about: Vec<_> = about.map(|(trial, side)| (side.clone(), trial.block)).collect();
-        (!about.is_empty()).then(|| format!("{}: {}", doubt.says, with_blocks(&about)))
-    });
+    let told =
+        DOUBTS.iter().filter(|doubt| (doubt.matters)(ratio.metric, latency_from)).filter_map(|doubt| {
+            let trials = pairs.iter().flat_map(|pair| pair.trials.into_iter().zip(&sides));
+            let about = trials
+                .filter(|(trial, _)| trial.measured.as_ref().is_some_and(|m| (doubt.is_about)(trial, m)));
+            let about: Vec<_> = about.map(|(trial, side)| (side.clone(), trial.block)).collect();
+            (!about.is_empty()).then(|| format!("{}: {}", doubt.says, with_blocks(&about)))
+        });
     told.collect()
 }
 

@@ -138,6 +138,11 @@ fn trials_that_are_not_above_doubt_are_compared_and_told() {
     let latency = compared(&RATIO.replace("relay-cpu", "p99"), &trials).remove(0);
     let own = "have the generator's own lateness in their latency: old in block 3";
     assert_eq!(latency.reasons[2], own);
+    let mut sent = scenario(&RATIO.replace("relay-cpu", "p99"));
+    sent.trials.latency_from = LatencyFrom::Sent;
+    let measured: Vec<_> = sent.subjects.iter().collect();
+    let latency = compare(&sent, &measured, &[], &trials).remove(0);
+    assert!(!latency.reasons.iter().any(|reason| reason == own), "{:?}", latency.reasons);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::tests::{open, plan_of, send_frames, topology, wait_until_received};
 use super::*;
 use crate::datagram::{Encoder, Header, Stamps};
+use crate::plan::LatencyFrom;
 use crate::topology::{Checksum, Segmentation, Topology};
 
 const DATAGRAMS: u64 = 400;
@@ -239,4 +240,32 @@ fn headers_the_program_does_not_read_are_no_silent_miscount() {
     assert_eq!((report.tally.received, report.errors.len()), (1, 1), "{report:?}");
     let report = report_of(SinkKind::Packet, &topology, 100, &frames, 1);
     assert_eq!((report.tally.received, report.errors.len()), (1, 0), "{report:?}");
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn latency_runs_from_the_time_that_the_plan_names() {
+    let topology = topology(Segmentation::Wire, Checksum::Wire);
+    let mut frames = Frames::new(100);
+    let now_ns = realtime_ns();
+    let stamps = Stamps { intended_ns: now_ns - 40_000_000_000, actual_ns: now_ns - 1_000_000 };
+    for sequence in 0..DATAGRAMS {
+        let mut payload = vec![0; 100];
+        let header = Header { run: 1, flow: 0, sequence, kind: Kind::Measured };
+        frames.encoder.encode(&mut payload, &header, stamps);
+        frames.push(&payload);
+    }
+    for kind in [SinkKind::Xdp, SinkKind::Packet, SinkKind::Socket] {
+        let least = [LatencyFrom::Intended, LatencyFrom::Sent].map(|from| {
+            let plan = Arc::new(Plan::clone(&plan_of(100, DATAGRAMS)).with_latency_from(from));
+            let sink = open(&topology, kind, &plan);
+            send_frames(&topology, &frames.all);
+            wait_until_received(&sink, DATAGRAMS);
+            let report = sink.finish().unwrap();
+            assert_eq!(report.latency.len(), DATAGRAMS, "{kind:?}");
+            report.latency.min()
+        });
+        // The one time was 40 seconds before the other.
+        assert!(least[0] > 39_000_000_000 && least[1] < 39_000_000_000, "{kind:?}: {least:?}");
+    }
 }
