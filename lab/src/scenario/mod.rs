@@ -21,6 +21,7 @@ pub use sinks::SinkChoice;
 
 use crate::generator::{self, GeneratorKind};
 use crate::impairments::Impairments;
+use crate::memory::MemoryLimits;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
 use crate::topology::Link;
@@ -273,6 +274,16 @@ impl Scenario {
         }
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
+    }
+
+    /// What `subject` may have of memory: anything, unless something is expected of it and it has processes.
+    pub fn memory_limits_of(&self, subject: &Subject) -> MemoryLimits {
+        let is_wire = matches!(subject.kind, SubjectKind::Wire);
+        if is_wire || self.expected_of(subject).is_none() {
+            MemoryLimits::default()
+        } else {
+            self.expect.memory
+        }
     }
 }
 

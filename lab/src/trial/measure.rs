@@ -12,6 +12,7 @@ use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
 use crate::generator::{GeneratorKind, GeneratorReport};
 use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
+use crate::memory::MemoryWatch;
 use crate::net::DeviceCounters;
 use crate::scenario::SubjectKind;
 use crate::sink::{Sink, SinkKind, SinkReport};
@@ -92,6 +93,7 @@ pub(super) struct Record {
     pub(super) generated: GeneratorReport,
     pub(super) before: Snapshot,
     pub(super) after: Snapshot,
+    pub(super) memory: MemoryWatch,
     pub(super) clock_step: Option<ClockStep>,
 }
 
@@ -132,6 +134,8 @@ impl Record {
             ledger: &measurement.ledger,
             counts: measurement.counts,
             expected: order.scenario.expected_of(order.subject),
+            memory: measurement.memory,
+            memory_limits: order.scenario.memory_limits_of(order.subject),
             subject_failures: failures,
         });
         Ok(Outcome {
@@ -249,6 +253,7 @@ impl Record {
                 system_less_wire: None,
                 relay_from_ticks: subject.is_some_and(|subject| subject.from_ticks),
             },
+            memory: self.memory.memory(),
             steal_percent: machine.steal_percent,
             sinks: Vec::new(),
         };

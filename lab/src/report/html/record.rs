@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::memory::Memory;
 use crate::trial::Delays;
 use crate::verdict::Verdict;
 
@@ -112,6 +113,7 @@ pub(super) struct Trial {
     pub(super) delays: Option<Delays>,
     #[serde(default)]
     pub(super) cpu_ns_per_packet: Cpu,
+    pub(super) memory_bytes: Option<Memory>,
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,
