@@ -130,15 +130,31 @@ pub struct Subject {
     pub kind: SubjectKind,
 }
 
+impl Subject {
+    /// How many rules it has beside those of the flows.
+    pub fn extra_rules(&self) -> usize {
+        if let SubjectKind::Relay(relay) = &self.kind { relay.extra_rules } else { 0 }
+    }
+}
+
 /// The programs the lab can measure.
 #[derive(Clone, Debug)]
 pub enum SubjectKind {
-    /// Our own relay, with this `[relay]` table.
-    Relay(toml::Table),
+    /// Our own relay.
+    Relay(Relay),
     /// Any other program.
     Command(Command),
     /// None: the generator is joined to the sink directly. What the lab itself can do.
     Wire,
+}
+
+/// How to start our own relay.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Its `[relay]` table.
+    pub table: toml::Table,
+    /// How many rules it has beside those of the flows. Nothing comes in for them.
+    pub extra_rules: usize,
 }
 
 /// How to start a program that is not our relay.

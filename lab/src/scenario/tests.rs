@@ -45,7 +45,7 @@ fn the_least_scenario_has_every_default() {
     assert_eq!(scenario.conditions(), [condition]);
     assert_eq!(scenario.expected_of(&scenario.subjects[0]), Some(Counts::default()));
     assert!(
-        matches!(&scenario.subjects[0].kind, SubjectKind::Relay(table) if table["rx"].as_str() == Some("recv"))
+        matches!(&scenario.subjects[0].kind, SubjectKind::Relay(relay) if relay.table["rx"].as_str() == Some("recv"))
     );
 }
 
@@ -338,6 +338,20 @@ fn memory_is_expected_of_processes() {
     assert!(mistake(&with("memory-mb = 3")).contains("did you mean `memory-mib`?"));
     let join_leave = with("memory-mib = 32\n[trials]\nmeasure = 'join-leave'");
     assert!(mistake(&join_leave).contains("not measured with trials.measure = \"join-leave\": remove it"));
+}
+
+#[test]
+fn a_relay_may_have_more_rules_than_flows() {
+    let with = |keys: &str| LEAST.replace("relay = { rx = 'recv' }", keys);
+    assert_eq!(scenario(LEAST).unwrap().subjects[0].extra_rules(), 0);
+    assert_eq!(scenario(&with("relay = {}\nextra-rules = 9_999")).unwrap().subjects[0].extra_rules(), 9_999);
+    assert!(mistake(&with("relay = {}\nextra-rules = 65_536")).contains("from 0 to 65535"));
+    for other in ["wire = 'direct'", "command = ['x']"] {
+        assert_eq!(
+            mistake(&with(&format!("{other}\nextra-rules = 1"))),
+            "line 7: subject[0].extra-rules: belongs to a relay: remove it, or measure one with relay = { rx = \"mmap\" }"
+        );
+    }
 }
 
 /// Two subjects in `blocks` blocks, and one ratio with `keys`.

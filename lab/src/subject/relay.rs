@@ -1,10 +1,14 @@
 //! Our own relay as a subject: its configuration for a trial, and how it is started.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
 use super::{Assignment, Launch, SubjectError};
+use crate::scenario::Relay;
+use crate::topology::Family;
+use crate::trial::flows::{Exit, idle_inputs};
 
 /// The configuration file of the relay, as far as the lab writes it.
 #[derive(Serialize)]
@@ -28,9 +32,9 @@ struct End {
 }
 
 /// Writes the configuration into the trial's folder.
-pub(super) fn launch(table: &toml::Table, assignment: &Assignment<'_>) -> Result<Launch, SubjectError> {
+pub(super) fn launch(relay: &Relay, assignment: &Assignment<'_>) -> Result<Launch, SubjectError> {
     let path = assignment.dir.join("relay.toml");
-    let text = configuration(table, assignment)?;
+    let text = configuration(relay, assignment)?;
     fs::write(&path, text).map_err(|source| SubjectError::File { path: path.clone(), source })?;
     let arguments = ["supervisor", "--config", &path.display().to_string(), "--json"];
     Ok(Launch {
@@ -41,22 +45,26 @@ pub(super) fn launch(table: &toml::Table, assignment: &Assignment<'_>) -> Result
     })
 }
 
-fn configuration(table: &toml::Table, assignment: &Assignment<'_>) -> Result<String, toml::ser::Error> {
-    let rules = assignment.routes.iter().enumerate().map(|(flow, route)| {
-        let outputs = route.outputs.iter().map(|output| End {
-            interface: output.device.clone(),
-            group: output.destination.ip().to_string(),
-            port: output.destination.port(),
-        });
-        Rule {
-            name: format!("flow-{flow}"),
-            input: End {
-                interface: assignment.ingress.to_owned(),
-                group: route.input.ip().to_string(),
-                port: route.input.port(),
-            },
-            outputs: outputs.collect(),
-        }
-    });
-    toml::to_string(&Configuration { relay: table, rule: rules.collect() })
+fn configuration(relay: &Relay, assignment: &Assignment<'_>) -> Result<String, toml::ser::Error> {
+    let rule = |name: String, input: SocketAddr, outputs: &[Exit]| Rule {
+        name,
+        input: end(assignment.ingress, input),
+        outputs: outputs.iter().map(|output| end(&output.device, output.destination)).collect(),
+    };
+    let routes = assignment.routes;
+    let mut rules: Vec<_> = routes
+        .iter()
+        .enumerate()
+        .map(|(flow, route)| rule(format!("flow-{flow}"), route.input, &route.outputs))
+        .collect();
+    if let Some(first) = routes.first() {
+        let family = if first.input.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        let idle = idle_inputs(family, relay.extra_rules).enumerate();
+        rules.extend(idle.map(|(i, input)| rule(format!("extra-{i}"), input, &first.outputs)));
+    }
+    toml::to_string(&Configuration { relay: &relay.table, rule: rules })
+}
+
+fn end(interface: &str, address: SocketAddr) -> End {
+    End { interface: interface.to_owned(), group: address.ip().to_string(), port: address.port() }
 }
