@@ -24,9 +24,13 @@ fn is_root() -> bool {
 #[test]
 fn every_scenario_of_the_project_is_sound() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let entries =
+        |folder| fs::read_dir(folder).expect("list the scenarios").flatten().map(|entry| entry.path());
+    let (folders, mut files): (Vec<_>, Vec<_>) = entries(folder).partition(|path| path.is_dir());
+    files.extend(folders.into_iter().flat_map(entries));
     let mut checked = 0;
-    for entry in fs::read_dir(folder).expect("list the scenarios").flatten() {
-        let output = Lab::new().command().arg("check").arg(entry.path()).output().expect("start the lab");
+    for path in files {
+        let output = Lab::new().command().arg("check").arg(path).output().expect("start the lab");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         checked += 1;
     }

@@ -40,7 +40,7 @@ struct Counted {
 }
 
 /// CPU time used so far.
-struct Cpu {
+pub(super) struct Cpu {
     /// `None` of a wire.
     subject: Option<SubjectTime>,
     machine: MachineTime,
@@ -56,16 +56,15 @@ impl Snapshot {
         Ok(Self { counted, report, cpu: Cpu::now(bench)? })
     }
 
-    /// The quiet after the run: CPU times come first, likewise.
-    pub(super) fn after(bench: &mut Bench) -> Result<Self, TrialError> {
-        let cpu = Cpu::now(bench)?;
+    /// The quiet after the run. CPU times are those from before anything was asked of the subject, likewise.
+    pub(super) fn after(bench: &mut Bench, cpu: Cpu) -> Result<Self, TrialError> {
         let report = bench.subject.report();
         Ok(Self { counted: Counted::now(bench)?, report, cpu })
     }
 }
 
 impl Cpu {
-    fn now(bench: &Bench) -> Result<Self, TrialError> {
+    pub(super) fn now(bench: &Bench) -> Result<Self, TrialError> {
         let proc = Proc::default();
         let subject = bench.subject.pid().map(|pid| proc.subject(pid)).transpose()?;
         Ok(Self { subject, machine: proc.machine()? })

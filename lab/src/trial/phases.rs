@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bench::{Bench, datagrams, on_this_thread};
-use super::measure::{Record, Snapshot};
+use super::measure::{Cpu, Record, Snapshot};
 use super::prime::prime;
 use super::{Order, Outcome, Phase, TrialError, Watch};
 use crate::clock::StepWatch;
@@ -92,8 +92,8 @@ fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Re
     let before = Snapshot::before(bench)?;
     let generated = run(bench, order, watch, &mut memory)?;
     (watch.on_phase)(Phase::Drain);
-    wait_for_quiet(bench, watch, "after the run")?;
-    let after = Snapshot::after(bench)?;
+    let cpu = wait_for_quiet(bench, watch, "after the run")?;
+    let after = Snapshot::after(bench, cpu)?;
     memory.end();
     Ok(Record { generated, before, after, memory, clock_step: clock.step() })
 }
@@ -177,8 +177,9 @@ fn time_for(duration: Duration) -> Duration {
 }
 
 /// Waits until nothing moves any more, at the subject's devices and at the sinks. The generator is silent, so what
-/// never ends is the subject's, or the sinks'.
-fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<(), Halt> {
+/// never ends is the subject's, or the sinks'. Returns the CPU times of that moment: a report, which the subject is then
+/// asked for, takes it two microseconds a rule.
+fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<Cpu, Halt> {
     let deadline = Instant::now() + QUIET_PATIENCE;
     let (mut frames, mut arrived) = (frames_moved(bench)?, bench.arrived());
     let mut since = Instant::now();
@@ -188,7 +189,8 @@ fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<()
             return Err(Halt::Subject(died));
         }
         if Instant::now() >= deadline {
-            return never_quiet(bench, when);
+            never_quiet(bench, when)?;
+            return Ok(Cpu::now(bench)?);
         }
         thread::sleep(LOOK);
         let now = bench.arrived();
@@ -197,8 +199,11 @@ fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<()
         } else if since.elapsed() >= QUIET {
             // Asking the devices costs the CPU time that is being measured, so they are asked once, at the end.
             let now = frames_moved(bench)?;
-            if now == frames && holds_nothing(bench) {
-                return Ok(());
+            if now == frames {
+                let cpu = Cpu::now(bench)?;
+                if holds_nothing(bench) {
+                    return Ok(cpu);
+                }
             }
             (frames, since) = (now, Instant::now());
         }
