@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Assignment, Launch, SubjectError};
 use crate::scenario::Relay;
 use crate::topology::Family;
-use crate::trial::flows::{Exit, idle_inputs};
+use crate::trial::flows::{Exit, Route, idle_inputs};
 
 /// The configuration file of the relay, as far as the lab writes it.
 #[derive(Serialize)]
@@ -34,7 +34,7 @@ struct End {
 /// Writes the configuration into the trial's folder.
 pub(super) fn launch(relay: &Relay, assignment: &Assignment<'_>) -> Result<Launch, SubjectError> {
     let path = assignment.dir.join("relay.toml");
-    let text = configuration(relay, assignment)?;
+    let text = configuration(relay, assignment.ingress, assignment.routes)?;
     fs::write(&path, text).map_err(|source| SubjectError::File { path: path.clone(), source })?;
     let arguments = ["supervisor", "--config", &path.display().to_string(), "--json"];
     Ok(Launch {
@@ -45,13 +45,12 @@ pub(super) fn launch(relay: &Relay, assignment: &Assignment<'_>) -> Result<Launc
     })
 }
 
-fn configuration(relay: &Relay, assignment: &Assignment<'_>) -> Result<String, toml::ser::Error> {
+fn configuration(relay: &Relay, ingress: &str, routes: &[Route]) -> Result<String, toml::ser::Error> {
     let rule = |name: String, input: SocketAddr, outputs: &[Exit]| Rule {
         name,
-        input: end(assignment.ingress, input),
+        input: end(ingress, input),
         outputs: outputs.iter().map(|output| end(&output.device, output.destination)).collect(),
     };
-    let routes = assignment.routes;
     let mut rules: Vec<_> = routes
         .iter()
         .enumerate()
@@ -67,4 +66,30 @@ fn configuration(relay: &Relay, assignment: &Assignment<'_>) -> Result<String, t
 
 fn end(interface: &str, address: SocketAddr) -> End {
     End { interface: interface.to_owned(), group: address.ip().to_string(), port: address.port() }
+}
+
+#[cfg(test)]
+mod tests {
+    use multicast_relay::config::Config;
+
+    use super::*;
+
+    #[test]
+    fn extra_rules_are_rules_of_their_own_with_the_outputs_of_the_first_flow() {
+        for (input, output) in [("239.81.1.1:5000", "239.82.1.1:6000"), ("[ff15::1]:5000", "[ff15::2]:6000")]
+        {
+            let exit = Exit { device: "egress0".into(), destination: output.parse().unwrap() };
+            let route = Route { input: input.parse().unwrap(), outputs: vec![exit] };
+            let relay = Relay { table: toml::Table::new(), extra_rules: 3 };
+            let text = configuration(&relay, "ingress", &[route]).unwrap();
+            let rules = Config::parse(&text).unwrap().rules;
+            let names: Vec<_> = rules.iter().map(|rule| rule.name.as_str()).collect();
+            assert_eq!(names, ["flow-0", "extra-0", "extra-1", "extra-2"]);
+            assert!(
+                rules
+                    .iter()
+                    .all(|rule| rule.outputs == rules[0].outputs && rule.input.interface == "ingress")
+            );
+        }
+    }
 }
