@@ -100,23 +100,31 @@ impl MachineTime {
 }
 
 impl Proc {
+    /// A `/proc` of a test's own.
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// CPU time of process `pid`, its children and theirs. A process that is gone counts as nothing.
     pub fn subject(&self, pid: u32) -> Result<SubjectTime, CpuError> {
         let mut sum = SubjectTime::default();
-        let parents = self.processes()?;
-        let mut family = vec![pid];
-        let mut next = 0;
-        while let Some(&member) = family.get(next) {
-            let children = parents.iter().filter(|(_, stat)| stat.parent == member).map(|(child, _)| *child);
-            let new: Vec<_> = children.filter(|child| !family.contains(child)).collect();
-            family.extend(new);
-            next += 1;
-        }
-        for member in family {
-            sum.ticks += parents.get(&member).map_or(0, |stat| stat.ticks);
+        let processes = self.processes()?;
+        for member in family(&processes, pid) {
+            sum.ticks += processes.get(&member).map_or(0, |stat| stat.ticks);
             self.threads(member, &mut sum.threads);
         }
         Ok(sum)
+    }
+
+    /// Process `pid`, its children and theirs. To find them is to read every process of the machine.
+    pub(crate) fn family(&self, pid: u32) -> Result<Vec<u32>, CpuError> {
+        Ok(family(&self.processes()?, pid))
+    }
+
+    /// Where the mappings of process `pid` are told.
+    pub(crate) fn smaps(&self, pid: u32) -> PathBuf {
+        self.0.join(format!("{pid}/smaps"))
     }
 
     /// Time of all processors.
@@ -157,6 +165,19 @@ impl Proc {
             threads.extend(tid.zip(time));
         }
     }
+}
+
+/// `pid` and all its descendants among `processes`.
+fn family(processes: &BTreeMap<u32, Stat>, pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(&member) = family.get(next) {
+        let children = processes.iter().filter(|(_, stat)| stat.parent == member).map(|(child, _)| *child);
+        let new: Vec<_> = children.filter(|child| !family.contains(child)).collect();
+        family.extend(new);
+        next += 1;
+    }
+    family
 }
 
 /// The parts of `/proc/<pid>/stat` that matter here.
@@ -207,7 +228,7 @@ mod tests {
         }
 
         fn proc(&self) -> Proc {
-            Proc(self.0.path().to_owned())
+            Proc::at(self.0.path())
         }
     }
 

@@ -63,6 +63,9 @@ pub struct ImpairArgs {
     /// Sequences to send to the port after the output's
     #[arg(long, value_delimiter = ',')]
     misdirect: Vec<u64>,
+    /// Bytes to take with every datagram and never give back
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    leak: usize,
     /// End by itself, with an error, on receiving this sequence
     #[arg(long, value_name = "SEQUENCE")]
     die_at: Option<u64>,
@@ -182,6 +185,8 @@ struct Faults {
     swap: BTreeSet<u64>,
     corrupt: BTreeSet<u64>,
     misdirect: BTreeSet<u64>,
+    leak: usize,
+    leaked: Vec<Vec<u8>>,
     die_at: Option<u64>,
     held: Option<Copy>,
 }
@@ -195,6 +200,8 @@ impl Faults {
             swap: set(&arguments.swap),
             corrupt: set(&arguments.corrupt),
             misdirect: set(&arguments.misdirect),
+            leak: arguments.leak,
+            leaked: Vec::new(),
             die_at: arguments.die_at,
             held: None,
         }
@@ -205,6 +212,10 @@ impl Faults {
         let whole = vec![Copy { payload: payload.to_vec(), astray: false }];
         // Anything else than a measured datagram of flow 0 goes through as it is.
         let Some(sequence) = measured_of_flow_0(payload) else { return Ok(whole) };
+        if self.leak > 0 {
+            // Not of zeros, for which the kernel would have no page.
+            self.leaked.push(vec![1; self.leak]);
+        }
         if self.die_at == Some(sequence) {
             return Err(ImpairError::Died(sequence));
         }

@@ -20,6 +20,7 @@ pub mod generator;
 pub mod impair;
 pub mod impairments;
 pub mod ledger;
+pub mod memory;
 pub mod net;
 pub mod plan;
 pub mod relay_binary;

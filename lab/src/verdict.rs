@@ -11,6 +11,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Keeper, Ledger};
+use crate::memory::{Memory, MemoryLimits};
 
 /// How far the offered rate may be from the intended one before the trial is worth nothing, as a fraction.
 pub const OFFERED_TOLERANCE: f64 = 0.005;
@@ -118,6 +119,10 @@ pub struct Evidence<'a> {
     pub counts: Counts,
     /// What was expected; `None` for a subject that is only measured.
     pub expected: Option<Counts>,
+    /// What the subject had of memory, as far as that could be read.
+    pub memory: Option<Memory>,
+    /// What it may have.
+    pub memory_limits: MemoryLimits,
     /// How the subject's process failed, if it did.
     pub subject_failures: Vec<String>,
 }
@@ -134,8 +139,10 @@ pub fn judge(evidence: &Evidence<'_>) -> (Verdict, Vec<String>) {
     }
     let missed = |expected| missed(&evidence.counts, &expected, evidence.ledger);
     let mut reasons = evidence.expected.map(missed).unwrap_or_default();
+    reasons.extend(evidence.memory.iter().flat_map(|memory| evidence.memory_limits.missed(memory)));
     let wrong = faults_of_the_subject(evidence);
-    // Neither lateness nor a slow machine makes anybody send what is wrong: only a count can be excused.
+    // Neither lateness nor a slow machine makes anybody send what is wrong: only a count can be excused, and memory, where
+    // datagrams may have waited.
     if !reasons.is_empty()
         && wrong.is_empty()
         && let Some((verdict, excuse)) = excuse(evidence)
@@ -219,6 +226,10 @@ fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
     }
     if let Some(step) = evidence.clock_step_ns {
         reasons.push(format!("the clock was moved by {} µs", step / 1_000));
+    }
+    if evidence.memory.is_none() && evidence.memory_limits != MemoryLimits::default() {
+        let remedy = "run the lab with CAP_SYS_PTRACE, or expect nothing of memory";
+        reasons.push(format!("the subject's memory could not be read: {remedy}"));
     }
     reasons.extend(evidence.ledger.gaps_of(Keeper::Lab).map(ToString::to_string));
     reasons

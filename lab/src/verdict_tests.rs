@@ -32,6 +32,8 @@ fn clean(ledger: &Ledger) -> Evidence<'_> {
         ledger,
         counts: ZERO,
         expected: Some(ZERO),
+        memory: None,
+        memory_limits: MemoryLimits::default(),
         subject_failures: Vec::new(),
     }
 }
@@ -134,6 +136,35 @@ fn what_the_subject_sends_wrong_is_its_own() {
     );
     let (verdict, reasons) = judged(vec![], |e| e.bad_checksums = 1);
     assert_eq!((verdict, reasons.as_str()), (Verdict::Fail, "1 datagrams came with a wrong UDP checksum"));
+}
+
+#[test]
+fn memory_is_held_to_its_limits() {
+    let memory = Memory { begin: 20 << 20, most: 33 << 20, end: 24 << 20, ring: 64 << 20 };
+    let with = |most: Option<u64>, growth| {
+        move |e: &mut Evidence<'_>| {
+            (e.memory, e.memory_limits) = (Some(memory), MemoryLimits { most, growth });
+        }
+    };
+    assert_eq!(judged(vec![], with(None, None)).0, Verdict::Pass);
+    assert_eq!(judged(vec![], with(Some(33 << 20), Some(4 << 20))).0, Verdict::Pass);
+    let (verdict, reasons) = judged(vec![], with(Some(32 << 20), Some((4 << 20) - 1)));
+    assert_eq!(verdict, Verdict::Fail);
+    assert_eq!(
+        reasons,
+        "memory of up to 33792 KiB outside packet rings, expected at most 32768; memory grew by 4096 KiB, expected at \
+         most 4095"
+    );
+    // What is late or slow makes datagrams wait.
+    let slow = |e: &mut Evidence<'_>| {
+        with(Some(1), None)(e);
+        e.steal_percent = 50.0;
+    };
+    assert_eq!(judged(vec![], slow).0, Verdict::Inconclusive);
+    let unread = |e: &mut Evidence<'_>| e.memory_limits.growth = Some(0);
+    let (verdict, reasons) = judged(vec![], unread);
+    assert_eq!(verdict, Verdict::Invalid);
+    assert!(reasons.contains("memory could not be read: run the lab with CAP_SYS_PTRACE"), "{reasons}");
 }
 
 #[test]

@@ -24,14 +24,15 @@ fn is_root() -> bool {
 #[test]
 fn every_scenario_of_the_project_is_sound() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let entries =
+        |folder| fs::read_dir(folder).expect("list the scenarios").flatten().map(|entry| entry.path());
+    let (folders, mut files): (Vec<_>, Vec<_>) = entries(folder).partition(|path| path.is_dir());
+    files.extend(folders.into_iter().flat_map(entries));
     let mut checked = 0;
-    for folder in [folder.join("bars"), folder] {
-        let entries = fs::read_dir(folder).expect("list the scenarios").flatten().map(|entry| entry.path());
-        for scenario in entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")) {
-            let output = Lab::new().command().arg("check").arg(scenario).output().expect("start the lab");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            checked += 1;
-        }
+    for path in files {
+        let output = Lab::new().command().arg("check").arg(path).output().expect("start the lab");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        checked += 1;
     }
     assert!(checked >= 10, "{checked} scenarios");
 }

@@ -11,6 +11,11 @@ pub(super) fn micros(nanos: f64) -> String {
     if micros < 100.0 { format!("{micros:.1}") } else { rounded(micros) }
 }
 
+/// Bytes, in MiB.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
 /// A ratio.
 pub(super) fn factor(ratio: f64) -> String {
     format!("{ratio:.3}")
@@ -44,6 +49,7 @@ mod tests {
         let shown = [0, 999, 1_000, 1_234_567].map(grouped);
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([450.0, 99_960.0, 1_234_567.0].map(micros), ["0.5", "100.0", "1,235"]);
+        assert_eq!([0, 27_262_976].map(mebibytes), ["0.0", "26.0"]);
         assert_eq!([1_234.5, -1_234.5, -0.2].map(rounded), ["1,235", "-1,235", "0"]);
         assert_eq!((or_nothing(None, rounded), or_nothing(Some(1.0), rounded)), ("-".into(), "1".into()));
     }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::numbers::grouped;
 use super::units::many;
+use crate::memory::Memory;
 use crate::results::SCHEMA;
 use crate::trial::Delays;
 use crate::verdict::{Counts, Verdict};
@@ -197,6 +198,7 @@ pub(super) struct Trial {
     pub(super) delays: Option<Delays>,
     #[serde(default)]
     pub(super) cpu_ns_per_packet: Cpu,
+    pub(super) memory_bytes: Option<Memory>,
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,

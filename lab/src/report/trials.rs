@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::columns::{Column, Conditions, in_words};
-use super::numbers::{grouped, micros, or_nothing, rounded};
+use super::numbers::{grouped, mebibytes, micros, or_nothing, rounded};
 use crate::ledger::{Ledger, Step};
+use crate::memory::Memory;
 use crate::results::{Latency, Measured, Trial};
 use crate::verdict::Verdict;
 
@@ -80,11 +81,21 @@ fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
     }
     if let Some(measured) = &trial.measured {
         write_ledger(text, &measured.ledger)?;
+        if let Some(memory) = &measured.memory_bytes {
+            writeln!(text, "  memory: {}", memory_in_words(memory))?;
+        }
     }
     if *verdict != Verdict::Pass {
         writeln!(text, "  output of the subject: {}", trial.files.display())?;
     }
     Ok(())
+}
+
+fn memory_in_words(memory: &Memory) -> String {
+    let (most, ring) = (mebibytes(memory.most), mebibytes(memory.ring));
+    let (begin, end) = (grouped(memory.begin >> 10), grouped(memory.end >> 10));
+    let rings = if memory.ring > 0 { format!(", beside {ring} MiB of packet rings") } else { String::new() };
+    format!("{most} MiB at most, {begin} KiB at the begin, {end} KiB in the end{rings}")
 }
 
 fn write_ledger(text: &mut String, ledger: &Ledger) -> std::fmt::Result {
@@ -120,6 +131,16 @@ fn remarks(step: &Step) -> String {
 mod tests {
     use super::*;
     use crate::ledger::{Facts, Output, Wire, settle};
+
+    #[test]
+    fn memory_is_told_beside_its_rings() {
+        let memory = Memory { begin: 6 << 20, most: 13 << 19, end: (6 << 20) + 4_096, ring: 64 << 20 };
+        assert_eq!(
+            memory_in_words(&memory),
+            "6.5 MiB at most, 6,144 KiB at the begin, 6,148 KiB in the end, beside 64.0 MiB of packet rings"
+        );
+        assert!(memory_in_words(&Memory { ring: 0, ..memory }).ends_with("6,148 KiB in the end"));
+    }
 
     #[test]
     fn a_ledger_names_every_loss() {

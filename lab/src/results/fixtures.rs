@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Environment, Latency, Measured, Results, SCHEMA, ScenarioSummary, Trial};
 use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
+use crate::memory::Memory;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
 use crate::topology::Segmentation;
@@ -50,6 +51,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
             system_less_wire: Some(1.5 * cpu_ns),
             relay_from_ticks: false,
         },
+        memory_bytes: Some(Memory { begin: 6 << 20, most: 7 << 20, end: 6 << 20, ring: 64 << 20 }),
         steal_percent: 0.0,
         sinks: Vec::new(),
     };

@@ -21,6 +21,7 @@ use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
+use crate::memory::Memory;
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::{Found, FoundRatio};
 use crate::subject::NotInstalled;
@@ -195,6 +196,9 @@ pub struct Measured {
     pub latency_ns: Option<Latency>,
     /// CPU time for each datagram relayed, all its copies together.
     pub cpu_ns_per_packet: CpuPerPacket,
+    /// Memory of the subject's processes; absent of a wire, and where it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Memory>,
     /// Share of the processors' time that the hypervisor kept.
     pub steal_percent: f64,
     /// Each sink alone.
@@ -269,6 +273,7 @@ impl From<Measurement> for Measured {
             incidents: measurement.incidents,
             latency_ns: measurement.latency.as_ref().and_then(Latency::of),
             cpu_ns_per_packet: measurement.cpu,
+            memory_bytes: measurement.memory,
             steal_percent: measurement.steal_percent,
             sinks: measurement.sinks,
         }

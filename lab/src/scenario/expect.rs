@@ -1,15 +1,17 @@
 //! What a scenario expects: exact counts of each subject, and ratios between two of them.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use multicast_relay::config::document::Section;
 use serde::Serialize;
 
 use super::read::defaulted;
 use super::when::{self, Lists};
-use super::{Condition, Links, Measure, Sinks, Subject, Traffic, Trials, When};
+use super::{Condition, Links, Measure, Sinks, Subject, SubjectKind, Traffic, Trials, When};
 use crate::comparison::LEAST_PAIRS;
 use crate::datagram::STAMPED_BYTES;
+use crate::memory::MemoryLimits;
 use crate::verdict::Counts;
 
 /// What is expected of a run.
@@ -19,7 +21,9 @@ pub struct Expect {
     pub counts: Counts,
     /// Exact number of datagrams at the sinks that are none of the trial's.
     pub alien: u64,
-    /// Names of the subjects of whom they are expected; `None` for all.
+    /// What a subject may have of memory.
+    pub memory: MemoryLimits,
+    /// Names of the subjects of whom that is expected; `None` for all.
     pub subjects: Option<Vec<String>>,
     /// Which subjects are compared, and by what.
     pub ratios: Vec<Ratio>,
@@ -143,6 +147,9 @@ impl Known<'_> {
 
 /// What can be expected of the counts.
 const COUNTS: [&str; 5] = ["loss", "duplicates", "reordered", "corrupted", "alien"];
+/// What can be expected of memory, and from what to what.
+const MEMORY: [(&str, RangeInclusive<u64>); 2] =
+    [("memory-mib", 1..=1 << 20), ("memory-growth-kib", 0..=1 << 30)];
 
 /// Reads `[expect]`.
 pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<Expect> {
@@ -160,6 +167,7 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
             section.mistake(key, "is about counts, and there are none with trials.measure = \"join-leave\"");
         }
     }
+    let memory = read_memory(section, names.as_deref(), known);
     let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
     let [lost, duplicated, reordered, corrupted, alien] = COUNTS.map(count);
     let counts =
@@ -167,9 +175,34 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
     Some(Expect {
         counts,
         alien: alien?,
+        memory,
         subjects: names,
         ratios: ratios.into_iter().collect::<Option<_>>()?,
     })
+}
+
+/// Reads what the subjects of these `names`, or all, may have of memory.
+fn read_memory(section: &Section<'_>, names: Option<&[String]>, known: &Known<'_>) -> MemoryLimits {
+    let named = |subject: &&Subject| names.is_none_or(|names| names.contains(&subject.name));
+    let mut asked = known.subjects.iter().filter(named).peekable();
+    let wires_only = asked.peek().is_some() && asked.all(|one| matches!(one.kind, SubjectKind::Wire));
+    let join_leave = known.trials.is_some_and(|trials| trials.measure == Measure::JoinLeave);
+    for (key, _) in MEMORY.into_iter().filter(|(key, _)| section.has(key)) {
+        if join_leave {
+            section.mistake(
+                key,
+                "is about memory, which is not measured with trials.measure = \"join-leave\": remove it",
+            );
+        } else if wires_only {
+            section.mistake(
+                key,
+                "is about the memory of a subject's processes, and a wire has none: name a relay or a command in \
+                 expect.subjects",
+            );
+        }
+    }
+    let [most, growth] = MEMORY.map(|(key, range)| section.integer(key, range));
+    MemoryLimits { most: most.map(|mib| mib << 20), growth: growth.map(|kib| kib << 10) }
 }
 
 fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {

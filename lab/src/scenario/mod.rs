@@ -28,6 +28,7 @@ pub use when::When;
 
 use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
+use crate::memory::MemoryLimits;
 use crate::plan::LatencyFrom;
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
@@ -139,15 +140,31 @@ pub struct Subject {
     pub kind: SubjectKind,
 }
 
+impl Subject {
+    /// How many rules it has beside those of the flows.
+    pub fn extra_rules(&self) -> usize {
+        if let SubjectKind::Relay(relay) = &self.kind { relay.extra_rules } else { 0 }
+    }
+}
+
 /// The programs the lab can measure.
 #[derive(Clone, Debug)]
 pub enum SubjectKind {
-    /// Our own relay, with this `[relay]` table.
-    Relay(toml::Table),
+    /// Our own relay.
+    Relay(Relay),
     /// Any other program.
     Command(Command),
     /// None: the generator is joined to the sink directly. What the lab itself can do.
     Wire,
+}
+
+/// How to start our own relay.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Its `[relay]` table.
+    pub table: toml::Table,
+    /// How many rules it has beside those of the flows. Nothing comes in for them.
+    pub extra_rules: usize,
 }
 
 /// How to start a program that is not our relay.
@@ -250,6 +267,16 @@ impl Scenario {
         }
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
+    }
+
+    /// What `subject` may have of memory: anything, unless something is expected of it and it has processes.
+    pub fn memory_limits_of(&self, subject: &Subject) -> MemoryLimits {
+        let is_wire = matches!(subject.kind, SubjectKind::Wire);
+        if is_wire || self.expected_of(subject).is_none() {
+            MemoryLimits::default()
+        } else {
+            self.expect.memory
+        }
     }
 }
 

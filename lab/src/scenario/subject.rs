@@ -6,11 +6,14 @@ use multicast_relay::config::Config;
 use multicast_relay::config::document::Section;
 
 use super::read::{defaulted, parse_name};
-use super::{Command, Mapping, Subject, SubjectKind};
+use super::{Command, Mapping, Relay, Subject, SubjectKind};
 use crate::subject::template::Template;
+use crate::trial::flows::MOST_IDLE_INPUTS;
 
 /// What says what a subject is, of which it has one.
 const KINDS: [&str; 3] = ["relay", "command", "wire"];
+/// How many rules a relay has beside those of the flows.
+const EXTRA_RULES: &str = "extra-rules";
 
 /// Reads a subject: a relay with its table, a command with its files, or a wire.
 pub(super) fn read(section: &Section<'_>) -> Option<Subject> {
@@ -23,8 +26,12 @@ pub(super) fn read(section: &Section<'_>) -> Option<Subject> {
             refuse_keys_of_a_command(section, "the relay's files and outputs are the lab's");
             relay(section).map(SubjectKind::Relay)
         }
-        ["command"] => command(section).map(SubjectKind::Command),
+        ["command"] => {
+            refuse_extra_rules(section);
+            command(section).map(SubjectKind::Command)
+        }
         ["wire"] => {
+            refuse_extra_rules(section);
             refuse_keys_of_a_command(section, "a wire runs none");
             section.choice("wire", &[("direct", ())]).map(|()| SubjectKind::Wire)
         }
@@ -53,7 +60,22 @@ fn refuse_keys_of_a_command(section: &Section<'_>, why: &str) {
     }
 }
 
-fn relay(section: &Section<'_>) -> Option<toml::Table> {
+fn refuse_extra_rules(section: &Section<'_>) {
+    if section.has(EXTRA_RULES) {
+        section.mistake(
+            EXTRA_RULES,
+            "belongs to a relay: remove it, or measure one with relay = { rx = \"mmap\" }",
+        );
+    }
+}
+
+fn relay(section: &Section<'_>) -> Option<Relay> {
+    let extra_rules =
+        defaulted(section, EXTRA_RULES, 0, || section.integer(EXTRA_RULES, 0..=MOST_IDLE_INPUTS as u64));
+    Some(Relay { table: relay_table(section)?, extra_rules: extra_rules? as usize })
+}
+
+fn relay_table(section: &Section<'_>) -> Option<toml::Table> {
     let toml::Value::Table(table) = section.verbatim("relay")? else {
         section.mistake("relay", "must be a table such as { rx = \"recv\" }");
         return None;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::impairments::Impairments;
+use crate::memory::MemoryLimits;
 use crate::scenario::Condition;
 use crate::scenario::{Metric, Search, SearchRatio, When};
 use crate::verdict::Counts;
@@ -45,7 +46,7 @@ fn the_least_scenario_has_every_default() {
     assert_eq!(scenario.conditions(), [condition]);
     assert_eq!(scenario.expected_of(&scenario.subjects[0]), Some(Counts::default()));
     assert!(
-        matches!(&scenario.subjects[0].kind, SubjectKind::Relay(table) if table["rx"].as_str() == Some("recv"))
+        matches!(&scenario.subjects[0].kind, SubjectKind::Relay(relay) if relay.table["rx"].as_str() == Some("recv"))
     );
 }
 
@@ -87,6 +88,8 @@ fn a_full_scenario_is_read() {
         duplicates = 2
         reordered = 3
         corrupted = 4
+        memory-mib = 32
+        memory-growth-kib = 0
         subjects = ["ours"]
         "#,
     )
@@ -96,6 +99,9 @@ fn a_full_scenario_is_read() {
     let expected = Counts { lost: 1, duplicated: 2, reordered: 3, corrupted: 4 };
     assert_eq!(scenario.expected_of(&scenario.subjects[0]), Some(expected));
     assert_eq!(scenario.expected_of(&scenario.subjects[1]), None);
+    let limits = MemoryLimits { most: Some(32 << 20), growth: Some(0) };
+    assert_eq!(scenario.memory_limits_of(&scenario.subjects[0]), limits);
+    assert_eq!(scenario.memory_limits_of(&scenario.subjects[1]), MemoryLimits::default());
     assert!(matches!(&scenario.subjects[1].kind, SubjectKind::Command(command) if command.optional));
 }
 
@@ -342,6 +348,44 @@ fn commands_are_checked() {
 fn expectations_name_subjects_that_exist() {
     let text = format!("{LEAST}[expect]\nsubjects = ['q']\n");
     assert_eq!(mistake(&text), "line 8: expect.subjects: no subject \"q\": there is \"r\"");
+}
+
+#[test]
+fn memory_is_expected_of_processes() {
+    let with = |keys: &str| format!("{LEAST}[expect]\n{keys}\n");
+    let wire = "[[subject]]\nname = 'w'\nwire = 'direct'\n";
+    let both = scenario(&format!("{LEAST}{wire}[expect]\nmemory-mib = 32\n")).unwrap();
+    let limits = |subject: usize| both.memory_limits_of(&both.subjects[subject]);
+    assert_eq!(limits(0), MemoryLimits { most: Some(32 << 20), growth: None });
+    assert_eq!(limits(1), MemoryLimits::default(), "a wire has no processes");
+    let named = format!("{LEAST}{wire}[expect]\nmemory-growth-kib = 1\nsubjects = ['w']\n");
+    assert_eq!(
+        mistake(&named),
+        "line 11: expect.memory-growth-kib: is about the memory of a subject's processes, and a wire has none: name a \
+         relay or a command in expect.subjects"
+    );
+    assert!(
+        mistake(&with("memory-mib = 0"))
+            .contains("expect.memory-mib: must be a whole number from 1 to 1048576")
+    );
+    assert!(mistake(&with("memory-growth-kib = -1")).contains("from 0 to 1073741824"));
+    assert!(mistake(&with("memory-mb = 3")).contains("did you mean `memory-mib`?"));
+    let join_leave = with("memory-mib = 32\n[trials]\nmeasure = 'join-leave'");
+    assert!(mistake(&join_leave).contains("not measured with trials.measure = \"join-leave\": remove it"));
+}
+
+#[test]
+fn a_relay_may_have_more_rules_than_flows() {
+    let with = |keys: &str| LEAST.replace("relay = { rx = 'recv' }", keys);
+    assert_eq!(scenario(LEAST).unwrap().subjects[0].extra_rules(), 0);
+    assert_eq!(scenario(&with("relay = {}\nextra-rules = 9_999")).unwrap().subjects[0].extra_rules(), 9_999);
+    assert!(mistake(&with("relay = {}\nextra-rules = 65_536")).contains("from 0 to 65535"));
+    for other in ["wire = 'direct'", "command = ['x']"] {
+        assert_eq!(
+            mistake(&with(&format!("{other}\nextra-rules = 1"))),
+            "line 7: subject[0].extra-rules: belongs to a relay: remove it, or measure one with relay = { rx = \"mmap\" }"
+        );
+    }
 }
 
 /// Two subjects in `blocks` blocks, and one ratio with `keys`.

@@ -126,7 +126,7 @@ impl Running {
     /// Starts `subject`.
     pub fn start(subject: &Subject, assignment: &Assignment<'_>) -> Result<Self, SubjectError> {
         let launch = match &subject.kind {
-            SubjectKind::Relay(table) => relay::launch(table, assignment)?,
+            SubjectKind::Relay(relay) => relay::launch(relay, assignment)?,
             SubjectKind::Command(command) => external::launch(command, assignment)?,
             SubjectKind::Wire => return Ok(Self { process: None, is_relay: false }),
         };

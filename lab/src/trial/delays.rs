@@ -106,7 +106,7 @@ fn observe(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<(Momen
 /// How long traffic is offered at most.
 fn longest(order: &Order<'_>, sinks: usize) -> Duration {
     let duration = order.scenario.traffic.duration;
-    LEAD + START_PATIENCE + patience(order.condition.flows, sinks) + duration + END_PATIENCE + QUIET_PATIENCE
+    LEAD + START_PATIENCE + patience(order, sinks) + duration + END_PATIENCE + QUIET_PATIENCE
 }
 
 fn come_and_go(order: &Order<'_>, watch: &Watch<'_>, stage: &Stage) -> Result<Moments, Halt> {
@@ -139,7 +139,7 @@ fn wait_for_all_flows(
     subject: &mut Running,
 ) -> Result<(), Halt> {
     let flows = order.condition.flows;
-    let patience = patience(flows, stage.sinks.len());
+    let patience = patience(order, stage.sinks.len());
     let deadline = Instant::now() + patience;
     loop {
         watch.check()?;

@@ -11,6 +11,11 @@ const INPUT_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x81, 0, 1);
 /// The first group toward the sinks.
 const OUTPUT_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 82, 1, 1);
 const OUTPUT_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x82, 0, 1);
+/// The first of the groups that rules wait for and nothing comes to.
+const IDLE_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 83, 1, 1);
+const IDLE_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x83, 0, 1);
+/// Most of them.
+pub const MOST_IDLE_INPUTS: usize = u16::MAX as usize;
 /// The port toward the relay, of every group or of the first unicast flow.
 const INPUT_PORT: u16 = 5_000;
 /// The port toward the sinks, likewise.
@@ -72,6 +77,12 @@ pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, flows: usize) -> Vec<Ro
     (0..u16::try_from(flows).unwrap_or(u16::MAX)).map(route).collect()
 }
 
+/// So many inputs, [`MOST_IDLE_INPUTS`] at most, that no flow comes to.
+pub fn idle_inputs(family: Family, count: usize) -> impl Iterator<Item = SocketAddr> {
+    let groups = 0..u16::try_from(count).unwrap_or(u16::MAX);
+    groups.map(move |i| SocketAddr::new(group(family, IDLE_GROUP_V4, IDLE_GROUP_V6, i), INPUT_PORT))
+}
+
 fn group(family: Family, v4: Ipv4Addr, v6: Ipv6Addr, flow: u16) -> IpAddr {
     match family {
         Family::Ipv4 => Ipv4Addr::from_bits(v4.to_bits() + u32::from(flow)).into(),
@@ -123,6 +134,18 @@ mod tests {
         let routes = routes_of(Family::Ipv6, Cast::MulticastToMulticast, Mapping::Mapped);
         assert_eq!(routes[2].0, "[ff15::81:0:3]:5000");
         assert_eq!(routes[2].1[0], "egress0 [ff15::82:0:3]:6000");
+    }
+
+    #[test]
+    fn what_nothing_comes_to_is_no_flow() {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let flows: Vec<_> = routes_of(family, Cast::MulticastToMulticast, Mapping::Mapped);
+            let idle: Vec<_> = idle_inputs(family, 10_000).map(|input| input.to_string()).collect();
+            assert_eq!(idle.len(), 10_000);
+            assert!(flows.iter().all(|(input, _)| !idle.contains(input)), "{family:?}");
+        }
+        let last = idle_inputs(Family::Ipv4, MOST_IDLE_INPUTS).last().map(|input| input.to_string());
+        assert_eq!(last.as_deref(), Some("239.84.0.255:5000"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
 use crate::generator::{GeneratorKind, GeneratorReport};
 use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
+use crate::memory::MemoryWatch;
 use crate::net::DeviceCounters;
 use crate::scenario::SubjectKind;
 use crate::sink::{Sink, SinkKind, SinkReport};
@@ -39,7 +40,7 @@ struct Counted {
 }
 
 /// CPU time used so far.
-struct Cpu {
+pub(super) struct Cpu {
     /// `None` of a wire.
     subject: Option<SubjectTime>,
     machine: MachineTime,
@@ -55,16 +56,15 @@ impl Snapshot {
         Ok(Self { counted, report, cpu: Cpu::now(bench)? })
     }
 
-    /// The quiet after the run: CPU times come first, likewise.
-    pub(super) fn after(bench: &mut Bench) -> Result<Self, TrialError> {
-        let cpu = Cpu::now(bench)?;
+    /// The quiet after the run. CPU times are those from before anything was asked of the subject, likewise.
+    pub(super) fn after(bench: &mut Bench, cpu: Cpu) -> Result<Self, TrialError> {
         let report = bench.subject.report();
         Ok(Self { counted: Counted::now(bench)?, report, cpu })
     }
 }
 
 impl Cpu {
-    fn now(bench: &Bench) -> Result<Self, TrialError> {
+    pub(super) fn now(bench: &Bench) -> Result<Self, TrialError> {
         let proc = Proc::default();
         let subject = bench.subject.pid().map(|pid| proc.subject(pid)).transpose()?;
         Ok(Self { subject, machine: proc.machine()? })
@@ -92,6 +92,7 @@ pub(super) struct Record {
     pub(super) generated: GeneratorReport,
     pub(super) before: Snapshot,
     pub(super) after: Snapshot,
+    pub(super) memory: MemoryWatch,
     pub(super) clock_step: Option<ClockStep>,
 }
 
@@ -132,6 +133,8 @@ impl Record {
             ledger: &measurement.ledger,
             counts: measurement.counts,
             expected: order.scenario.expected_of(order.subject),
+            memory: measurement.memory,
+            memory_limits: order.scenario.memory_limits_of(order.subject),
             subject_failures: failures,
         });
         Ok(Outcome {
@@ -249,6 +252,7 @@ impl Record {
                 system_less_wire: None,
                 relay_from_ticks: subject.is_some_and(|subject| subject.from_ticks),
             },
+            memory: self.memory.memory(),
             steal_percent: machine.steal_percent,
             sinks: Vec::new(),
         };

@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::cpu::CpuError;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
+use crate::memory::Memory;
 use crate::net::{NetError, RunName};
 use crate::plan::PlanError;
 use crate::scenario::{Condition, Measure, Scenario, Subject};
@@ -170,6 +171,8 @@ pub struct Measurement {
     pub latency: Option<Histogram<u64>>,
     /// CPU time for each datagram relayed.
     pub cpu: CpuPerPacket,
+    /// Memory of the subject; `None` of a wire, or where it could not be read.
+    pub memory: Option<Memory>,
     /// Share of the processors' time that the hypervisor kept, in percent.
     pub steal_percent: f64,
     /// Each sink alone.

@@ -5,11 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bench::{Bench, datagrams, on_this_thread};
-use super::measure::{Record, Snapshot};
+use super::measure::{Cpu, Record, Snapshot};
 use super::prime::prime;
 use super::{Order, Outcome, Phase, TrialError, Watch};
 use crate::clock::StepWatch;
 use crate::generator::{Generator, GeneratorReport};
+use crate::memory::MemoryWatch;
 use crate::traffic_error::TrafficError;
 use crate::verdict::{OFFERED_TOLERANCE, Verdict};
 
@@ -86,12 +87,15 @@ fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Re
     wait_for_quiet(bench, watch, "after the warm-up")?;
 
     let clock = StepWatch::start();
+    // Outside of the CPU times.
+    let mut memory = MemoryWatch::begin(bench.subject.pid());
     let before = Snapshot::before(bench)?;
-    let generated = run(bench, order, watch)?;
+    let generated = run(bench, order, watch, &mut memory)?;
     (watch.on_phase)(Phase::Drain);
-    wait_for_quiet(bench, watch, "after the run")?;
-    let after = Snapshot::after(bench)?;
-    Ok(Record { generated, before, after, clock_step: clock.step() })
+    let cpu = wait_for_quiet(bench, watch, "after the run")?;
+    let after = Snapshot::after(bench, cpu)?;
+    memory.end();
+    Ok(Record { generated, before, after, memory, clock_step: clock.step() })
 }
 
 /// Offers the trial's rate, uncounted, and evenly also where the run makes bursts: a warm-up is to find everything in
@@ -99,18 +103,26 @@ fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Re
 fn warm_up(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<(), Halt> {
     let (rate, duration) = (order.condition.rate_pps, order.scenario.traffic.warmup);
     let offer =
-        Offer { when: "during the warm-up", duration, on_progress: &|_| (watch.on_phase)(Phase::WarmUp) };
+        Offer { when: "during the warm-up", duration, on_progress: &mut |_| (watch.on_phase)(Phase::WarmUp) };
     let count = datagrams(rate, duration);
     offer.make(bench, order, watch, |generator, stop, _| generator.warm_up(rate, count, stop))?;
     Ok(())
 }
 
 /// Offers the trial's traffic.
-fn run(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<GeneratorReport, Halt> {
+fn run(
+    bench: &mut Bench,
+    order: &Order<'_>,
+    watch: &Watch<'_>,
+    memory: &mut MemoryWatch,
+) -> Result<GeneratorReport, Halt> {
     let duration = order.scenario.traffic.duration;
     let total = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
-    let on_progress = |done| (watch.on_phase)(Phase::Run(done, total));
-    let offer = Offer { when: "during the run", duration, on_progress: &on_progress };
+    let mut on_progress = |done| {
+        (watch.on_phase)(Phase::Run(done, total));
+        memory.look();
+    };
+    let offer = Offer { when: "during the run", duration, on_progress: &mut on_progress };
     offer.make(bench, order, watch, Generator::run)
 }
 
@@ -119,13 +131,13 @@ struct Offer<'a> {
     when: &'static str,
     /// How long it takes at the rate asked for.
     duration: Duration,
-    on_progress: &'a dyn Fn(u64),
+    on_progress: &'a mut dyn FnMut(u64),
 }
 
 impl Offer<'_> {
     /// Lets the generator do `work`, and stops it when the subject is dead, the lab is to end or the time is over.
     fn make(
-        &self,
+        self,
         bench: &mut Bench,
         order: &Order<'_>,
         watch: &Watch<'_>,
@@ -165,8 +177,9 @@ fn time_for(duration: Duration) -> Duration {
 }
 
 /// Waits until nothing moves any more, at the subject's devices and at the sinks. The generator is silent, so what
-/// never ends is the subject's, or the sinks'.
-fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<(), Halt> {
+/// never ends is the subject's, or the sinks'. Returns the CPU times of that moment: a report, which the subject is then
+/// asked for, takes it two microseconds a rule.
+fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<Cpu, Halt> {
     let deadline = Instant::now() + QUIET_PATIENCE;
     let (mut frames, mut arrived) = (frames_moved(bench)?, bench.arrived());
     let mut since = Instant::now();
@@ -176,7 +189,8 @@ fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<()
             return Err(Halt::Subject(died));
         }
         if Instant::now() >= deadline {
-            return never_quiet(bench, when);
+            never_quiet(bench, when)?;
+            return Ok(Cpu::now(bench)?);
         }
         thread::sleep(LOOK);
         let now = bench.arrived();
@@ -185,8 +199,11 @@ fn wait_for_quiet(bench: &mut Bench, watch: &Watch<'_>, when: &str) -> Result<()
         } else if since.elapsed() >= QUIET {
             // Asking the devices costs the CPU time that is being measured, so they are asked once, at the end.
             let now = frames_moved(bench)?;
-            if now == frames && holds_nothing(bench) {
-                return Ok(());
+            if now == frames {
+                let cpu = Cpu::now(bench)?;
+                if holds_nothing(bench) {
+                    return Ok(cpu);
+                }
             }
             (frames, since) = (now, Instant::now());
         }

@@ -26,7 +26,7 @@ pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> 
     (watch.on_phase)(Phase::Prime);
     let flows = order.condition.flows;
     let rate = (flows as u64 * 10).clamp(RATE.0, RATE.1);
-    let patience = patience(flows, bench.sinks.len());
+    let patience = patience(order, bench.sinks.len());
     let machine = Proc::default().machine()?;
     let deadline = Instant::now() + patience;
     let (mut sent, mut refused) = (0, 0);
@@ -53,8 +53,12 @@ pub(super) fn prime(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> 
     }
 }
 
-/// How long a subject gets that has to relay `flows` flows to `sinks` sinks each.
-pub(super) fn patience(flows: usize, sinks: usize) -> Duration {
+/// How long the subject of `order` gets, which has to relay all flows to `sinks` sinks each.
+pub(super) fn patience(order: &Order<'_>, sinks: usize) -> Duration {
+    patience_with(order.condition.flows + order.subject.extra_rules(), sinks)
+}
+
+fn patience_with(flows: usize, sinks: usize) -> Duration {
     let further = u32::try_from((flows * sinks).saturating_sub(1)).unwrap_or(u32::MAX);
     PATIENCE + PATIENCE_PER_COPY.saturating_mul(further)
 }
@@ -167,9 +171,9 @@ mod tests {
 
     #[test]
     fn who_has_more_to_set_up_gets_more_time() {
-        assert_eq!(patience(1, 1), Duration::from_secs(10));
-        assert_eq!(patience(4_000, 16), Duration::from_millis(10_000 + 2 * 63_999));
-        let reason = out_of_patience(3, 4_000, patience(4_000, 16));
+        assert_eq!(patience_with(1, 1), Duration::from_secs(10));
+        assert_eq!(patience_with(4_000, 16), Duration::from_millis(10_000 + 2 * 63_999));
+        let reason = out_of_patience(3, 4_000, patience_with(4_000, 16));
         assert!(reason.starts_with("after 137 s only 3 of 4000 flows"), "{reason}");
     }
 }

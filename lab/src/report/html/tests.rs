@@ -85,6 +85,15 @@ fn the_verdict_comes_first_and_says_how_it_came_about() {
 }
 
 #[test]
+fn memory_is_told_where_it_was_seen() {
+    let page = page_of(&results(Verdict::Pass, vec![trial("a", 1, 1.0)]));
+    assert!(page.contains("grown KiB") && page.contains(">7.0</td>") && page.contains(">64.0</td>"));
+    let mut wire = trial("a", 1, 1.0);
+    wire.measured.iter_mut().for_each(|measured| measured.memory_bytes = None);
+    assert!(!page_of(&results(Verdict::Pass, vec![wire])).contains(">64.0</td>"));
+}
+
+#[test]
 fn of_whom_nothing_was_expected_nobody_says_that_it_passed() {
     let mut measured = trial("other", 1, 1.0);
     measured.expected = None;

@@ -3,7 +3,8 @@
 use super::groups::Groups;
 use super::record::{Record, Trial};
 use super::section::{Section, Table};
-use crate::report::numbers::{grouped, micros, or_nothing, rounded};
+use crate::memory::Memory;
+use crate::report::numbers::{grouped, mebibytes, micros, or_nothing, rounded};
 
 /// A head and what stands beneath it.
 pub(super) type Column = (&'static str, fn(&Trial) -> String);
@@ -31,6 +32,11 @@ const LAG: [Column; 2] = [
     ("lag µs", |trial| or_nothing(trial.generator_lag_ns.as_ref(), |lag| micros(lag.max as f64))),
     ("retried", |trial| or_nothing(trial.generator_retried, grouped)),
 ];
+const MEMORY: [Column; 3] = [
+    ("memory MiB", |trial| memory(trial, |memory| mebibytes(memory.most))),
+    ("grown KiB", |trial| memory(trial, |memory| grouped(memory.growth() >> 10))),
+    ("rings MiB", |trial| memory(trial, |memory| mebibytes(memory.ring))),
+];
 /// In which column the verdict is.
 const VERDICT: usize = 5;
 
@@ -40,7 +46,8 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
         title: "Every trial",
         intro: "In the order in which they were held, attempts that were repeated included. cpu: the subject's time \
                 per datagram; system: that of the whole machine; above wire: the same less what it takes over the direct \
-                wire; lag: how late the generator was at worst; astray: \
+                wire; memory: the most of the subject's in RAM outside packet rings; grown: how much more that was in the \
+                end than at the begin; lag: how late the generator was at worst; astray: \
                 sent to addresses that are not theirs; -: not measured. Struck through: counts for nothing.",
         ..Section::default()
     };
@@ -50,7 +57,7 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
     }
     let before = ["#", "subject", "condition", "block", "attempt", "verdict"];
     let before = before.map(|head| (head, ["#", "block", "attempt"].contains(&head)));
-    let after = COLUMNS.iter().chain(&LAG);
+    let after = COLUMNS.iter().chain(&MEMORY).chain(&LAG);
     let heads: Vec<_> = before.into_iter().chain(after.clone().map(|(head, _)| (*head, true))).collect();
     let mut table = Table::new("Every trial", &heads);
     for (i, trial) in record.trials.iter().enumerate() {
@@ -72,4 +79,8 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
     }
     section.tables.push(table);
     section
+}
+
+fn memory(trial: &Trial, show: impl Fn(&Memory) -> String) -> String {
+    or_nothing(trial.memory_bytes.as_ref(), show)
 }
