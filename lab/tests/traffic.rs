@@ -377,6 +377,24 @@ fn a_stop_is_heard_and_reported() {
     GENERATORS.into_iter().for_each(stop_is_heard);
 }
 
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn trains_cross_the_wire_in_one_piece() {
+    let run = RunName::claim().unwrap_or_else(|error| panic!("{error}"));
+    let (segmentation, checksum) = (Segmentation::Offload, Checksum::Offload);
+    let link = Link { mtu: 1_500, segmentation, checksum, family: Family::Ipv4 };
+    let topology = Topology::build(&run, &link, 1).unwrap();
+    let flows = flows(&topology, Family::Ipv4, Cast::Multicast, 1);
+    let plan = Plan::new(RUN, flows, 100, RATE_PPS, 640).unwrap().in_bursts_of(64).unwrap();
+    let (report, sink) = offer_by(GeneratorKind::Trains, &topology, SinkKind::Packet, &Arc::new(plan));
+    assert_eq!((report.sent, report.refused_total()), (640, 0));
+    assert_eq!((sink.tally.received, sink.tally.lost), (640, 0));
+    // Ten bursts of 64, and two datagrams of the warm-up.
+    let frames = topology.sinks[0].counters().unwrap().rx_packets;
+    assert!((11..=12).contains(&frames), "{frames} frames");
+    topology.remove().unwrap();
+}
+
 fn stop_is_heard(generator: GeneratorKind) {
     let topology = topology(Family::Ipv4, 1500, Segmentation::Wire);
     // An hour's worth.

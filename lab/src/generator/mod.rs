@@ -1,9 +1,11 @@
-//! Offers a plan's datagrams at their exact times, in one of two ways.
+//! Offers a plan's datagrams at their exact times, in one of three ways.
 //!
 //! [`GeneratorKind::Packet`] sends with `sendmmsg` on a packet socket. [`GeneratorKind::Xdp`] has the kernel redirect
 //! frames straight into the receive ring of the peer, which takes less time for each and is the faster one; it needs a
-//! veth whose peer has NAPI, and cannot send fragments. What goes out is the same to the byte, and so is what a report
-//! means: `sent` plus `refused` is what was due, and refusals are counted by name.
+//! veth whose peer has NAPI, and cannot send fragments. What these two send is the same to the byte.
+//! [`GeneratorKind::Trains`] sends what is due together in one piece, a super-frame, which leaves it to others to cut it
+//! into those datagrams. What a report means is always the same: `sent` plus `refused` is what was due, and refusals are
+//! counted by name.
 //!
 //! An IPv4 datagram that is larger than the device's MTU goes out as fragments, in order, one after the other. Rate and
 //! counts are of datagrams all the same: one of which the kernel refuses a fragment is refused, and the rest of it is
@@ -11,12 +13,14 @@
 //!
 //! The calling thread may be pinned or not: 10,000 moves between CPUs in the midst of sending reordered nothing.
 
+mod due;
 mod fragment;
 mod offering;
 mod pace;
 mod packet;
 mod report;
 mod template;
+mod trains;
 mod xdp;
 
 use std::fmt;
@@ -34,12 +38,14 @@ use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
 
 pub use report::{GeneratorReport, Lag};
+pub use trains::train_obstacle;
 pub use xdp::{try_xdp, xdp_obstacle};
 
 use offering::{Guise, Offer, Offering};
 use packet::PacketSender;
 use report::Recorder;
 use template::Templates;
+use trains::TrainSender;
 use xdp::XdpSender;
 
 /// How a generator hands its frames to the kernel.
@@ -50,6 +56,8 @@ pub enum GeneratorKind {
     Packet,
     /// By redirecting live XDP frames.
     Xdp,
+    /// Through a packet socket, in super-frames of all that is due together.
+    Trains,
 }
 
 impl fmt::Display for GeneratorKind {
@@ -57,6 +65,7 @@ impl fmt::Display for GeneratorKind {
         f.write_str(match self {
             Self::Packet => "packet",
             Self::Xdp => "xdp",
+            Self::Trains => "trains",
         })
     }
 }
@@ -80,17 +89,25 @@ struct Frames {
 impl Frames {
     /// Writes the frames of what is offered into a slot of exactly their length.
     fn write(&mut self, slot: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
-        let Offer { turn, guise } = offer;
-        let run = if *guise == Guise::Foreign { !self.run } else { self.run };
-        let header = Header { run, flow: turn.flow, sequence: turn.sequence, kind };
-        let encode = |payload: &mut [u8]| {
-            self.encoder.encode(payload, &header, stamps);
-            if let Guise::Flipped(number) = guise {
-                flip(payload, *number);
-            }
-        };
-        self.templates.write(turn.flow, self.identification, slot, encode);
+        let encode = |payload: &mut [u8]| encode(&mut self.encoder, self.run, payload, offer, kind, stamps);
+        self.templates.write(offer.turn.flow, self.identification, slot, encode);
         self.identification = self.identification.wrapping_add(1);
+    }
+
+    /// Writes only the payload of what is offered.
+    fn write_payload(&mut self, payload: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
+        encode(&mut self.encoder, self.run, payload, offer, kind, stamps);
+    }
+}
+
+/// Writes the payload of what is offered in this run.
+fn encode(encoder: &mut Encoder, run: u16, payload: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
+    let Offer { turn, guise } = offer;
+    let run = if *guise == Guise::Foreign { !run } else { run };
+    let header = Header { run, flow: turn.flow, sequence: turn.sequence, kind };
+    encoder.encode(payload, &header, stamps);
+    if let Guise::Flipped(number) = guise {
+        flip(payload, *number);
     }
 }
 
@@ -174,6 +191,9 @@ impl Generator {
         let sender: Box<dyn Sender> = match kind {
             GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &frames)?),
             GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &frames)?),
+            GeneratorKind::Trains => {
+                Box::new(TrainSender::open(socket, source_device, source_mac, plan, &frames)?)
+            }
         };
         Ok(Self { plan: Arc::new(plan.clone()), frames, sender, warmed_up: 0, has_run: false })
     }

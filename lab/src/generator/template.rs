@@ -17,7 +17,7 @@ use crate::plan::{Flow, Plan};
 pub(super) const ETHERNET_BYTES: usize = 14;
 pub(super) const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
-const UDP_BYTES: usize = 8;
+pub(super) const UDP_BYTES: usize = 8;
 /// Where the checksum lies, counted from the end of the UDP header.
 const CHECKSUM_FROM_END: usize = 2;
 /// TTL or hop limit: routed relays subtract from it, so not the multicast default of 1.
@@ -40,7 +40,8 @@ impl Templates {
         let mut headers = vec![0; header_bytes * plan.flows.len()];
         let mut sums = Vec::with_capacity(plan.flows.len());
         for (flow, header) in plan.flows.iter().zip(headers.chunks_exact_mut(header_bytes)) {
-            sums.push(write_header(header, flow, source_mac, plan.payload_bytes));
+            let pseudo = write_header(header, flow, source_mac, plan.payload_bytes);
+            sums.push(checksum::add(pseudo, &header[header_bytes - UDP_BYTES..]));
             if fragments.count() > 1 {
                 allow_fragments(header);
             }
@@ -103,8 +104,8 @@ pub(super) fn header_bytes(is_ipv6: bool) -> usize {
     ETHERNET_BYTES + if is_ipv6 { IPV6_BYTES } else { IPV4_BYTES } + UDP_BYTES
 }
 
-/// Writes Ethernet, IP and UDP headers, the UDP checksum left zero, and returns their part of that checksum.
-fn write_header(header: &mut [u8], flow: &Flow, source_mac: [u8; 6], payload_bytes: usize) -> u64 {
+/// Writes Ethernet, IP and UDP headers, the UDP checksum left zero, and returns the pseudo-header's part of that checksum.
+pub(super) fn write_header(header: &mut [u8], flow: &Flow, source_mac: [u8; 6], payload_bytes: usize) -> u64 {
     let udp_length = UDP_BYTES + payload_bytes;
     let udp_at = header.len() - UDP_BYTES;
     let (ether_type, pseudo) = match (flow.source, flow.destination) {
@@ -131,7 +132,7 @@ fn write_header(header: &mut [u8], flow: &Flow, source_mac: [u8; 6], payload_byt
         udp.set_destination(flow.destination.port());
         udp.set_length(udp_length as u16);
     }
-    checksum::add(pseudo, &header[udp_at..])
+    pseudo
 }
 
 fn write_ipv4(bytes: &mut [u8], source: &SocketAddr, destination: &SocketAddr, udp_length: usize) {

@@ -11,7 +11,7 @@ use super::{
     Traffic, Trials, search, subject,
 };
 use crate::datagram::MIN_BYTES;
-use crate::generator::{GeneratorKind, xdp_obstacle};
+use crate::generator::{GeneratorKind, train_obstacle, xdp_obstacle};
 use crate::impairments::Impairments;
 use crate::plan::{LatencyFrom, MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
 use crate::sink::SinkKind;
@@ -74,6 +74,7 @@ const GENERATORS: &[(&str, GeneratorChoice)] = &[
     ("auto", GeneratorChoice::Auto),
     ("xdp", GeneratorChoice::Always(GeneratorKind::Xdp)),
     ("packet", GeneratorChoice::Always(GeneratorKind::Packet)),
+    ("trains", GeneratorChoice::Always(GeneratorKind::Trains)),
 ];
 
 const MEASURES: [(&str, Measure); 2] = [("traffic", Measure::Traffic), ("join-leave", Measure::JoinLeave)];
@@ -169,8 +170,10 @@ fn read_payloads(section: &Section<'_>, link: &Links) -> Option<Vec<u64>> {
 
 /// A generator that is asked for by name must be able to send every payload.
 fn check_generator(section: &Section<'_>, traffic: &Traffic, link: &Links) {
-    if traffic.generator != GeneratorChoice::Always(GeneratorKind::Xdp) {
-        return;
+    match traffic.generator {
+        GeneratorChoice::Always(GeneratorKind::Xdp) => {}
+        GeneratorChoice::Always(GeneratorKind::Trains) => return check_trains(section, traffic, link),
+        GeneratorChoice::Always(GeneratorKind::Packet) | GeneratorChoice::Auto => return,
     }
     for &payload_bytes in &traffic.payloads_bytes {
         if let Some(obstacle) = xdp_obstacle(link.ingress(), payload_bytes) {
@@ -181,6 +184,16 @@ fn check_generator(section: &Section<'_>, traffic: &Traffic, link: &Links) {
                      \"packet\" where it is needed"
                 ),
             );
+        }
+    }
+}
+
+/// A train is one piece with one destination.
+fn check_trains(section: &Section<'_>, traffic: &Traffic, link: &Links) {
+    let flows = traffic.flows.iter().copied().max().unwrap_or(1);
+    for &payload_bytes in &traffic.payloads_bytes {
+        if let Some(obstacle) = train_obstacle(link.ingress(), payload_bytes, flows) {
+            section.mistake("generator", format!("\"trains\" cannot send {obstacle}: take \"packet\""));
         }
     }
 }

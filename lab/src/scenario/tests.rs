@@ -228,6 +228,15 @@ fn the_generator_is_one_that_can_send_it() {
         mistake(&with("generator = 'xdp'\npayload-bytes = 4000\n[link]\nmtu = 9000")).contains("3328 bytes")
     );
     assert!(mistake(&with("generator = 'pktgen'")).contains("one of \"auto\", \"xdp\", \"packet\""));
+    assert_eq!(kinds("generator = 'trains'\npayload-bytes = [100, 1472]"), [GeneratorKind::Trains; 2]);
+    assert_eq!(
+        mistake(&with("generator = 'trains'\nflows = [1, 2]")),
+        "line 4: traffic.generator: \"trains\" cannot send 2 flows in turn: a train has one destination: take \"packet\""
+    );
+    assert!(
+        mistake(&with("generator = 'trains'\npayload-bytes = 1473"))
+            .contains("into fragments: take \"packet\"")
+    );
 }
 
 #[test]

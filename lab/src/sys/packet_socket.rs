@@ -68,8 +68,8 @@ impl PacketSocket {
         self.set(libc::PACKET_IGNORE_OUTGOING, 1)
     }
 
-    /// Puts a `virtio_net_hdr` before each frame: without it the datagrams of a super-frame cannot be told apart.
-    /// Must come before the ring.
+    /// Puts a `virtio_net_hdr` before each frame, and expects one before what is sent: without it the datagrams of a
+    /// super-frame cannot be told apart. Must come before the ring.
     pub fn with_virtio_header(&self) -> io::Result<()> {
         self.set(libc::PACKET_VNET_HDR, 1)
     }
@@ -77,6 +77,14 @@ impl PacketSocket {
     /// Chooses `TPACKET_V3`. Must come before the ring.
     pub fn use_version_3(&self) -> io::Result<()> {
         self.set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as libc::c_int)
+    }
+
+    /// Sends a frame without waiting, behind its `virtio_net_hdr` where the socket has those.
+    ///
+    /// # Errors
+    /// What the kernel says; nothing was sent then.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.socket.send_with_flags(frame, libc::MSG_DONTWAIT).map(drop)
     }
 
     /// Asks for a receive ring.

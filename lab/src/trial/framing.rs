@@ -1,6 +1,7 @@
 //! How many datagrams the frames of a device are.
 
 use crate::fragments::Fragments;
+use crate::generator::GeneratorKind;
 use crate::scenario::Condition;
 use crate::topology::{Family, Link, Segmentation};
 
@@ -31,6 +32,22 @@ const UDP_BYTES: u64 = 8;
 impl Framing {
     /// From the generator to the subject.
     pub(super) fn at_ingress(link: Link, condition: &Condition) -> Self {
+        match (Self::apart(link, condition), condition.generator) {
+            (Self::Whole, GeneratorKind::Trains) => Self::together(link, condition),
+            (apart, _) => apart,
+        }
+    }
+
+    /// From the subject to the sinks.
+    pub(super) fn at_egress(link: Link, condition: &Condition) -> Self {
+        match (Self::apart(link, condition), link.segmentation) {
+            (Self::Whole, Segmentation::Offload) => Self::together(link, condition),
+            (apart, _) => apart,
+        }
+    }
+
+    /// Where no frame is more than one datagram.
+    fn apart(link: Link, condition: &Condition) -> Self {
         let frames = Fragments::new(link.family, condition.payload_bytes, link.mtu as usize).count() as u64;
         if frames == 1 {
             return Self::Whole;
@@ -39,14 +56,11 @@ impl Framing {
         Self::Fragments { frames, bytes: frames * headers + UDP_BYTES + condition.payload_bytes as u64 }
     }
 
-    /// From the subject to the sinks.
-    pub(super) fn at_egress(link: Link, condition: &Condition) -> Self {
-        match (Self::at_ingress(link, condition), link.segmentation) {
-            (Self::Whole, Segmentation::Offload) => Self::SuperFrames {
-                headers: ETHERNET_BYTES + ip_bytes(link.family) + UDP_BYTES,
-                payload: condition.payload_bytes as u64,
-            },
-            (cut, _) => cut,
+    /// Where a frame may be several.
+    fn together(link: Link, condition: &Condition) -> Self {
+        Self::SuperFrames {
+            headers: ETHERNET_BYTES + ip_bytes(link.family) + UDP_BYTES,
+            payload: condition.payload_bytes as u64,
         }
     }
 
@@ -82,19 +96,26 @@ fn ip_bytes(family: Family) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generator::GeneratorKind;
     use crate::scenario::Cast;
     use crate::sink::SinkKind;
     use crate::topology::Checksum;
 
     fn framing(payload_bytes: usize, segmentation: Segmentation) -> [Framing; 2] {
+        framing_of(GeneratorKind::Packet, payload_bytes, segmentation)
+    }
+
+    fn framing_of(
+        generator: GeneratorKind,
+        payload_bytes: usize,
+        segmentation: Segmentation,
+    ) -> [Framing; 2] {
         let link = Link { mtu: 1_500, segmentation, checksum: Checksum::Wire, family: Family::Ipv4 };
         let condition = Condition {
             cast: Cast::MulticastToMulticast,
             segmentation,
             sink_kind: SinkKind::Packet,
             fan_out: 1,
-            generator: GeneratorKind::Packet,
+            generator,
             flows: 1,
             payload_bytes,
             rate_pps: 1,
@@ -111,6 +132,14 @@ mod tests {
         for segmentation in [Segmentation::Wire, Segmentation::Offload] {
             assert_eq!(framing(8_000, segmentation), [fragments; 2]);
         }
+    }
+
+    #[test]
+    fn trains_come_in_as_super_frames_and_leave_as_the_link_wants() {
+        let super_frames = Framing::SuperFrames { headers: 42, payload: 100 };
+        let trains = |segmentation| framing_of(GeneratorKind::Trains, 100, segmentation);
+        assert_eq!(trains(Segmentation::Wire), [super_frames, Framing::Whole]);
+        assert_eq!(trains(Segmentation::Offload), [super_frames; 2]);
     }
 
     #[test]
