@@ -25,7 +25,8 @@ pub enum LatencyFrom {
     /// From when it was due: whatever keeps the generator from sending in time is part of it.
     #[default]
     Intended,
-    /// From when it was handed over to the device, as RFC 2544 section 26.2 has it: the way alone.
+    /// From when the batch that it is in was made and handed over, as RFC 2544 section 26.2 has it: the way, and what the
+    /// datagrams before it in the batch took.
     Sent,
 }
 

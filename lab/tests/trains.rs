@@ -4,7 +4,10 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::Lab;
+use serde_json::Value;
 
 const SCENARIO: &str = r#"
     name = "trains"
@@ -42,4 +45,19 @@ fn the_relay_loses_nothing_of_a_train() {
     assert_eq!(run.code, Some(0), "{}", run.said());
     let passed = run.trials().iter().filter(|trial| trial["verdict"] == "pass").count();
     assert_eq!(passed, 3 * 2 * 2, "{}", run.said());
+    for trial in run.last_attempts() {
+        let (datagrams, frames) = came_in(trial);
+        // 40 trains of 40. What was sent before the measured time came one by one.
+        assert!(datagrams - frames > 1_400, "{datagrams} datagrams in {frames} frames: {}", run.said());
+    }
+}
+
+/// How many datagrams the relay received, and in how many frames: the last line that it printed.
+fn came_in(trial: &Value) -> (u64, u64) {
+    let folder = Path::new(trial["files"].as_str().expect("files is a path"));
+    let printed = std::fs::read_to_string(folder.join("stdout")).expect("read what the relay printed");
+    let last = printed.lines().last().expect("the relay printed its counters");
+    let counters: Value = serde_json::from_str(last).expect("the counters are JSON");
+    let count = |name: &str| counters["inputs"][0][name].as_u64().expect("a counter of the input");
+    (count("received"), count("frames"))
 }

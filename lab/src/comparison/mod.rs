@@ -1,7 +1,8 @@
 //! Subjects against each other, or one of them under two conditions: how large a metric of one side is, measured by that
 //! of the other. Pure code.
 //!
-//! What drifts from minute to minute drifts for both: so only trials of the same block are compared, and what is judged is the ratio of each such pair, never a mean of one subject against a mean of the other.
+//! What drifts from minute to minute drifts for both: so only trials of the same block are compared, and what is judged is
+//! the ratio of each such pair, never a mean of one subject against a mean of the other.
 
 mod absent;
 
@@ -14,7 +15,7 @@ use crate::results::{Latency, Measured, Trial, last_attempts};
 use crate::scenario::{Condition, Metric, Ratio, Scenario, Subject, Trials};
 use crate::statistics::{geometric_mean, interval, median};
 use crate::subject::NotInstalled;
-use crate::verdict::{BURST_LIMIT_NS, STEAL_LIMIT_PERCENT, Verdict};
+use crate::verdict::{BURST_LIMIT_NS, Counts, STEAL_LIMIT_PERCENT, Verdict};
 
 /// How many pairs an interval and a verdict take. With two, nothing can be said of how much they vary.
 pub const LEAST_PAIRS: usize = 3;
@@ -159,8 +160,9 @@ fn pairs<'a>(
             let trial = *last.iter().find(is_it).ok_or_else(|| format!("{side} was not run"))?;
             value(ratio.metric, trial, side).map(|value| (trial, value))
         };
-        let sides =
-            (value_of(&ratio.of, of_condition, &of_side), value_of(&ratio.to, to_condition, &to_side));
+        let of = value_of(&ratio.of, of_condition, &of_side);
+        let of = of.and_then(|(trial, value)| kept_all(ratio, trial, &of_side).map(|()| (trial, value)));
+        let sides = (of, value_of(&ratio.to, to_condition, &to_side));
         match sides {
             (Ok((of, of_value)), Ok((to, to_value))) => {
                 pairs.push(Pair { trials: [of, to], values: [of_value, to_value] });
@@ -202,6 +204,17 @@ fn value(metric: Metric, trial: &Trial, name: &str) -> Result<f64, String> {
     value.filter(|value| *value > 0.0).ok_or_else(|| format!("{name} had no {metric}"))
 }
 
+/// Refuses to judge the latency of a side that lost datagrams: those that wait longest are the first to be lost, and no percentile
+/// has them. The other side's is the shorter for it, which is no favour to this one.
+fn kept_all(ratio: &Ratio, trial: &Trial, name: &str) -> Result<(), String> {
+    let is_judged = ratio.at_most.is_some() && ratio.metric.is_latency();
+    let lost = trial.measured.as_ref().map_or(0, |measured| measured.counts.lost);
+    if is_judged && lost > 0 {
+        return Err(format!("{name} lost datagrams, of which no latency is known,"));
+    }
+    Ok(())
+}
+
 fn reading(metric: Metric, fan_out: usize, measured: &Measured) -> Option<f64> {
     let latency =
         |pick: fn(&Latency) -> u64| measured.latency_ns.as_ref().map(|latency| pick(latency) as f64);
@@ -240,11 +253,21 @@ struct Doubt {
     is_about: fn(&Trial, &Measured) -> bool,
 }
 
-const DOUBTS: [Doubt; 4] = [
+const DOUBTS: [Doubt; 6] = [
     Doubt {
         says: "did not pass and are compared all the same",
         matters: |_, _| true,
         is_about: |trial, _| trial.verdict != Verdict::Pass,
+    },
+    Doubt {
+        says: "lost, repeated, swapped or damaged datagrams",
+        matters: |_, _| true,
+        is_about: |_, measured| measured.counts != Counts::default(),
+    },
+    Doubt {
+        says: "had datagrams before they were sent, by the clocks, which are in no percentile",
+        matters: |metric, _| metric.is_latency(),
+        is_about: |_, measured| measured.sinks.iter().any(|sink| sink.before_their_time > 0),
     },
     Doubt {
         says: "shared the machine with others (steal)",

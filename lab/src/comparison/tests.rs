@@ -146,6 +146,31 @@ fn trials_that_are_not_above_doubt_are_compared_and_told() {
 }
 
 #[test]
+fn what_was_lost_has_no_latency_to_be_judged() {
+    let mut trials = drifting();
+    for lossy in [1, 3, 4] {
+        trials[lossy].measured.as_mut().unwrap().counts.lost = 1;
+    }
+    let p99 = RATIO.replace("relay-cpu", "p99") + "rate-pps = 1_000\n";
+    let lossy = "lost, repeated, swapped or damaged datagrams";
+    let judged = compared(&format!("{p99}at-most = 0.8\n"), &trials).remove(0);
+    assert_eq!((judged.pairs, judged.verdict), (3, Some(Verdict::Pass)));
+    assert_eq!(
+        judged.reasons,
+        [
+            "no pair, because new lost datagrams, of which no latency is known, in blocks 1, 2".to_owned(),
+            format!("{lossy}: old in block 3"),
+        ]
+    );
+    // What is only reported is told with all there is, and so is CPU time.
+    let told = [format!("{lossy}: new in blocks 1, 2; old in block 3")];
+    for ratio in [p99, format!("{RATIO}rate-pps = 1_000\nat-most = 0.8\n")] {
+        let comparison = compared(&ratio, &trials).remove(0);
+        assert_eq!((comparison.pairs, &comparison.reasons[..]), (5, &told[..]));
+    }
+}
+
+#[test]
 fn every_metric_is_the_one_it_is_called() {
     let mut trials = drifting();
     for trial in &mut trials {

@@ -23,7 +23,7 @@ impl Links {
         Link { mtu, segmentation, checksum, family }
     }
 
-    /// The link on the side of the generator, whose frames are one datagram each.
+    /// The link on the side of the generator: who hands over super-frames does so whatever the device would cut.
     pub fn ingress(&self) -> Link {
         self.with(Segmentation::Wire)
     }
