@@ -3,11 +3,12 @@
 // What a relay's rules decide in the kernel.
 //
 // `filter` is a socket filter: what no rule takes is counted here and never captured, so that it costs neither room in a
-// ring nor time of the relay. It lets through a little more than the rules take, never less: whatever cannot be told here
-// (fragments, headers that make no sense) is left to the relay, which counts it by its cause.
+// ring nor time of the relay. It lets through a little more than the rules take, never less: what cannot be told here
+// (fragments, UDP whose headers make no sense) is left to the relay, which counts it by its cause.
 //
-// `consume` runs at an ingress device behind the relay's tap: what a rule takes is counted and ends there, instead of going
-// on to the IP stack, which has no use for it. It takes a little less than the rules do, never more.
+// `consume` runs at an ingress device behind the relay's tap: what has the addresses and the port of a rule is counted and
+// ends there, instead of going on to the IP stack, which has no use for it. So does such a frame that the relay then drops,
+// because it is damaged or there is no room for it; fragments go on.
 //
 // Frames start with their Ethernet header. Built by ci/bpf. The other side of every map and constant is
 // src/sys/rule_programs.rs.
@@ -26,6 +27,9 @@
 #define IPV4_BYTES 20
 #define IPV6_BYTES 40
 #define UDP_DESTINATION 2
+// Version and length of a header without options, and of the longest one.
+#define IPV4_PLAIN 0x45
+#define IPV4_LONGEST 0x4f
 #define IPV4_FRAGMENT 0x3fff
 #define VLAN_ID 0x0fff
 
@@ -114,13 +118,15 @@ static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
         return NO_UDP;
     if (load_half(skb, ETHERNET_BYTES + 6) & IPV4_FRAGMENT)
         return UNCLEAR;
-    if ((load_byte(skb, ETHERNET_BYTES) & 0xf) * 4 == IPV4_BYTES) {
+    if (load_byte(skb, ETHERNET_BYTES) == IPV4_PLAIN) {
         if (skb->len < udp + UDP_DESTINATION + 2)
             return UNCLEAR;
         endpoint.port = load_half(skb, udp + UDP_DESTINATION);
     } else {
         __be16 port;
 
+        if (load_byte(skb, ETHERNET_BYTES) < IPV4_PLAIN || load_byte(skb, ETHERNET_BYTES) > IPV4_LONGEST)
+            return UNCLEAR;
         udp = ETHERNET_BYTES + (load_byte(skb, ETHERNET_BYTES) & 0xf) * 4;
         if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &port, sizeof(port)))
             return UNCLEAR;
@@ -165,7 +171,7 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
             return NO_UDP;
         if (bpf_skb_load_bytes(skb, at, extension, sizeof(extension)))
-            return NO_UDP;
+            return UNCLEAR;
         next = extension[0];
         at += (extension[1] + 1) * 8;
     }

@@ -69,7 +69,7 @@ pub struct Supervisor {
     /// [default: by the profile]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     busy_poll_us: Option<String>,
-    /// Microseconds that the recv path lets frames gather once it has relayed some, from 0 to 1000000
+    /// Microseconds that the recv path lets frames gather once it has relayed some, from 0 to 10000
     /// [default: by the profile]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     recv_coalesce_us: Option<String>,

@@ -34,7 +34,7 @@ fn fates(path: Path, arguments: &[&str], captured: u64) {
     damaged[45] ^= 4;
     let mut damaged_header = good(b"damaged header");
     damaged_header[22] ^= 4;
-    let sends: [(usize, Vec<u8>); 11] = [
+    let sends: [(usize, Vec<u8>); 12] = [
         (100, good(b"good")),
         (3, tagged(&good(b"priority"), 0xe000)),
         (7, first_fragment_v6(&frame("[ff15::1]:5000".parse().unwrap(), b"fragment"))),
@@ -44,7 +44,8 @@ fn fates(path: Path, arguments: &[&str], captured: u64) {
         (11, damaged_header),
         (4, frame(SocketAddr::from((GROUP, PORT + 1)), b"other port")),
         (8, frame("[ff15::1]:5000".parse().unwrap(), b"other family")),
-        // These two never reach the socket: the filter in the kernel takes UDP over IP without a VLAN only.
+        // These never reach the socket: the filter in the kernel takes UDP over IP without a VLAN, for this host.
+        (13, changed(good(b"other host"), |frame| frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 99]))),
         (6, tagged(&good(b"tagged"), 5)),
         (9, changed(good(b"tcp"), |frame| frame[23] = 6)),
     ];

@@ -26,8 +26,10 @@ use crate::worker::packet_ring::{Layout, Version};
 /// How many workers there can be: as many as a fanout group has sockets unless it is asked for more (`fanout_add`,
 /// `net/packet/af_packet.c`).
 const NUM_WORKERS: RangeInclusive<u64> = 1..=256;
-/// How long a worker can spin before it sleeps, or frames gather, in µs.
-const WAIT_US: RangeInclusive<u64> = 0..=1_000_000;
+/// How long a worker can spin before it sleeps, in µs.
+const BUSY_POLL_US: RangeInclusive<u64> = 0..=1_000_000;
+/// How long frames can gather, in µs: a socket's buffer holds 0.4 s of 100,000 small frames per second.
+const RECV_COALESCE_US: RangeInclusive<u64> = 0..=10_000;
 /// Why there is no consumption without the filter.
 const NEEDS_FILTER: &str = "cannot be without the rule filter, whose table it uses";
 /// The names that files and flags use for the ways to spread frames over workers.
@@ -268,10 +270,11 @@ impl Config {
             return Err(ConfigError::Value { place: "--consume".to_owned(), message });
         }
         if let Some(text) = &flags.busy_poll_us {
-            self.busy_poll = Duration::from_micros(number_within(WAIT_US, "--busy-poll-us", text)?);
+            self.busy_poll = Duration::from_micros(number_within(BUSY_POLL_US, "--busy-poll-us", text)?);
         }
         if let Some(text) = &flags.recv_coalesce_us {
-            self.recv_coalesce = Duration::from_micros(number_within(WAIT_US, "--recv-coalesce-us", text)?);
+            let micros = number_within(RECV_COALESCE_US, "--recv-coalesce-us", text)?;
+            self.recv_coalesce = Duration::from_micros(micros);
         }
         Ok(())
     }
@@ -326,9 +329,9 @@ impl Draft {
         let mut draft = Self::default();
         if let Some(relay) = root.section("relay") {
             draft.profile = relay.choice("profile", &Profile::CHOICES).unwrap_or_default();
-            let wait = |key| relay.integer(key, WAIT_US).map(Duration::from_micros);
-            draft.busy_poll = wait("busy-poll-us");
-            draft.recv_coalesce = wait("recv-coalesce-us");
+            let wait = |key, range| relay.integer(key, range).map(Duration::from_micros);
+            draft.busy_poll = wait("busy-poll-us", BUSY_POLL_US);
+            draft.recv_coalesce = wait("recv-coalesce-us", RECV_COALESCE_US);
             draft.config.read_relay(&relay);
             draft.ring = RingValues::read(&relay);
             draft.config.ring = draft.ring.check_file(&relay, draft.profile.ring_version());

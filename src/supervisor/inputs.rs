@@ -91,6 +91,14 @@ impl Input {
             .map_err(|error| SupervisorError::Consume { interface: interface.name.clone(), error })
     }
 
+    /// Leaves to the IP stack again what the rules take, before capture ends.
+    pub(super) fn end_consumption(&mut self) {
+        let Some(programs) = &mut self.programs else { return };
+        if let Err(error) = programs.end_consumption() {
+            tracing::warn!("consume on {}: {error}; it ends with the relay", self.interface.name);
+        }
+    }
+
     /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
     /// anew with every call, so the last one must not be more than an hour ago.
     pub(super) fn stats<'a>(&mut self, counters: impl Iterator<Item = &'a InputCounters>) -> InputStats {

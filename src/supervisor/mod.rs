@@ -169,6 +169,7 @@ impl Interfaces {
 struct Relay<'a> {
     rules: &'a [Rule],
     inputs: Vec<Input>,
+    consumes: bool,
     path: &'static str,
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
@@ -184,6 +185,8 @@ pub fn run(config: &Config, format: Format) -> Result<(), SupervisorError> {
     if let Err(error) = rlimit::raise_open_files() {
         tracing::warn!("raise the limit on open descriptors: {error}");
     }
+    // What it is for says what to do without.
+    let _ = rlimit::raise_locked_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(setup("start the runtime"))?;
     let _guard = runtime.enter();
@@ -241,7 +244,15 @@ impl<'a> Relay<'a> {
             names.join(", "),
             counted(config.num_workers, "worker")
         );
-        Ok(Self { rules, inputs, path, counters, workers, _memberships: memberships })
+        Ok(Self {
+            rules,
+            inputs,
+            consumes: config.consume,
+            path,
+            counters,
+            workers,
+            _memberships: memberships,
+        })
     }
 
     /// Until a signal asks to stop, or the worker ends by itself.
@@ -250,8 +261,8 @@ impl<'a> Relay<'a> {
         let mut last = Stats::default();
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return self.workers.stop().await,
-                _ = signals.interrupt.recv() => return self.workers.stop().await,
+                _ = signals.terminate.recv() => return self.stop().await,
+                _ = signals.interrupt.recv() => return self.stop().await,
                 result = self.workers.ended() => return result,
                 _ = signals.report.recv() => self.report(format),
                 _ = watch.tick() => {
@@ -263,6 +274,13 @@ impl<'a> Relay<'a> {
                 }
             }
         }
+    }
+
+    async fn stop(&mut self) -> Result<(), SupervisorError> {
+        if self.consumes {
+            self.inputs.iter_mut().for_each(Input::end_consumption);
+        }
+        self.workers.stop().await
     }
 
     fn report(&mut self, format: Format) {

@@ -1,6 +1,7 @@
 //! The workers: threads of their own, each pinned to a CPU.
 
 use std::io::{self, PipeReader, PipeWriter};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -31,6 +32,8 @@ pub(super) struct Workers {
     stop: Option<PipeWriter>,
     results: UnboundedReceiver<Result<(), SupervisorError>>,
     running: usize,
+    /// The first error of one that has ended.
+    outcome: Result<(), SupervisorError>,
 }
 
 impl Workers {
@@ -40,7 +43,7 @@ impl Workers {
         let cpus = cpus_for(tasks.len());
         let (stop_signal, stop) = io::pipe().map_err(failed)?;
         let (ended, results) = unbounded_channel();
-        let mut workers = Self { stop: Some(stop), results, running: 0 };
+        let mut workers = Self { stop: Some(stop), results, running: 0, outcome: Ok(()) };
         for (number, task) in tasks.into_iter().enumerate() {
             let thread = WorkerThread {
                 task,
@@ -66,27 +69,29 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Waits until a worker ends by itself, lets the others drain, and says why it did.
+    /// Waits until a worker ends by itself, lets the others drain, and says why it did. Who gives up waiting can wait again.
     pub(super) async fn ended(&mut self) -> Result<(), SupervisorError> {
-        let first = self.next_result().await;
-        let others = self.stop().await;
-        first.and(others)
+        if self.stop.is_some() {
+            self.one_ended().await;
+        }
+        self.stop().await
     }
 
     /// Tells the workers to stop and waits until they have drained.
     pub(super) async fn stop(&mut self) -> Result<(), SupervisorError> {
         self.stop = None;
-        let mut result = Ok(());
         while self.running > 0 {
-            result = result.and(self.next_result().await);
+            self.one_ended().await;
         }
-        result
+        mem::replace(&mut self.outcome, Ok(()))
     }
 
-    async fn next_result(&mut self) -> Result<(), SupervisorError> {
-        let result = self.results.recv().await;
+    async fn one_ended(&mut self) {
+        let result = self.results.recv().await.unwrap_or(Err(SupervisorError::WorkerPanicked));
         self.running = self.running.saturating_sub(1);
-        result.unwrap_or(Err(SupervisorError::WorkerPanicked))
+        if self.outcome.is_ok() {
+            self.outcome = result;
+        }
     }
 }
 

@@ -191,14 +191,23 @@ pub fn is_checksum_verified(vnet_header: &[u8]) -> bool {
     vnet_header.first().is_some_and(|flags| flags & NEEDS_CSUM_OR_DATA_VALID != 0)
 }
 
+/// Datagrams of one size in one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Train {
+    /// Payload bytes of each; the last may have less.
+    pub datagram_len: NonZeroU16,
+    /// Where in the frame their UDP header is, if the kernel says so: inside of a tunnel that is not the first one.
+    pub udp_at: Option<u16>,
+}
+
 /// What a `virtio_net_hdr` says of the datagrams in the frame behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coalescing {
     /// There is one.
     Single,
-    /// A train of datagrams with so many payload bytes each, of which the last may have less: what a sender has handed
-    /// over with `UDP_SEGMENT` (udp(7)), or generic receive offload has put together.
-    Train(NonZeroU16),
+    /// A train of datagrams: what a sender has handed over with `UDP_SEGMENT` (udp(7)), or generic receive offload has put
+    /// together.
+    Train(Train),
     /// A train of another protocol.
     Foreign,
 }
@@ -208,11 +217,18 @@ impl Coalescing {
     pub fn read(vnet_header: &[u8]) -> Self {
         const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
         const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
-        // Flags, type, length of the headers, size of a segment in host order.
-        let &[_, gso_type, _, _, size0, size1, ..] = vnet_header else { return Self::Single };
+        const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+        // Flags, type, and in host order the length of the headers, the size of a segment, where its checksum begins.
+        let &[flags, gso_type, _, _, size0, size1, start0, start1, ..] = vnet_header else {
+            return Self::Single;
+        };
         match (gso_type, NonZeroU16::new(u16::from_ne_bytes([size0, size1]))) {
             (VIRTIO_NET_HDR_GSO_NONE, _) => Self::Single,
-            (VIRTIO_NET_HDR_GSO_UDP_L4, Some(size)) => Self::Train(size),
+            (VIRTIO_NET_HDR_GSO_UDP_L4, Some(datagram_len)) => Self::Train(Train {
+                datagram_len,
+                udp_at: (flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0)
+                    .then_some(u16::from_ne_bytes([start0, start1])),
+            }),
             _ => Self::Foreign,
         }
     }

@@ -1,4 +1,4 @@
-//! The limit on open descriptors.
+//! Limits on what the process may have.
 
 use std::io;
 
@@ -16,4 +16,15 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// Lifts the limit on locked memory: before Linux 5.11 it counts the tables of BPF programs, and is usually 64 KiB. Needs
+/// `CAP_SYS_RESOURCE`.
+pub fn raise_locked_memory() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to an initialised `rlimit` that the kernel only reads.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

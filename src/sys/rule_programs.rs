@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{HashMap, PerCpuArray};
-use aya::programs::{Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::sockopt;
@@ -108,13 +109,21 @@ impl RulePrograms {
     pub fn consume(&mut self, interface: &str) -> Result<(), RuleProgramError> {
         let program: &mut SchedClassifier = program_mut(&mut self.0, CONSUME)?;
         program.load().map_err(failed("load a program"))?;
+        // Without a choice aya would fall back to a filter of the device, which stays when the process is gone.
+        let by_link = TcAttachOptions::TcxOrder(LinkOrder::default());
         program
-            .attach(interface, TcAttachType::Ingress)
+            .attach_with_options(interface, TcAttachType::Ingress, by_link)
             .map_err(failed("attach a program to the ingress"))?;
         Ok(())
     }
 
-    /// How many UDP datagrams the filter has kept from its sockets so far because no rule takes them.
+    /// Gives the IP stack again what the rules take.
+    pub fn end_consumption(&mut self) -> Result<(), RuleProgramError> {
+        let program: &mut SchedClassifier = program_mut(&mut self.0, CONSUME)?;
+        program.unload().map_err(failed("detach a program from the ingress"))
+    }
+
+    /// How many frames with UDP the filter has kept from its sockets so far because no rule takes them.
     pub fn foreign(&self) -> Result<u64, RuleProgramError> {
         self.count(FOREIGN)
     }
@@ -272,6 +281,9 @@ mod tests {
             (true, ipv6(2, 5001, &[(60, 0); 5], 17), "more extension headers than are looked at"),
             (true, ipv4(9, 2, 5001, 0, |packet| packet[0] = 0x4f), "a header longer than the frame"),
             (true, cut(36), "no UDP header"),
+            (true, ipv4(9, 2, 5001, 0, |packet| packet[0] = 0x44), "a header too short"),
+            (true, ipv4(9, 2, 5001, 0, |packet| packet[0] = 0x65), "another version"),
+            (true, ipv6(2, 5001, &[(60, 0)], 17)[..54].to_vec(), "no extension header"),
             (false, cut(30), "no IP header"),
             (false, vec![0; 13], "no Ethernet header"),
             (false, ipv4(9, 1, 5000, 0, |packet| packet[9] = 6), "TCP"),

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
 
 use super::sockopt;
 
@@ -51,6 +51,13 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
     let obtained = socket.send_buffer_size()? / 2;
     Ok((socket.into(), obtained))
+}
+
+/// Whether `socket` is connected to a group. Errors that hosts on the way report (ICMP) never concern datagrams to one
+/// (RFC 1122 section 3.2.2), so none meets a send through it.
+pub fn sends_to_group(socket: BorrowedFd<'_>) -> bool {
+    let peer = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
+    peer.is_some_and(|peer| peer.ip().is_multicast())
 }
 
 fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {

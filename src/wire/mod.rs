@@ -111,6 +111,11 @@ impl<'a> Datagram<'a> {
         }
     }
 
+    /// Where in `frame`, from which it was parsed, the UDP header is.
+    pub fn udp_offset(&self, frame: &[u8]) -> usize {
+        self.segment.as_ptr().addr().wrapping_sub(frame.as_ptr().addr())
+    }
+
     /// Whether the UDP checksum is right, or absent where that is allowed: over IPv4 only (RFC 768, RFC 8200 section
     /// 8.1). A frame that this host has sent may carry one that is not filled in yet.
     pub fn has_valid_checksum(&self) -> bool {

@@ -3,6 +3,7 @@
 use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
 use crate::stats::Cause;
+use crate::sys::packet_socket::Train;
 use crate::wire::{self, Datagram};
 
 /// The part of a VLAN tag that names the VLAN; 0 carries a priority only and counts as untagged (IEEE 802.1Q).
@@ -51,7 +52,14 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         return Err(Cause::BadChecksum);
     }
     let payload = datagram.payload;
-    let datagram_len = frame.segment_len.map_or(payload.len(), |len| usize::from(len.get()));
+    let datagram_len = match frame.train {
+        None => payload.len(),
+        // A train inside of a tunnel: the datagram around it is not what is to be split.
+        Some(Train { udp_at: Some(at), .. }) if usize::from(at) != datagram.udp_offset(frame.bytes) => {
+            return Err(Cause::Coalesced);
+        }
+        Some(train) => train.datagram_len.get().into(),
+    };
     Ok(Taken { rule, payload, datagram_len })
 }
 
@@ -136,8 +144,13 @@ mod tests {
 
     /// The payloads that come out of `payload` behind a `virtio_net_hdr` with this type and size of segments.
     fn split(gso_type: u8, gso_size: u16, payload: &[u8]) -> Result<Vec<Vec<u8>>, Cause> {
-        let [low, high] = gso_size.to_ne_bytes();
-        let vnet_header = [0, gso_type, 0, 0, low, high, 0, 0, 0, 0];
+        split_at(14 + 20, gso_type, gso_size, payload)
+    }
+
+    /// The same with the UDP header at `udp_at`.
+    fn split_at(udp_at: u16, gso_type: u8, gso_size: u16, payload: &[u8]) -> Result<Vec<Vec<u8>>, Cause> {
+        let ([low, high], [at_low, at_high]) = (gso_size.to_ne_bytes(), udp_at.to_ne_bytes());
+        let vnet_header = [1, gso_type, 0, 0, low, high, at_low, at_high, 6, 0];
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
         let bytes = datagram(&[], payload);
         let frame = Frame::new(InputIndex(0), &vnet_header, &bytes, false);
@@ -161,6 +174,7 @@ mod tests {
     fn a_train_that_cannot_be_split_is_dropped_by_name() {
         assert_eq!(split(5, 0, b"hello"), Err(Cause::Coalesced), "no size");
         assert_eq!(split(1, 2, b"hello"), Err(Cause::Coalesced), "TCP");
+        assert_eq!(split_at(84, 5, 2, b"hello"), Err(Cause::Coalesced), "in a tunnel");
         let bytes = datagram(&[], b"hello");
         let train = [0, 5, 0, 0, 2, 0, 0, 0, 0, 0];
         assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, true)), Err(Cause::Truncated));

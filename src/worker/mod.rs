@@ -18,7 +18,7 @@ use egress::Egress;
 use mmap::Mmap;
 use packet_ring::{BlockRing, SlotRing};
 pub use receiver::ReceiveError;
-use recv::Recv;
+use recv::{Mode, Recv};
 use unified_loop::{Surroundings, UnifiedLoop};
 
 use crate::rules::RuleTable;
@@ -113,12 +113,13 @@ pub fn run(
             UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
         }
         Inputs::Recv { sockets, coalesce } => {
-            let receiver = Recv::new(&mut ring, sockets, Some(coalesce)).map_err(WorkerError::Buffers)?;
+            let mode = Mode::Multishot { coalesce };
+            let receiver = Recv::new(&mut ring, sockets, mode).map_err(WorkerError::Buffers)?;
             ready();
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }
         Inputs::RecvSingleShot(sockets) => {
-            let receiver = Recv::new(&mut ring, sockets, None).map_err(WorkerError::Buffers)?;
+            let receiver = Recv::new(&mut ring, sockets, Mode::SingleShot).map_err(WorkerError::Buffers)?;
             ready();
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }

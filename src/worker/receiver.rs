@@ -1,11 +1,10 @@
 //! What every receive path offers the loop. Nothing but a receiver knows which path runs.
 
 use std::io;
-use std::num::NonZeroU16;
 
 use crate::rules::InputIndex;
 use crate::stats::Cause;
-use crate::sys::packet_socket::{self, Coalescing};
+use crate::sys::packet_socket::{self, Coalescing, Train};
 use crate::sys::uring::{Completion, Uring, Wait};
 
 /// A frame, borrowed from the batch that lends it.
@@ -20,8 +19,8 @@ pub(super) struct Frame<'a> {
     /// Whether the transport checksum needs no check: the device has checked it, or it is of this host's making and
     /// not filled in yet.
     pub checksum_verified: bool,
-    /// Payload bytes of each datagram in it except the last one, where it is a train of several.
-    pub segment_len: Option<NonZeroU16>,
+    /// How to split it, where it is a train of datagrams.
+    pub train: Option<Train>,
     /// Why it cannot be relayed, whatever is in it.
     pub defect: Option<Cause>,
 }
@@ -29,19 +28,19 @@ pub(super) struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A frame with the `virtio_net_hdr` that came before it; `truncated` says whether its end is missing.
     pub(super) fn new(input: InputIndex, vnet_header: &[u8], bytes: &'a [u8], truncated: bool) -> Self {
-        let (segment_len, defect) = match Coalescing::read(vnet_header) {
+        let (train, defect) = match Coalescing::read(vnet_header) {
             _ if truncated => (None, Some(Cause::Truncated)),
             Coalescing::Single => (None, None),
-            Coalescing::Train(segment_len) => (Some(segment_len), None),
+            Coalescing::Train(train) => (Some(train), None),
             Coalescing::Foreign => (None, Some(Cause::Coalesced)),
         };
         let checksum_verified = packet_socket::is_checksum_verified(vnet_header);
-        Self { input, bytes, vlan_tag: None, checksum_verified, segment_len, defect }
+        Self { input, bytes, vlan_tag: None, checksum_verified, train, defect }
     }
 
     /// A frame of which nothing is there.
     pub(super) fn empty(input: InputIndex) -> Self {
-        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, segment_len: None, defect: None }
+        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, train: None, defect: None }
     }
 }
 

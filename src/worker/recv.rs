@@ -29,7 +29,7 @@ const BUFFER_LEN: usize = VNET_HEADER_LEN + ethernet::HEADER_LEN + 2 * ethernet:
 
 /// How receives are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     /// Multishot into provided buffers; frames may gather so long.
     Multishot { coalesce: Duration },
     /// One operation for each frame.
@@ -62,19 +62,13 @@ struct Arrived {
 }
 
 impl Recv {
-    /// A receiver over `inputs`: by multishot operations that let frames gather for the time given, if a time is given and
-    /// the kernel can, else by single ones.
-    pub(super) fn new(
-        ring: &mut Uring,
-        inputs: Vec<Input<OwnedFd>>,
-        multishot: Option<Duration>,
-    ) -> io::Result<Self> {
-        let mode = match multishot.filter(|_| ring.has_multishot_receive()) {
-            Some(coalesce) => Mode::Multishot { coalesce },
-            None => Mode::SingleShot,
-        };
+    /// A receiver over `inputs` as `mode` says, or by single operations where the kernel has no others.
+    pub(super) fn new(ring: &mut Uring, inputs: Vec<Input<OwnedFd>>, mode: Mode) -> io::Result<Self> {
+        let mode = if ring.has_multishot_receive() { mode } else { Mode::SingleShot };
         if mode == Mode::SingleShot {
-            tracing::warn!("receiving one frame per operation: multishot needs Linux 6.0");
+            tracing::warn!(
+                "receiving one frame per operation, none of which gather: multishot needs Linux 6.0"
+            );
         }
         // Every input needs a buffer of its own, or idle ones could keep a busy one waiting.
         let count = BUFFERS.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
@@ -189,5 +183,29 @@ impl Drop for RecvBatch<'_> {
         let Recv { arrived, released, has_lent, .. } = &mut *self.0;
         *has_lent = true;
         released.extend(arrived.drain(..).map(|arrived| arrived.filled));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn frames_gather_only_behind_a_batch() {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        let mut ring = Uring::new(1_024).unwrap();
+        let time = Duration::from_millis(3);
+        let inputs = vec![Input { name: "x".to_owned(), source: receiver.into() }];
+        let mut recv = Recv::new(&mut ring, inputs, Mode::Multishot { coalesce: time }).unwrap();
+        assert_eq!(recv.sleep(), Wait::First, "the first frame is taken at once");
+        recv.arm(&mut ring, true).unwrap();
+        sender.send(&[0; VNET_HEADER_LEN + 60]).unwrap();
+        ring.wait(Wait::First).unwrap();
+        recv.complete(ring.next_completion().unwrap()).unwrap();
+        drop(recv.lend().unwrap());
+        assert_eq!(recv.sleep(), Wait::Coalesced { count: BUFFERS, time });
+        assert_eq!(recv.sleep(), Wait::First, "nothing came meanwhile");
     }
 }

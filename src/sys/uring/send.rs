@@ -114,6 +114,7 @@ impl Uring {
             }
         }
         self.poisoned = false;
+        self.is_current = true;
         Ok(())
     }
 }

@@ -1,13 +1,15 @@
 //! Egress: copies of a batch's payloads leave through connected UDP sockets, still borrowed from the batch.
 //!
 //! Copies to one output that follow each other and are of one size, and a shorter one behind them, leave as a train: one
-//! send, which the kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in which its copies came.
+//! send, which the kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in
+//! which its copies came: while a train may still be refused, what is behind it waits.
 
 mod segmentation;
 mod train;
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -16,7 +18,8 @@ use self::segmentation::Segmentation;
 use self::train::{Origin, Trains};
 use crate::rules::RuleIndex;
 use crate::stats::Counters;
-use crate::sys::uring::Uring;
+use crate::sys::udp_socket;
+use crate::sys::uring::{Send, Uring};
 
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
 const COPIES: usize = 1_024;
@@ -36,6 +39,8 @@ struct Output {
     name: String,
     /// A connected UDP socket, which all workers share: a descriptor each would be too many where outputs are.
     socket: Arc<OwnedFd>,
+    /// Whether an answer to an earlier datagram (ICMP) may be in the way of a later one.
+    is_answered: bool,
     segmentation: Segmentation,
     /// Copies that wait for it.
     queue: Option<Queue>,
@@ -70,8 +75,13 @@ impl Egress {
     /// Adds an output that sends through `socket`, a connected UDP socket, and returns its place. Its `name` is for
     /// messages. Without `segment` each datagram is sent by itself.
     pub fn add_output(&mut self, name: String, socket: OwnedFd, segment: bool) -> u32 {
-        let socket = Arc::new(socket);
-        self.outputs.push(Output { name, socket, segmentation: Segmentation::new(segment), queue: None });
+        self.outputs.push(Output {
+            name,
+            is_answered: !udp_socket::sends_to_group(socket.as_fd()),
+            socket: Arc::new(socket),
+            segmentation: Segmentation::new(segment),
+            queue: None,
+        });
         self.outputs.len() as u32 - 1
     }
 
@@ -87,12 +97,18 @@ impl Egress {
 }
 
 impl Output {
+    /// What the kernel is told of `copies` that leave together: of `size` bytes each, but for the last one.
+    fn send_of<'a>(&'a self, copies: &'a [IoSlice<'a>], size: usize) -> Send<'a> {
+        let segment_size = if copies.len() > 1 { NonZeroU16::new(size as u16) } else { None };
+        Send { socket: self.socket.as_fd(), payloads: copies, segment_size }
+    }
+
     /// Says that trains of datagrams of `size` bytes are refused.
     fn warn(&self, size: usize, errno: i32) {
         let (name, error) = (&self.name, io::Error::from_raw_os_error(errno));
         tracing::warn!(
-            "{name}: cannot send datagrams of {size} bytes as trains: {error}; sending such one by one, which takes \
-             more CPU time and loses nothing"
+            "{name}: cannot send datagrams of {size} bytes as trains: {error}; sending what is refused so one by one, \
+             which takes more CPU time and loses nothing"
         );
     }
 }

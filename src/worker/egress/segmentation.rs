@@ -17,12 +17,14 @@ pub(super) struct Segmentation {
     proven: usize,
     /// Larger ones do not.
     limit: usize,
+    /// Whether any was refused.
+    has_failed: bool,
 }
 
 impl Segmentation {
     /// Nothing is known yet, or `enabled` forbids all trains.
     pub(super) fn new(enabled: bool) -> Self {
-        Self { proven: 0, limit: if enabled { MAX_BYTES } else { 0 } }
+        Self { proven: 0, limit: if enabled { MAX_BYTES } else { 0 }, has_failed: false }
     }
 
     /// Whether a train of `count` datagrams of `size` bytes can take another one of `next` bytes. A shorter one can only
@@ -44,19 +46,18 @@ impl Segmentation {
         self.proven = self.proven.max(size);
     }
 
-    /// A train of datagrams of this size was refused. Returns whether that changes what will be tried.
+    /// A train of datagrams of this size was refused for being one. Returns whether it is the first.
     pub(super) fn failed(&mut self, size: usize, errno: i32) -> bool {
-        let limit = match errno {
-            libc::EIO => 0,
-            libc::EMSGSIZE | libc::EINVAL => size.saturating_sub(1),
-            // Nothing that segmentation has to do with, such as an error that an earlier datagram has left behind.
-            _ => return false,
-        };
-        let news = limit < self.limit;
+        let limit = if errno == libc::EIO { 0 } else { size.saturating_sub(1) };
         self.limit = self.limit.min(limit);
         self.proven = self.proven.min(limit);
-        news
+        !std::mem::replace(&mut self.has_failed, true)
     }
+}
+
+/// Whether datagrams that were refused so in a train may leave one by one.
+pub(super) fn is_for_being_a_train(errno: i32) -> bool {
+    matches!(errno, libc::EIO | libc::EMSGSIZE | libc::EINVAL)
 }
 
 /// Whether a train that failed so would fail again at once, one datagram at a time: there is no room for any.
@@ -90,10 +91,10 @@ mod tests {
         assert!(!segmentation.is_proven(1));
         segmentation.succeeded(1_400);
         assert!(segmentation.is_proven(100) && !segmentation.is_proven(1_401));
-        for errno in [libc::EMSGSIZE, libc::EINVAL] {
-            assert!(segmentation.failed(1_200, errno) == (errno == libc::EMSGSIZE), "news once");
-            assert!(!segmentation.takes(1_200, 1, 1_200) && segmentation.takes(1_199, 1, 1_199));
-            assert!(segmentation.is_proven(1_199) && !segmentation.is_proven(1_200));
+        for (size, errno) in [(1_300, libc::EMSGSIZE), (1_200, libc::EINVAL)] {
+            assert_eq!(segmentation.failed(size, errno), size == 1_300, "the first");
+            assert!(!segmentation.takes(size, 1, size) && segmentation.takes(size - 1, 1, size - 1));
+            assert!(segmentation.is_proven(size - 1) && !segmentation.is_proven(size));
         }
     }
 
@@ -106,11 +107,9 @@ mod tests {
 
     #[test]
     fn other_failures_say_nothing_of_segmentation() {
-        let mut segmentation = Segmentation::new(true);
         for errno in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::EAGAIN, libc::ENOBUFS, libc::ENETDOWN] {
-            assert!(!segmentation.failed(100, errno));
+            assert!(!is_for_being_a_train(errno));
         }
-        assert_eq!(segmentation, Segmentation::new(true));
         assert!(is_for_want_of_room(libc::EAGAIN) && is_for_want_of_room(libc::ENOBUFS));
         assert!(!is_for_want_of_room(libc::ECONNREFUSED) && !is_for_want_of_room(libc::EMSGSIZE));
     }

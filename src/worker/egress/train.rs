@@ -1,16 +1,14 @@
 //! Trains of copies on their way into the kernel, and what becomes of them.
 
 use std::io::{self, IoSlice};
-use std::num::NonZeroU16;
 use std::ops::Range;
-use std::os::fd::AsFd;
 
 use arrayvec::ArrayVec;
 
-use super::segmentation::{MAX_SEGMENTS, is_for_want_of_room};
+use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
 use super::{COPIES, Output};
 use crate::stats::{Counters, OutputCounters, SendFailure};
-use crate::sys::uring::{SEND_BATCH, Send, Uring};
+use crate::sys::uring::{SEND_BATCH, Uring};
 
 /// Which counters a copy belongs to.
 #[derive(Clone, Copy)]
@@ -29,6 +27,8 @@ struct Train {
     size: usize,
     /// Places of the copies.
     copies: Range<usize>,
+    /// Why it has not left, when it was tried.
+    errno: Option<i32>,
 }
 
 impl Train {
@@ -71,7 +71,7 @@ impl<'a, 'b> Trains<'a, 'b> {
                 self.send(ring)?;
             }
             let first = self.payloads.len();
-            self.formed.push(Train { output, size: payload.len(), copies: first..first + 1 });
+            self.formed.push(Train { output, size: payload.len(), copies: first..first + 1, errno: None });
         }
         self.payloads.push(IoSlice::new(payload));
         self.origins.push(origin);
@@ -88,17 +88,19 @@ impl<'a, 'b> Trains<'a, 'b> {
         extends
     }
 
-    /// Whether the last train may be refused: its copies then leave one by one, and what comes after it to the same
-    /// output has to wait for that.
+    /// Whether the last train may be refused: its copies then leave later, and what comes after it to the same output has to
+    /// wait for that.
     fn last_is_a_trial(&self, output: usize) -> bool {
         let (Some(last), Some(to)) = (self.formed.last(), self.outputs.get(output)) else { return false };
-        last.output == output && !last.is_single() && !to.segmentation.is_proven(last.size)
+        let is_trial = || to.is_answered || !to.segmentation.is_proven(last.size);
+        last.output == output && !last.is_single() && is_trial()
     }
 
-    /// Sends what is loaded and counts what becomes of each copy. A train that fails never holds up another.
+    /// Sends what is loaded and counts what becomes of each copy. A train that fails never holds up another output's.
     pub(super) fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
-        for (place, errno) in self.hand_over(ring)? {
-            self.settle(ring, place, errno)?;
+        self.hand_over(ring)?;
+        for place in 0..self.formed.len() {
+            self.settle(ring, place)?;
         }
         self.formed.clear();
         self.payloads.clear();
@@ -106,36 +108,34 @@ impl<'a, 'b> Trains<'a, 'b> {
         Ok(())
     }
 
-    /// Gives the kernel all trains at once; returns the place of each, and its errno if it has not left.
-    fn hand_over(&self, ring: &mut Uring) -> io::Result<ArrayVec<(usize, Option<i32>), SEND_BATCH>> {
+    /// Gives the kernel all trains at once.
+    fn hand_over(&mut self, ring: &mut Uring) -> io::Result<()> {
+        let Self { outputs, payloads, formed, .. } = self;
         let mut sends = ArrayVec::<_, SEND_BATCH>::new();
-        for train in &self.formed {
-            let segment_size = if train.is_single() { 0 } else { train.size as u16 };
-            sends.push(self.send_of(train.output, &train.copies, segment_size));
+        for train in &*formed {
+            sends.push(outputs[train.output].send_of(&payloads[train.copies.clone()], train.size));
         }
-        let mut results = ArrayVec::new();
-        ring.send_all(&sends, |place, result| results.push((place, result.err())))?;
-        Ok(results)
+        ring.send_all(&sends, |place, result| formed[place].errno = result.err())
     }
 
-    /// What the kernel is told of `copies` that leave together; a `segment_size` of 0 is for one datagram.
-    fn send_of(&self, output: usize, copies: &Range<usize>, segment_size: u16) -> Send<'_> {
-        let segment_size = NonZeroU16::new(segment_size);
-        let socket = self.outputs[output].socket.as_fd();
-        Send { socket, payloads: &self.payloads[copies.clone()], segment_size }
-    }
-
-    /// Counts a train that has left or failed with `errno`.
-    fn settle(&mut self, ring: &mut Uring, place: usize, errno: Option<i32>) -> io::Result<()> {
-        let train = self.formed[place].clone();
+    /// Counts a train that was handed over. One that was refused, though not for want of room, is sent again: it may have
+    /// met the error of an earlier datagram, which the kernel tells once, at the next send (`sock_error`,
+    /// `include/net/sock.h`).
+    fn settle(&mut self, ring: &mut Uring, place: usize) -> io::Result<()> {
+        let mut train = self.formed[place].clone();
+        if train.is_single() {
+            self.count(train.copies.start, train.errno);
+            return Ok(());
+        }
+        if train.errno.is_some_and(|errno| !is_for_want_of_room(errno)) {
+            let copies = &self.payloads[train.copies.clone()];
+            let again = self.outputs[train.output].send_of(copies, train.size);
+            ring.send_all(&[again], |_, result| train.errno = result.err())?;
+        }
         let output = &mut self.outputs[train.output];
-        match errno {
-            None => {
-                if !train.is_single() {
-                    output.segmentation.succeeded(train.size);
-                }
-            }
-            Some(errno) if !train.is_single() && !is_for_want_of_room(errno) => {
+        match train.errno {
+            None => output.segmentation.succeeded(train.size),
+            Some(errno) if is_for_being_a_train(errno) => {
                 if output.segmentation.failed(train.size, errno) {
                     output.warn(train.size, errno);
                 }
@@ -143,16 +143,15 @@ impl<'a, 'b> Trains<'a, 'b> {
             }
             Some(_) => {}
         }
-        for at in train.copies {
-            self.count(at, errno);
-        }
+        train.copies.for_each(|at| self.count(at, train.errno));
         Ok(())
     }
 
     fn send_one_by_one(&self, ring: &mut Uring, train: &Train) -> io::Result<()> {
+        let output = &self.outputs[train.output];
         let mut sends = ArrayVec::<_, MAX_SEGMENTS>::new();
-        for at in train.copies.clone() {
-            sends.push(self.send_of(train.output, &(at..at + 1), 0));
+        for payload in self.payloads[train.copies.clone()].chunks(1) {
+            sends.push(output.send_of(payload, train.size));
         }
         ring.send_all(&sends, |place, result| self.count(train.copies.start + place, result.err()))
     }

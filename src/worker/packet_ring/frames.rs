@@ -35,6 +35,8 @@ pub(super) const OVERHEAD: usize = 192;
 /// How far ahead of a frame the processor is told to fetch what comes: the kernel has written it on another processor,
 /// whose cache still has it.
 const AHEAD: usize = 1_024;
+/// How many bytes of it.
+const PREFETCHED: usize = 2_048;
 
 /// A frame as it lies in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +99,8 @@ impl<'a> Iterator for BlockFrames<'a> {
             // nowhere.
             let ahead = self.at.saturating_add(AHEAD);
             self.at = if step < FRAME_HEADER_V3 { usize::MAX } else { self.at.saturating_add(step) };
-            if let Some(bytes) = self.block.get(ahead..ahead.saturating_add(step)) {
+            // Of a train only the headers are read.
+            if let Some(bytes) = self.block.get(ahead..ahead.saturating_add(step.min(PREFETCHED))) {
                 prefetch(bytes);
             }
             // The kernel marks a frame when it has written it. One that it announces and then cannot describe in a
