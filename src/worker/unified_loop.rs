@@ -92,14 +92,10 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 
     /// One turn. With `sleep` it waits until there is something to do.
     fn turn(&mut self, sleep: bool) -> Result<Turn, WorkerError> {
-        let ready = self.receiver.is_ready();
-        let sleep = sleep && !ready;
+        let sleep = sleep && !self.receiver.is_ready();
         self.receiver.arm(&mut self.ring, sleep).map_err(WorkerError::ring)?;
         let wait = if sleep { self.receiver.sleep() } else { Wait::Not };
-        // With something to lend, what the last turn's sends have collected is new enough.
-        if !(ready && self.ring.take_current()) {
-            self.ring.wait(wait).map_err(WorkerError::ring)?;
-        }
+        self.ring.wait(wait).map_err(WorkerError::ring)?;
         let stop = self.complete();
         // Whatever failed, all that has arrived is relayed.
         let busy = self.relay().map_err(WorkerError::ring)?;

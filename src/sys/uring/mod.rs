@@ -9,7 +9,6 @@ mod token;
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -66,8 +65,6 @@ pub struct Uring {
     messages: Messages,
     /// Completions that came while the results of sends were awaited.
     deferred: VecDeque<Completion>,
-    /// Whether sends have run completion work since the last wait.
-    is_current: bool,
     /// Set when an entry with a borrowed payload may still stand in the submission queue: nothing may be submitted
     /// any more.
     poisoned: bool,
@@ -95,7 +92,6 @@ impl Uring {
             pool: None,
             messages: Messages::new(),
             deferred,
-            is_current: false,
             poisoned: false,
             _not_send: PhantomData,
         })
@@ -170,15 +166,9 @@ impl Uring {
         pushed.map(|()| true)
     }
 
-    /// Whether sends have collected all completions since the last wait, and since the last call.
-    pub fn take_current(&mut self) -> bool {
-        mem::take(&mut self.is_current)
-    }
-
     /// Submits what is queued and waits for completions.
     pub fn wait(&mut self, wait: Wait) -> io::Result<()> {
         self.check()?;
-        self.is_current = false;
         if wait == Wait::Not {
             // A no-operation completes at once: the kernel runs its completion work and returns.
             // SAFETY: the operation reads and writes no memory of the process.

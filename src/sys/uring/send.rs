@@ -114,7 +114,6 @@ impl Uring {
             }
         }
         self.poisoned = false;
-        self.is_current = true;
         Ok(())
     }
 }
