@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Environment, Latency, Measured, Results, SCHEMA, ScenarioSummary, Trial};
+use super::{Environment, Latency, Measured, Results, RunKind, SCHEMA, ScenarioSummary, Trial};
 use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::memory::Memory;
@@ -73,6 +73,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
 pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
     Results {
         schema: SCHEMA,
+        kind: RunKind::Run,
         scenario: ScenarioSummary { name: "x".into(), file: "x.toml".into(), content: toml::Table::new() },
         environment: Environment::here(Path::new("/bin/relay")),
         verdict: verdict.into(),

@@ -4,6 +4,7 @@
 pub(crate) mod fixtures;
 mod folder;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -35,6 +36,8 @@ pub const SCHEMA: &str = "multicast-relay-lab/1";
 pub struct Results {
     /// [`SCHEMA`].
     pub schema: &'static str,
+    /// What found it out.
+    pub kind: RunKind,
     /// What was run.
     pub scenario: ScenarioSummary,
     /// Where it was run.
@@ -63,6 +66,25 @@ pub struct Results {
     /// What the reader should know besides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+/// What the trials were held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunKind {
+    /// To see whether each is as expected.
+    Run,
+    /// To find highest rates without loss: that some fail is what they are there for.
+    Search,
+}
+
+impl fmt::Display for RunKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Run => "run",
+            Self::Search => "search",
+        })
+    }
 }
 
 /// The verdict on a run.
@@ -319,6 +341,7 @@ mod tests {
     fn what_was_not_measured_is_absent_and_not_zero() {
         let json = serde_json::to_value(results()).unwrap();
         assert_eq!((json["schema"].as_str(), json["verdict"].as_str()), (Some(SCHEMA), Some("fail")));
+        assert_eq!(json["kind"], "run");
         assert_eq!(json["trials"][0]["cast"], "multicast-to-multicast");
         assert_eq!(json["trials"][0]["sink_kind"], "packet");
         assert!(json["trials"][0].get("lost").is_none());

@@ -1,6 +1,7 @@
 //! What a search found: the highest rate without loss of each subject, and those rates against each other.
 
-use super::record::{Found, FoundRatio, Record};
+use super::found::{Found, FoundRatio};
+use super::record::Record;
 use super::section::{Section, Table};
 use crate::report::numbers::{factor, grouped, or_nothing};
 

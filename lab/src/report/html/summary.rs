@@ -1,7 +1,8 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
+use super::found::FoundRatio;
 use super::groups::{Group, Groups, Sides};
-use super::record::{FoundRatio, Record, Trial};
+use super::record::{Record, Trial};
 use super::section::{Section, Table};
 use super::units::{Unit, many};
 use crate::report::numbers::{factor, grouped, or_nothing};
@@ -33,7 +34,7 @@ impl Summary {
         let ratios = Tally::of(compared.chain(of_searches));
         // A search is there to find rates at which something fails; the table of all trials tells of them.
         let mut reasons =
-            if record.searches.is_empty() { reasons(record, groups) } else { reasons_of_search(record) };
+            if record.is_search() { reasons_of_search(record) } else { reasons(record, groups) };
         // As grave ones come first: what is proven before what is not.
         reasons.sort_by_key(|reason| reason.verdict);
         let mut notes = record.notes.clone();
@@ -85,7 +86,7 @@ fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, S
     let kept =
         if ratios.all > 0 { format!(", and {} kept", many(ratios.all, "ratio")) } else { String::new() };
     match record.verdict {
-        RunVerdict::Pass if !record.searches.is_empty() => {
+        RunVerdict::Pass if record.is_search() => {
             let found = many(record.searches.len(), "search");
             ("Pass", format!("{found} came to an end, after {}{kept}.", many(trials.all, "trial")))
         }

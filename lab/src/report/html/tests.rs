@@ -4,7 +4,7 @@ use super::*;
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
-use crate::results::{RESULTS_FILE, Results, RunVerdict, Trial};
+use crate::results::{RESULTS_FILE, Results, RunKind, RunVerdict, Trial};
 use crate::scenario::{Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
 use crate::trial::Delays;
@@ -143,7 +143,7 @@ fn both_conditions_of_a_comparison_are_told() {
     }
     // Results that were written before conditions could differ.
     let old = serde_json::to_string(&results(Verdict::Pass, vec![trial("it", 1, 1.0)])).unwrap();
-    let old = old.replace("\"segmentation\":\"wire\",", "");
+    let old = old.replace("\"segmentation\":\"wire\",", "").replace("\"kind\":\"run\",", "");
     assert!(page_of_text(old.as_bytes()).contains("1 trial passed."));
 }
 
@@ -152,6 +152,7 @@ fn a_search_and_a_calibration_have_their_sections() {
     let mut results = results(Verdict::Pass, vec![trial("a", 1, 1.0)]);
     let page = page_of(&results);
     assert!(!page.contains("id=\"searches\"") && !page.contains("id=\"calibration\""));
+    results.kind = RunKind::Search;
     results.searches = vec![Found {
         subject: "a".into(),
         condition: CONDITION,

@@ -1,8 +1,9 @@
 //! Whatever had a verdict in a run, each in a row: what was demanded and what was measured.
 
+use super::super::found::{Found, FoundRatio};
 use super::super::groups::{Group, Groups, Sides};
 use super::super::numbers::{factor, grouped, or_nothing};
-use super::super::record::{Comparison, Found, FoundRatio, Record, Trial};
+use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
 use crate::results::RunVerdict;
 use crate::verdict::{Counts, Verdict, of_run};
@@ -23,7 +24,7 @@ pub(super) struct Bar {
 pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
     let mut bars = Vec::new();
     // That trials fail is what a search is for.
-    if record.searches.is_empty() {
+    if !record.is_search() {
         bars.extend(groups.all.iter().filter_map(|group| of_counts(group, groups)));
     }
     bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
@@ -134,7 +135,7 @@ fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
 fn of_all(record: &Record) -> Bar {
     let reasons: Vec<_> = record.error.iter().chain(&record.notes).cloned().collect();
     Bar {
-        about: "the whole run".to_owned(),
+        about: if record.is_search() { "the whole search" } else { "the whole run" }.to_owned(),
         demanded: "-".to_owned(),
         measured: many(record.trials.len(), "attempt"),
         verdict: record.verdict,

@@ -94,7 +94,7 @@ fn text(records: &[Record], unreadable: &[ReadError]) -> String {
     let runs: Vec<_> = records.iter().map(|record| (record, Groups::of(record))).collect();
     let rows = runs.iter().flat_map(|(record, groups)| {
         let name = record.scenario.name.clone();
-        bars::of(record, groups).into_iter().map(move |bar| (name.clone(), command(record), bar))
+        bars::of(record, groups).into_iter().map(move |bar| (name.clone(), record.command(), bar))
     });
     let lost = unreadable.iter().map(|error| {
         let bar = Bar {
@@ -125,12 +125,6 @@ fn text(records: &[Record], unreadable: &[ReadError]) -> String {
     };
     // Its parts are texts already, and writing to memory cannot fail.
     report.render().unwrap_or_default()
-}
-
-/// What makes a run.
-fn command(record: &Record) -> String {
-    let what = if record.searches.is_empty() { "run" } else { "search" };
-    format!("lab {what} {}", record.scenario.file)
 }
 
 /// Capitals for what is no pass, so that nobody overlooks it.
@@ -221,7 +215,7 @@ fn rates(records: &[Record]) -> String {
 
 /// Every subject under every condition; of a search the rates say it all.
 fn medians(runs: &[(&Record, Groups<'_>)]) -> String {
-    let runs = runs.iter().filter(|(record, _)| record.searches.is_empty());
+    let runs = runs.iter().filter(|(record, _)| !record.is_search());
     let rows = runs.flat_map(|(record, groups)| {
         groups.all.iter().map(|group| {
             let shown = |metric| or_nothing(group.median(metric), Unit::of(metric).show);

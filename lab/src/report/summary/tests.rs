@@ -3,7 +3,7 @@
 use super::*;
 use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
-use crate::results::{RESULTS_FILE, Results};
+use crate::results::{RESULTS_FILE, Results, RunKind};
 use crate::scenario::{Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
 use crate::verdict::{Counts, Verdict};
@@ -125,6 +125,7 @@ fn a_search_has_its_rates_and_ratios() {
         upper_pps: Some(upper),
         upper_by: Some(upper_by),
     };
+    run.kind = RunKind::Search;
     run.searches =
         vec![found("a", 600_000, 660_000, Limit::Lab), found("b", 200_000, 220_000, Limit::Subject)];
     let ratio = |at_least, verdict, reasons: &[&str]| FoundRatio {
@@ -156,6 +157,16 @@ fn a_search_has_its_rates_and_ratios() {
         !lines.iter().any(|line| line.contains("counts, a") || line.contains("## Medians")),
         "{lines:#?}"
     );
+}
+
+#[test]
+fn a_search_that_was_interrupted_is_not_shown_as_a_run() {
+    let mut run = named("rates", results(Verdict::Pass, vec![trial("a", 1, 1.0)]));
+    (run.kind, run.verdict) = (RunKind::Search, RunVerdict::Interrupted);
+    run.trials[0].verdict = Verdict::Fail;
+    let lines = lines(&[run]);
+    assert_has(&lines, "| rates | the whole search | - | 1 attempt | INTERRUPTED | lab search rates.toml |");
+    assert_eq!((&*lines[2], lines.iter().any(|line| line.contains("counts, a"))), ("1 INTERRUPTED.", false));
 }
 
 #[test]
