@@ -34,6 +34,8 @@ pub(super) struct FoundRatio {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct FoundCondition {
     #[serde(default)]
+    pub(super) cast: String,
+    #[serde(default)]
     pub(super) segmentation: String,
     pub(super) sink_kind: String,
     #[serde(default = "one")]
@@ -45,10 +47,11 @@ pub(super) struct FoundCondition {
 
 impl FoundCondition {
     pub(super) fn in_words(&self) -> String {
-        let Self { segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
+        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
         let (payload, flows) = (grouped(*payload_bytes), many(*flows as usize, "flow"));
         let segmentation =
             if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") };
-        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}")
+        let cast = if cast.is_empty() { String::new() } else { format!(", {cast}") };
+        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}{cast}")
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind};
-use crate::scenario::{Condition, Metric};
+use crate::scenario::{Cast, Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
 use crate::verdict::{Counts, Verdict};
 
@@ -142,7 +142,7 @@ fn a_search_has_its_rates_and_ratios() {
         vec![ratio(2.0, Verdict::Pass, &[]), ratio(5.0, Verdict::Inconclusive, &["the lab could not"])];
     run.verdict = RunVerdict::Inconclusive;
     let lines = lines(&[run]);
-    let about = "highest rate without loss, a to b, 100 B, 1 flow, 1 packet sinks, segmentation wire";
+    let about = "highest rate without loss, a to b, 100 B, 1 flow, 1 packet sinks, segmentation wire, multicast-to-multicast";
     let measured = "2.727 to 3.300; a 600,000 to 660,000 (the lab); b 200,000 to 220,000 (the subject)";
     let command = "lab search rates.toml";
     assert_has(&lines, &format!("| rates | {about} | at least 2 | {measured} | pass | {command} |"));
@@ -150,13 +150,41 @@ fn a_search_has_its_rates_and_ratios() {
     assert_has(&lines, &format!("- rates, {about}: the lab could not"));
     assert_has(
         &lines,
-        "| rates | b | 100 B, 1 flow, 1 packet sinks, segmentation wire | 200,000 | 220,000 | the subject |",
+        "| rates | b | 100 B, 1 flow, 1 packet sinks, segmentation wire, multicast-to-multicast | 200,000 | 220,000 | the subject |",
     );
     // Its trials are neither bars nor medians.
     assert!(
         !lines.iter().any(|line| line.contains("counts, a") || line.contains("## Medians")),
         "{lines:#?}"
     );
+}
+
+#[test]
+fn each_condition_of_a_search_has_its_own_rates() {
+    let mut run = named("casts", results(Verdict::Pass, vec![trial("a", 1, 1.0)]));
+    run.kind = RunKind::Search;
+    let conditions = [CONDITION, Condition { cast: Cast::MulticastToUnicast, ..CONDITION }];
+    for (condition, lower) in conditions.into_iter().zip([5_000, 6_000]) {
+        for subject in ["a", "b"] {
+            let (subject, lower_pps) = (subject.into(), Some(lower));
+            run.searches.push(Found { subject, condition, lower_pps, upper_pps: None, upper_by: None });
+        }
+        run.search_ratios.push(FoundRatio {
+            of: "a".into(),
+            to: "b".into(),
+            condition,
+            least: None,
+            most: None,
+            at_least: 2.0,
+            verdict: Verdict::Inconclusive,
+            reasons: Vec::new(),
+        });
+    }
+    let lines = lines(&[run]);
+    for (cast, rate) in [("multicast-to-multicast", "5,000"), ("multicast-to-unicast", "6,000")] {
+        let row = lines.iter().find(|line| line.contains(&format!("{cast} | at least 2"))).unwrap();
+        assert!(row.contains(&format!("a {rate} to -; b {rate} to -")), "{row}");
+    }
 }
 
 #[test]
