@@ -1,7 +1,7 @@
 //! The highest rates without loss.
 
 use super::columns::{Column, Conditions};
-use super::numbers::{factor, grouped, or_nothing};
+use super::numbers::{bounds, grouped, or_nothing};
 use crate::search::{Found, FoundRatio, Limit};
 
 const SUBJECT: [Column<Found>; 1] = [Column::text("subject", |found| found.subject.clone())];
@@ -25,15 +25,14 @@ pub(super) fn table(searches: &[Found]) -> String {
 const SUBJECTS: [Column<FoundRatio>; 2] =
     [Column::text("of", |ratio| ratio.of.clone()), Column::text("to", |ratio| ratio.to.clone())];
 
-const FINDINGS: [Column<FoundRatio>; 4] = [
-    Column::number("least", |ratio| or_nothing(ratio.least, factor)),
-    Column::number("most", |ratio| or_nothing(ratio.most, factor)),
-    Column::number("at least", |ratio| ratio.at_least.to_string()),
+const FINDINGS: [Column<FoundRatio>; 3] = [
+    Column::text("ratio", |ratio| bounds(ratio.least, ratio.most)),
+    Column::text("demanded", |ratio| format!("at least {}", ratio.at_least)),
     Column::text("verdict", |ratio| ratio.verdict.to_string()),
 ];
 
-const RATIO_LEGEND: &str =
-    "least: \"without loss\" of the one by \"no more at\" of the other; most: the other way round";
+const RATIO_LEGEND: &str = "ratio: at least \"without loss\" of the one by \"no more at\" of the other, at most the other \
+                            way round, where \"no more at\" is because of the subject";
 
 /// Those rates against each other, and beneath the table why a ratio is left undecided.
 pub(super) fn ratios(ratios: &[FoundRatio]) -> String {

@@ -21,9 +21,11 @@ pub struct FoundRatio {
     pub to: String,
     /// The condition; its rate is the least that was to be tried.
     pub condition: Condition,
-    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them.
+    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them, and where
+    /// `to`'s upper bound is the lab's.
     pub least: Option<f64>,
-    /// And at most: `of`'s upper bound by `to`'s lower one; null without one of them.
+    /// And at most: `of`'s upper bound by `to`'s lower one; null without one of them, and where `of`'s upper bound is
+    /// the lab's.
     pub most: Option<f64>,
     /// What it must come to.
     pub at_least: f64,
@@ -79,12 +81,13 @@ impl FoundRatio {
         let by = |above: Option<u64>, beneath: Option<u64>| {
             above.zip(beneath).map(|(above, beneath)| above as f64 / beneath as f64)
         };
-        let (least, most) = (by(of.lower_pps, to.upper_pps), by(of.upper_pps, to.lower_pps));
-        let is_own = |found: &Found| found.upper_by == Some(Limit::Subject);
+        // Of what the lab could not offer or count nobody knows whether the subject could not do it.
+        let own_upper = |found: &Found| found.upper_pps.filter(|_| found.upper_by == Some(Limit::Subject));
+        let (least, most) = (by(of.lower_pps, own_upper(to)), by(own_upper(of), to.lower_pps));
         let at_least = ratio.at_least;
-        let verdict = if is_own(to) && least.is_some_and(|least| least >= at_least) {
+        let verdict = if least.is_some_and(|least| least >= at_least) {
             Verdict::Pass
-        } else if is_own(of) && most.is_some_and(|most| most < at_least) {
+        } else if most.is_some_and(|most| most < at_least) {
             Verdict::Fail
         } else {
             Verdict::Inconclusive
@@ -155,12 +158,13 @@ mod tests {
     fn only_bounds_on_one_side_tell() {
         use Limit::{Lab, Subject};
         let pass = judged((400, 440, Lab), (180, 200, Subject));
-        assert_eq!((pass.verdict, pass.least, pass.most), (Verdict::Pass, Some(2.0), Some(440.0 / 180.0)));
+        assert_eq!((pass.verdict, pass.least, pass.most), (Verdict::Pass, Some(2.0), None));
         assert!(pass.reasons.is_empty());
         let fail = judged((300, 330, Subject), (200, 220, Lab));
-        assert_eq!((fail.verdict, fail.most), (Verdict::Fail, Some(1.65)));
+        assert_eq!((fail.verdict, fail.least, fail.most), (Verdict::Fail, None, Some(1.65)));
         let open = judged((390, 410, Subject), (190, 210, Subject));
         assert_eq!(open.verdict, Verdict::Inconclusive);
+        assert_eq!((open.least, open.most), (Some(390.0 / 210.0), Some(410.0 / 190.0)));
         assert_eq!(open.reasons, ["the bounds reach over 2: a smaller search.width brings them closer"]);
     }
 
@@ -168,11 +172,11 @@ mod tests {
     fn what_the_lab_cannot_offer_is_held_against_nobody() {
         use Limit::{Lab, Subject};
         let of = judged((300, 330, Lab), (200, 220, Subject));
-        assert_eq!(of.verdict, Verdict::Inconclusive);
+        assert_eq!((of.verdict, of.least, of.most), (Verdict::Inconclusive, Some(300.0 / 220.0), None));
         assert_eq!(of.reasons, ["the lab could not offer 330 packets/s to a, which may do more"]);
         // Nor is it a pass: whom it is compared to may do more.
         let to = judged((900, 990, Subject), (200, 220, Lab));
-        assert_eq!((to.verdict, to.least), (Verdict::Inconclusive, Some(900.0 / 220.0)));
+        assert_eq!((to.verdict, to.least, to.most), (Verdict::Inconclusive, None, Some(990.0 / 200.0)));
         assert_eq!(to.reasons, ["the lab could not offer 220 packets/s to b, which may do more"]);
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::found::{Found, FoundRatio};
 use super::super::groups::{Group, Groups, Sides};
-use super::super::numbers::{factor, grouped, or_nothing};
+use super::super::numbers::{bounds, factor, grouped, or_nothing};
 use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
 use crate::results::RunVerdict;
@@ -114,18 +114,17 @@ pub(super) fn measured(comparison: &Comparison) -> String {
 
 fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
     let FoundRatio { of, to, condition, least, most, at_least, verdict, reasons } = ratio;
-    let bounds = |name: &str| {
+    let of_one = |name: &str| {
         let found = searches.iter().find(|found| found.subject == name && found.condition == *condition)?;
         let [lower, upper] = [found.lower_pps, found.upper_pps].map(|rate| or_nothing(rate, grouped));
         let by = found.upper_by.as_ref().map(|limit| format!(" (the {limit})")).unwrap_or_default();
         Some(format!("; {name} {lower} to {upper}{by}"))
     };
-    let [least, most] = [least, most].map(|ratio| or_nothing(*ratio, factor));
-    let rates: String = [of, to].into_iter().filter_map(|name| bounds(name)).collect();
+    let rates: String = [of, to].into_iter().filter_map(|name| of_one(name)).collect();
     Bar {
         about: format!("highest rate without loss, {of} to {to}, {}", condition.in_words()),
         demanded: format!("at least {at_least}"),
-        measured: format!("{least} to {most}{rates}"),
+        measured: format!("{}{rates}", bounds(*least, *most)),
         verdict: (*verdict).into(),
         reasons: reasons.clone(),
     }
