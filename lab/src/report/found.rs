@@ -15,6 +15,15 @@ pub(super) struct Found {
     pub(super) lower_pps: Option<u64>,
     pub(super) upper_pps: Option<u64>,
     pub(super) upper_by: Option<String>,
+    #[serde(default = "pass")]
+    pub(super) verdict: Verdict,
+    #[serde(default)]
+    pub(super) reasons: Vec<String>,
+}
+
+/// Of what was found before that had a verdict.
+fn pass() -> Verdict {
+    Verdict::Pass
 }
 
 /// The highest rate without loss of one subject against that of another.

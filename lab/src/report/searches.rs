@@ -15,11 +15,20 @@ const BOUNDS: [Column<Found>; 3] = [
 const LEGEND: &str = "rates in packets/s: the highest that passed, and the lowest above it that did not; \"the lab\" \
                       could not offer or count that much, and the subject may do more";
 
-/// The table.
+/// The table, and beneath it why a subject has no rate without loss.
 pub(super) fn table(searches: &[Found]) -> String {
     let conditions = Conditions::of(searches.iter().map(|found| found.condition));
     let table = conditions.table(searches, &SUBJECT, |found| &found.condition, &BOUNDS);
-    format!("{table}\n\n{LEGEND}\n")
+    let without_any = searches.iter().filter(|found| !found.reasons.is_empty());
+    let reasons = without_any
+        .map(|Found { subject, condition, reasons, .. }| told(subject, &conditions.told(condition), reasons));
+    format!("{table}\n\n{LEGEND}\n{}", reasons.collect::<String>())
+}
+
+/// Whom or what `reasons` are about, and they beneath.
+fn told(about: &str, condition: &str, reasons: &[String]) -> String {
+    let comma = if condition.is_empty() { "" } else { ", " };
+    format!("\n{about}{comma}{condition}\n  - {}\n", reasons.join("\n  - "))
 }
 
 const SUBJECTS: [Column<FoundRatio>; 2] =
@@ -40,10 +49,7 @@ pub(super) fn ratios(ratios: &[FoundRatio]) -> String {
     let table = conditions.table(ratios, &SUBJECTS, |ratio| &ratio.condition, &FINDINGS);
     let undecided = ratios.iter().filter(|ratio| !ratio.reasons.is_empty());
     let reasons = undecided.map(|FoundRatio { of, to, condition, reasons, .. }| {
-        let lines = reasons.join("\n  - ");
-        let condition = conditions.told(condition);
-        let comma = if condition.is_empty() { "" } else { ", " };
-        format!("\n{of} to {to}{comma}{condition}\n  - {lines}\n")
+        told(&format!("{of} to {to}"), &conditions.told(condition), reasons)
     });
     format!("{table}\n\n{RATIO_LEGEND}\n{}", reasons.collect::<String>())
 }

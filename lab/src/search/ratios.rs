@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::{Found, Limit};
+use super::{Found, Limit, REMEDY};
 use crate::comparison::Absent;
 use crate::scenario::{Condition, Scenario, SearchRatio, Subject};
 use crate::subject::NotInstalled;
@@ -21,8 +21,8 @@ pub struct FoundRatio {
     pub to: String,
     /// The condition; its rate is the least that was to be tried.
     pub condition: Condition,
-    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them, and where
-    /// `to`'s upper bound is the lab's.
+    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them, where `to`'s
+    /// upper bound is the lab's, and where `to` has no lower one.
     pub least: Option<f64>,
     /// And at most: `of`'s upper bound by `to`'s lower one; null without one of them, and where `of`'s upper bound is
     /// the lab's.
@@ -83,7 +83,9 @@ impl FoundRatio {
         };
         // Of what the lab could not offer or count nobody knows whether the subject could not do it.
         let own_upper = |found: &Found| found.upper_pps.filter(|_| found.upper_by == Some(Limit::Subject));
-        let (least, most) = (by(of.lower_pps, own_upper(to)), by(own_upper(of), to.lower_pps));
+        // Who never passed may not be set up to relay: by that nobody is measured.
+        let least = to.lower_pps.and_then(|_| by(of.lower_pps, own_upper(to)));
+        let most = by(own_upper(of), to.lower_pps);
         let at_least = ratio.at_least;
         let verdict = if least.is_some_and(|least| least >= at_least) {
             Verdict::Pass
@@ -121,7 +123,7 @@ fn obstacles(of: &Found, to: &Found, at_least: f64) -> Vec<String> {
             (None, _) => Some(format!("{subject} lost nothing at the highest rate: raise traffic.rate-pps")),
             _ => None,
         };
-        let none = || format!("{subject} has no rate without loss: lower the least of traffic.rate-pps");
+        let none = || format!("{subject} passed at no rate: {REMEDY}");
         open.into_iter().chain(lower_pps.is_none().then(none))
     });
     let reasons: Vec<_> = of_each.collect();
@@ -145,6 +147,8 @@ mod tests {
             lower_pps: bound(lower),
             upper_pps: bound(upper),
             upper_by: bound(upper).map(|_| upper_by),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
         }
     }
 
@@ -187,10 +191,16 @@ mod tests {
         assert_eq!((all.verdict, all.most), (Verdict::Inconclusive, None));
         assert_eq!(all.reasons, ["a lost nothing at the highest rate: raise traffic.rate-pps"]);
         let none = judged((400, 440, Subject), (0, 300, Subject));
-        assert_eq!((none.verdict, none.least), (Verdict::Inconclusive, Some(400.0 / 300.0)));
-        assert_eq!(none.reasons, ["b has no rate without loss: lower the least of traffic.rate-pps"]);
-        // Of whom nothing is known to pass, the upper bound is enough.
-        assert_eq!(judged((600, 0, Subject), (0, 300, Subject)).verdict, Verdict::Pass);
+        assert_eq!((none.verdict, none.least, none.most), (Verdict::Inconclusive, None, None));
+        let never = "passed at no rate: see whether it relays at all, or lower the least of traffic.rate-pps";
+        assert_eq!(none.reasons, [format!("b {never}")]);
+        // Nobody passes by somebody who never did.
+        let idle = judged((9_000, 9_900, Subject), (0, 300, Subject));
+        assert_eq!(
+            (idle.verdict, idle.least, idle.reasons),
+            (Verdict::Inconclusive, None, vec![format!("b {never}")])
+        );
+        // But whoever never passed is slower than one who did.
         assert_eq!(judged((0, 300, Subject), (200, 220, Subject)).verdict, Verdict::Fail);
     }
 

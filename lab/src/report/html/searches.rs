@@ -23,14 +23,15 @@ pub(super) fn section(record: &Record) -> Section {
     ];
     let mut table = Table::new("Highest rates without loss", &heads);
     for found in &record.searches {
-        let Found { subject, condition, lower_pps, upper_pps, upper_by } = found;
-        table.push([
+        let Found { subject, condition, lower_pps, upper_pps, upper_by, reasons, .. } = found;
+        let row = table.push([
             subject.clone(),
             condition.in_words(),
             or_nothing(*lower_pps, grouped),
             or_nothing(*upper_pps, grouped),
             or_nothing(upper_by.as_ref(), |limit| format!("the {limit}")),
         ]);
+        row.notes.clone_from(reasons);
     }
     section.tables.push(table);
     if !record.search_ratios.is_empty() {

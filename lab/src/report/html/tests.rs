@@ -159,6 +159,8 @@ fn a_search_and_a_calibration_have_their_sections() {
         lower_pps: Some(631_519),
         upper_pps: Some(668_988),
         upper_by: Some(Limit::Lab),
+        verdict: Verdict::Pass,
+        reasons: Vec::new(),
     }];
     results.calibration = Some(Calibration { before: vec![trial("w", 1, 10.0)], after: Vec::new() });
     let ratio = FoundRatio {
@@ -189,6 +191,11 @@ fn a_search_and_a_calibration_have_their_sections() {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("after the run</th>"));
+    (results.verdict, results.searches[0].verdict) = (RunVerdict::Fail, Verdict::Fail);
+    results.searches[0].reasons = vec!["a fails already".into()];
+    let page = page_of(&results);
+    assert_eq!(page.matches("a fails already").count(), 2, "among the reasons, and beneath its row");
+    assert!(page.contains("1 of 1 search failed."), "{page}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
         bars.extend(groups.all.iter().filter_map(|group| of_counts(group, groups)));
     }
     bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
+    bars.extend(record.searches.iter().filter_map(of_no_rate));
     bars.extend(record.search_ratios.iter().map(|ratio| of_search(ratio, &record.searches)));
     let worst = bars.iter().map(|bar| bar.verdict).max_by_key(|verdict| gravity(*verdict));
     if worst != Some(record.verdict) {
@@ -110,6 +111,19 @@ pub(super) fn measured(comparison: &Comparison) -> String {
     let [of, to] = [comparison.of_median, comparison.to_median].map(|median| or_nothing(median, show));
     let pairs = many(comparison.pairs as usize, "pair");
     format!("{}{}; medians {of} and {to}; {pairs}", factor(ratio), interval.unwrap_or_default())
+}
+
+/// That a subject has no rate without loss; where it has one, nothing more was demanded of it alone.
+fn of_no_rate(found: &Found) -> Option<Bar> {
+    let Found { subject, condition, upper_pps, upper_by, verdict, reasons, .. } = found;
+    let by = upper_by.as_ref().map(|limit| format!(" (the {limit})")).unwrap_or_default();
+    (*verdict != Verdict::Pass).then(|| Bar {
+        about: format!("rate without loss, {subject}, {}", condition.in_words()),
+        demanded: "any".to_owned(),
+        measured: format!("none from {} on{by}", or_nothing(*upper_pps, grouped)),
+        verdict: (*verdict).into(),
+        reasons: reasons.clone(),
+    })
 }
 
 fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {

@@ -124,6 +124,8 @@ fn a_search_has_its_rates_and_ratios() {
         lower_pps: Some(lower),
         upper_pps: Some(upper),
         upper_by: Some(upper_by),
+        verdict: Verdict::Pass,
+        reasons: Vec::new(),
     };
     run.kind = RunKind::Search;
     run.searches =
@@ -160,14 +162,45 @@ fn a_search_has_its_rates_and_ratios() {
 }
 
 #[test]
+fn a_subject_without_a_rate_without_loss_has_a_row_and_its_reasons() {
+    let mut run = named("rates", results(Verdict::Fail, vec![trial("a", 1, 1.0)]));
+    run.kind = RunKind::Search;
+    run.searches = vec![Found {
+        subject: "a".into(),
+        condition: CONDITION,
+        lower_pps: None,
+        upper_pps: Some(20_000),
+        upper_by: Some(Limit::Subject),
+        verdict: Verdict::Fail,
+        reasons: vec!["a fails already".into(), "block 1: lost 7".into()],
+    }];
+    let lines = lines(&[run]);
+    let about =
+        "rate without loss, a, 100 B, 1 flow, 1 packet sinks, segmentation wire, multicast-to-multicast";
+    let row = format!(
+        "| rates | {about} | any | none from 20,000 on (the subject) | FAIL | lab search rates.toml |"
+    );
+    assert_has(&lines, &row);
+    assert_has(&lines, &format!("- rates, {about}: a fails already; block 1: lost 7"));
+    assert!(!lines.iter().any(|line| line.contains("the whole search")), "{lines:#?}");
+}
+
+#[test]
 fn each_condition_of_a_search_has_its_own_rates() {
     let mut run = named("casts", results(Verdict::Pass, vec![trial("a", 1, 1.0)]));
     run.kind = RunKind::Search;
     let conditions = [CONDITION, Condition { cast: Cast::MulticastToUnicast, ..CONDITION }];
     for (condition, lower) in conditions.into_iter().zip([5_000, 6_000]) {
         for subject in ["a", "b"] {
-            let (subject, lower_pps) = (subject.into(), Some(lower));
-            run.searches.push(Found { subject, condition, lower_pps, upper_pps: None, upper_by: None });
+            run.searches.push(Found {
+                subject: subject.into(),
+                condition,
+                lower_pps: Some(lower),
+                upper_pps: None,
+                upper_by: None,
+                verdict: Verdict::Pass,
+                reasons: Vec::new(),
+            });
         }
         run.search_ratios.push(FoundRatio {
             of: "a".into(),
