@@ -116,6 +116,19 @@ impl From<Verdict> for RunVerdict {
     }
 }
 
+impl RunVerdict {
+    /// As the verdict on a part would have it; `None` when the run did not come to its end.
+    pub fn judged(self) -> Option<Verdict> {
+        match self {
+            Self::Pass => Some(Verdict::Pass),
+            Self::Fail => Some(Verdict::Fail),
+            Self::Invalid => Some(Verdict::Invalid),
+            Self::Inconclusive => Some(Verdict::Inconclusive),
+            Self::Interrupted | Self::Error => None,
+        }
+    }
+}
+
 /// What was run.
 #[derive(Clone, Debug, Serialize)]
 pub struct ScenarioSummary {

@@ -30,8 +30,8 @@ pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
     bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
     bars.extend(record.searches.iter().filter_map(of_no_rate));
     bars.extend(record.search_ratios.iter().map(|ratio| of_search(ratio, &record.searches)));
-    let worst = bars.iter().map(|bar| bar.verdict).max_by_key(|verdict| gravity(*verdict));
-    if worst != Some(record.verdict) {
+    let worst = of_run(bars.iter().filter_map(|bar| bar.verdict.judged()));
+    if bars.is_empty() || record.verdict.judged() != Some(worst) {
         bars.push(of_all(record));
     }
     bars
@@ -153,16 +153,5 @@ fn of_all(record: &Record) -> Bar {
         measured: many(record.trials.len(), "attempt"),
         verdict: record.verdict,
         reasons: if record.verdict == RunVerdict::Pass { Vec::new() } else { reasons },
-    }
-}
-
-/// As [`of_run`] has it.
-fn gravity(verdict: RunVerdict) -> usize {
-    match verdict {
-        RunVerdict::Pass => 0,
-        RunVerdict::Inconclusive => 1,
-        RunVerdict::Invalid => 2,
-        RunVerdict::Fail => 3,
-        RunVerdict::Interrupted | RunVerdict::Error => 4,
     }
 }
