@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::comparison::Comparison;
-use crate::results::fixtures::{CONDITION, results, trial};
+use crate::results::fixtures::{CONDITION, results, sink, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind};
 use crate::scenario::{Cast, Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
@@ -66,10 +66,12 @@ fn counted() -> Results {
         [CONDITION, Condition { fan_out: 8, ..CONDITION }].map(|condition| {
             let mut trial = trial("it", block, 1_000.0);
             trial.condition = condition;
+            let measured = trial.measured.as_mut().unwrap();
+            measured.sinks = vec![sink(1_000); condition.fan_out];
             if block == 2 && condition.fan_out == 8 {
+                measured.counts = Counts { lost: 7, reordered: 2, ..Counts::default() };
+                measured.sinks[3].received = 993;
                 (trial.verdict, trial.reasons) = (Verdict::Fail, vec!["lost 7, expected 0".into()]);
-                trial.measured.as_mut().unwrap().counts =
-                    Counts { lost: 7, reordered: 2, ..Counts::default() };
             }
             trial
         })
@@ -90,12 +92,12 @@ fn every_verdict_has_its_row() {
     assert_has(
         &lines,
         "| fan-out | counts, it, 1,000 packets/s, packet sink | none lost, duplicated, reordered or corrupted | \
-         0 of 0 lost in 3 blocks | pass | lab run fan-out.toml |",
+         0 of 3,000 lost in 3 blocks | pass | lab run fan-out.toml |",
     );
     assert_has(
         &lines,
         "| fan-out | counts, it, 1,000 packets/s, 8 packet sinks | none lost, duplicated, reordered or corrupted | \
-         7 of 7 lost in 3 blocks, 2 reordered | FAIL | lab run fan-out.toml |",
+         7 of 24,000 lost in 3 blocks, 2 reordered | FAIL | lab run fan-out.toml |",
     );
     assert_has(
         &lines,
@@ -257,7 +259,7 @@ fn trials_that_proved_nothing_are_told_and_long_lists_are_cut() {
     });
     let lines = lines(&[named("late", results(Verdict::Invalid, trials.into()))]);
     let row = lines.iter().find(|line| line.contains("counts, a")).unwrap();
-    assert!(row.contains("0 of 0 lost in 1 of 5 blocks | INVALID |"), "{row}");
+    assert!(row.contains("0 of 1,000 lost in 1 of 5 blocks | INVALID |"), "{row}");
     let told = "block 2: too late; block 3: too late; block 4: too late; and 1 more";
     assert_has(&lines, &format!("- late, counts, a, 1,000 packets/s: {told}"));
 }
