@@ -16,7 +16,7 @@ pub(super) struct Bar {
     pub(super) demanded: String,
     pub(super) measured: String,
     pub(super) verdict: RunVerdict,
-    /// Why it is no pass.
+    /// Why it is no pass, and what to know of it otherwise.
     pub(super) reasons: Vec<String>,
 }
 
@@ -52,10 +52,7 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     ];
     let others = others.into_iter().filter(|(_, count)| *count > 0);
     let others: Vec<_> = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
-    let blocks = match (counted.len(), group.last.len()) {
-        (counted, all) if counted == all => many(all, "block"),
-        (counted, all) => format!("{counted} of {}", many(all, "block")),
-    };
+    let blocks = out_of(counted.len(), group.last.len(), "block");
     let lost = grouped(group.lost().unwrap_or_default());
     let of_trials = group.last.iter().flat_map(|trial| {
         let turn = trial.turn();
@@ -74,6 +71,11 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     })
 }
 
+/// `5 pairs`, or `3 of 5 pairs`.
+fn out_of(count: usize, all: usize, what: &str) -> String {
+    if count == all { many(all, what) } else { format!("{count} of {}", many(all, what)) }
+}
+
 fn demanded(expected: Counts) -> String {
     let Counts { lost, duplicated, reordered, corrupted } = expected;
     if expected == Counts::default() {
@@ -87,13 +89,12 @@ fn demanded(expected: Counts) -> String {
 /// A ratio that was to be kept.
 fn of_comparison(comparison: &Comparison, groups: &Groups<'_>) -> Option<Bar> {
     let (verdict, at_most) = (comparison.verdict?, comparison.at_most?);
-    let Comparison { reasons, .. } = comparison;
     Some(Bar {
         about: about(comparison, groups),
         demanded: format!("at most {at_most}"),
         measured: measured(comparison),
         verdict: verdict.into(),
-        reasons: if verdict == Verdict::Pass { Vec::new() } else { reasons.clone() },
+        reasons: comparison.reasons.clone(),
     })
 }
 
@@ -109,7 +110,8 @@ pub(super) fn measured(comparison: &Comparison) -> String {
     let interval = comparison.interval().map(|[low, high]| format!(" ({} to {})", factor(low), factor(high)));
     let show = Unit::of(&comparison.metric).show;
     let [of, to] = [comparison.of_median, comparison.to_median].map(|median| or_nothing(median, show));
-    let pairs = many(comparison.pairs as usize, "pair");
+    let blocks = comparison.pairs.saturating_add(comparison.left_out);
+    let pairs = out_of(comparison.pairs as usize, blocks as usize, "pair");
     format!("{}{}; medians {of} and {to}; {pairs}", factor(ratio), interval.unwrap_or_default())
 }
 
@@ -146,12 +148,11 @@ fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
 
 /// What the parts of a run do not say: that it did not come to its end, or that nothing was to be judged.
 fn of_all(record: &Record) -> Bar {
-    let reasons: Vec<_> = record.error.iter().chain(&record.notes).cloned().collect();
     Bar {
         about: if record.is_search() { "the whole search" } else { "the whole run" }.to_owned(),
         demanded: "-".to_owned(),
         measured: many(record.trials.len(), "attempt"),
         verdict: record.verdict,
-        reasons: if record.verdict == RunVerdict::Pass { Vec::new() } else { reasons },
+        reasons: record.error.iter().chain(&record.notes).cloned().collect(),
     }
 }
