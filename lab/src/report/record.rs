@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::found::{Found, FoundRatio};
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryLimits};
 use crate::results::{RunKind, SCHEMA};
 use crate::trial::Delays;
 use crate::verdict::{Counts, Verdict};
@@ -136,8 +136,8 @@ pub(super) struct Trial {
     rate_pps: u64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
-    /// What was expected of the counts, if anything was.
-    pub(super) expected: Option<Counts>,
+    /// What was expected of it, if anything was.
+    pub(super) expected: Option<Expected>,
     pub(super) files: String,
     pub(super) offered_pps: Option<f64>,
     pub(super) generator_lag_ns: Option<Lag>,
@@ -157,6 +157,24 @@ pub(super) struct Trial {
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,
+}
+
+/// Exact counts, and what the subject may have of memory.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Expected {
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+    corrupted: u64,
+    #[serde(default)]
+    pub(super) memory_bytes: MemoryLimits,
+}
+
+impl Expected {
+    pub(super) fn counts(self) -> Counts {
+        let Self { lost, duplicated, reordered, corrupted, .. } = self;
+        Counts { lost, duplicated, reordered, corrupted }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Environment, Latency, Measured, Results, RunKind, SCHEMA, ScenarioSummary, Trial};
+use super::{Environment, Expected, Latency, Measured, Results, RunKind, SCHEMA, ScenarioSummary, Trial};
 use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::memory::Memory;
@@ -76,7 +76,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         condition: CONDITION,
         verdict: Verdict::Pass,
         reasons: Vec::new(),
-        expected: Some(Counts::default()),
+        expected: Some(Expected::default()),
         measured: Some(measured),
         delays: None,
         files: "/x".into(),

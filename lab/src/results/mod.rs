@@ -22,7 +22,7 @@ use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryLimits};
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::{Found, FoundRatio};
 use crate::subject::NotInstalled;
@@ -195,7 +195,7 @@ pub struct Trial {
     pub reasons: Vec<String>,
     /// What was expected; absent for a subject that is only measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected: Option<Counts>,
+    pub expected: Option<Expected>,
     /// What was measured; its keys are absent when the subject failed before there was anything to measure.
     #[serde(flatten)]
     pub measured: Option<Measured>,
@@ -204,6 +204,17 @@ pub struct Trial {
     pub delays: Option<Delays>,
     /// The folder with the subject's configuration and output.
     pub files: PathBuf,
+}
+
+/// What was expected of one trial.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Expected {
+    /// Exactly so much went wrong.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The subject has no more memory than that, in bytes.
+    #[serde(skip_serializing_if = "MemoryLimits::is_none")]
+    pub memory_bytes: MemoryLimits,
 }
 
 /// What was measured in one trial.
@@ -279,7 +290,9 @@ impl Trial {
             condition: *condition,
             verdict: outcome.verdict,
             reasons: outcome.reasons,
-            expected: scenario.expected_of(subject),
+            expected: scenario
+                .expected_of(subject)
+                .map(|counts| Expected { counts, memory_bytes: scenario.memory_limits_of(subject) }),
             measured: outcome.measurement.map(Measured::from),
             delays: outcome.delays,
             files: outcome.dir,
@@ -358,6 +371,17 @@ mod tests {
         assert_eq!(json["trials"][0]["cast"], "multicast-to-multicast");
         assert_eq!(json["trials"][0]["sink_kind"], "packet");
         assert!(json["trials"][0].get("lost").is_none());
+    }
+
+    #[test]
+    fn what_was_expected_has_memory_only_where_that_is_limited() {
+        let mut expected =
+            Expected { counts: Counts { lost: 3, ..Counts::default() }, ..Expected::default() };
+        let json = |expected: &Expected| serde_json::to_value(expected).unwrap();
+        let counts = serde_json::json!({ "lost": 3, "duplicated": 0, "reordered": 0, "corrupted": 0 });
+        assert_eq!(json(&expected), counts);
+        expected.memory_bytes.growth = Some(4_096);
+        assert_eq!(json(&expected)["memory_bytes"], serde_json::json!({ "growth": 4_096 }));
     }
 
     #[test]

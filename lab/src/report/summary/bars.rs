@@ -2,9 +2,10 @@
 
 use super::super::found::{Found, FoundRatio};
 use super::super::groups::{Group, Groups, Sides};
-use super::super::numbers::{bounds, factor, grouped, or_nothing};
+use super::super::numbers::{bounds, factor, grouped, mebibytes, or_nothing};
 use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
+use crate::memory::{Memory, MemoryLimits};
 use crate::results::RunVerdict;
 use crate::verdict::{Counts, Verdict, of_run};
 
@@ -25,7 +26,7 @@ pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
     let mut bars = Vec::new();
     // That trials fail is what a search is for.
     if !record.is_search() {
-        bars.extend(groups.all.iter().filter_map(|group| of_counts(group, groups)));
+        bars.extend(groups.all.iter().filter_map(|group| of_trials(group, groups)));
     }
     bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
     bars.extend(record.searches.iter().filter_map(of_no_rate));
@@ -37,10 +38,29 @@ pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
     bars
 }
 
-/// Exactly those counts that were expected in each block.
-fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
+/// Exactly the counts that were expected in each block, and no more memory.
+fn of_trials(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     let expected = group.last.iter().find_map(|trial| trial.expected)?;
+    let reasons = group.last.iter().flat_map(|trial| {
+        let turn = trial.turn();
+        trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
+    });
+    let limits = expected.memory_bytes;
+    let what = if limits.is_none() { "counts" } else { "counts and memory" };
+    Some(Bar {
+        about: format!("{what}, {}, {}", group.subject, groups.name(group.condition)),
+        demanded: format!("{}{}", demanded(expected.counts()), demanded_of_memory(&limits)),
+        measured: format!("{}{}", counted(group), memory(group, &limits)),
+        verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
+        reasons: reasons.collect(),
+    })
+}
+
+fn counted(group: &Group<'_>) -> String {
     let counted: Vec<_> = group.conclusive().filter(|trial| trial.lost.is_some()).collect();
+    if counted.is_empty() {
+        return "nothing".to_owned();
+    }
     let due = counted.iter().map(|trial| trial.due()).fold(0, u64::saturating_add);
     let sum = |count: fn(&Trial) -> Option<u64>| -> u64 {
         counted.iter().filter_map(|trial| count(trial)).fold(0, u64::saturating_add)
@@ -54,21 +74,26 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     let others: Vec<_> = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
     let blocks = out_of(counted.len(), group.last.len(), "block");
     let lost = grouped(group.lost().unwrap_or_default());
-    let of_trials = group.last.iter().flat_map(|trial| {
-        let turn = trial.turn();
-        trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
-    });
-    Some(Bar {
-        about: format!("counts, {}, {}", group.subject, groups.name(group.condition)),
-        demanded: demanded(expected),
-        measured: if counted.is_empty() {
-            "nothing".to_owned()
-        } else {
-            format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
-        },
-        verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
-        reasons: of_trials.collect(),
-    })
+    format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
+}
+
+/// The most that the subject had in any block of what is limited.
+fn memory(group: &Group<'_>, limits: &MemoryLimits) -> String {
+    let of = |limit: Option<u64>, part: fn(&Memory) -> u64| {
+        let seen = group.conclusive().filter_map(|trial| trial.memory_bytes.as_ref()).map(part).max();
+        limit.and(seen)
+    };
+    let most = of(limits.most, |memory| memory.most).map(|most| format!("; {} MiB at most", mebibytes(most)));
+    let growth = of(limits.growth, Memory::growth);
+    let growth = growth.map(|growth| format!("; grown by {} KiB at most", grouped(growth >> 10)));
+    most.into_iter().chain(growth).collect()
+}
+
+fn demanded_of_memory(limits: &MemoryLimits) -> String {
+    let most = limits.most.map(|most| format!("; at most {} MiB of memory", mebibytes(most)));
+    let growth =
+        limits.growth.map(|growth| format!("; memory grown by at most {} KiB", grouped(growth >> 10)));
+    most.into_iter().chain(growth).collect()
 }
 
 /// `5 pairs`, or `3 of 5 pairs`.

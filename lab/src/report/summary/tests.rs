@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::comparison::Comparison;
+use crate::memory::MemoryLimits;
 use crate::results::fixtures::{CONDITION, results, sink, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind};
 use crate::scenario::{Cast, Condition, Metric};
@@ -119,6 +120,40 @@ fn every_verdict_has_its_row() {
         &lines,
         "| fan-out | it | 1,000 packets/s, 8 packet sinks | 1,000 | 7 | 1,000 ns | 10.0 µs | 10.0 µs |",
     );
+}
+
+#[test]
+fn what_was_expected_of_memory_is_told_with_the_counts() {
+    let with = |most_mib: u64, verdict, reasons: &[&str]| {
+        let trials = [1, 2].map(|block| {
+            let mut trial = trial("a", block, 1.0);
+            let limits = MemoryLimits { most: Some(most_mib << 20), growth: Some(256 << 10) };
+            trial.expected.iter_mut().for_each(|expected| expected.memory_bytes = limits);
+            let memory = trial.measured.as_mut().and_then(|measured| measured.memory_bytes.as_mut()).unwrap();
+            memory.end += (block as u64) << 14;
+            trial
+        });
+        let mut run = named(&format!("memory-{most_mib}"), results(verdict, trials.into()));
+        run.trials[1].verdict = verdict;
+        run.trials[1].reasons = reasons.iter().map(ToString::to_string).collect();
+        run
+    };
+    let lines = lines(&[with(32, Verdict::Pass, &[]), with(6, Verdict::Fail, &["memory of up to 7168 KiB"])]);
+    let about = "counts and memory, a, 1,000 packets/s";
+    let demanded = |mib| {
+        format!(
+            "none lost, duplicated, reordered or corrupted; at most {mib}.0 MiB of memory; memory grown by at most 256 KiB"
+        )
+    };
+    let measured = "0 of 2,000 lost in 2 blocks; 7.0 MiB at most; grown by 32 KiB at most";
+    for (mib, verdict) in [(32, "pass"), (6, "FAIL")] {
+        let (name, demanded) = (format!("memory-{mib}"), demanded(mib));
+        assert_has(
+            &lines,
+            &format!("| {name} | {about} | {demanded} | {measured} | {verdict} | lab run {name}.toml |"),
+        );
+    }
+    assert_has(&lines, &format!("- memory-6, {about}: block 2: memory of up to 7168 KiB"));
 }
 
 #[test]
