@@ -321,6 +321,19 @@ pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
 }
 
 impl Trial {
+    /// Whether it counted otherwise than was expected, whatever its verdict.
+    pub(super) fn has_missed_a_count(&self) -> bool {
+        let Some(Counts { lost, duplicated, reordered, corrupted }) = self.expected.map(Expected::counts)
+        else {
+            return false;
+        };
+        let is_other = |count: Option<u64>, expected| count.is_some_and(|count| count != expected);
+        is_other(self.lost, lost)
+            || is_other(self.duplicated, duplicated)
+            || is_other(self.reordered, reordered)
+            || is_other(self.corrupted, corrupted)
+    }
+
     pub(super) fn condition(&self) -> Condition<'_> {
         let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);

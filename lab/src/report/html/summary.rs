@@ -1,7 +1,7 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
 use super::found::{Found, FoundRatio};
-use super::groups::{Group, Groups, Sides};
+use super::groups::{Group, Groups, Sides, about_repeated};
 use super::record::{Record, Trial};
 use super::section::{Section, Table};
 use super::units::{Unit, many};
@@ -39,7 +39,9 @@ impl Summary {
         // As grave ones come first: what is proven before what is not.
         reasons.sort_by_key(|reason| reason.verdict);
         let mut notes = record.notes.clone();
-        notes.extend(about_repeated(record));
+        // They are not told of among the reasons, because a later attempt counts.
+        let repeated = about_repeated(&record.trials, &record.last_attempts());
+        notes.extend(repeated.map(|told| format!("{told}; all are marked below.")));
         notes.extend(about_unjudged(record));
         let (word, sentence) = sentence(record, &trials, &searches, &ratios);
         Self { word, sentence, reasons, notes }
@@ -176,14 +178,6 @@ fn reasons_of_search(record: &Record) -> Vec<Reason> {
 
 fn lines_of(trial: &Trial) -> Vec<String> {
     trial.reasons.iter().map(|reason| format!("{}: {reason}", trial.turn())).collect()
-}
-
-/// Trials that are not told of among the reasons, because a later attempt counts.
-fn about_repeated(record: &Record) -> Option<String> {
-    let repeated = record.trials.len() - record.last_attempts().len();
-    let told =
-        || format!("{} that proved nothing repeated; all are marked below.", many(repeated, "attempt"));
-    (repeated > 0).then(told)
 }
 
 /// Subjects of whom a pass says little.

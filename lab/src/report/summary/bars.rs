@@ -1,7 +1,7 @@
 //! Whatever had a verdict in a run, each in a row: what was demanded and what was measured.
 
 use super::super::found::{Found, FoundRatio};
-use super::super::groups::{Group, Groups, Sides};
+use super::super::groups::{Group, Groups, Sides, about_repeated};
 use super::super::numbers::{bounds, factor, grouped, mebibytes, or_nothing};
 use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
@@ -45,6 +45,7 @@ fn of_trials(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
         let turn = trial.turn();
         trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
     });
+    let repeated = about_repeated(group.trials.iter().copied(), &group.last);
     let limits = expected.memory_bytes;
     let what = if limits.is_none() { "counts" } else { "counts and memory" };
     Some(Bar {
@@ -52,7 +53,8 @@ fn of_trials(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
         demanded: format!("{}{}", demanded(expected.counts()), demanded_of_memory(&limits)),
         measured: format!("{}{}", counted(group), memory(group, &limits)),
         verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
-        reasons: reasons.collect(),
+        // First, because only the first few are told.
+        reasons: repeated.into_iter().chain(reasons).collect(),
     })
 }
 

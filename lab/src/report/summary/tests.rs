@@ -4,7 +4,7 @@ use super::*;
 use crate::comparison::Comparison;
 use crate::memory::MemoryLimits;
 use crate::results::fixtures::{CONDITION, results, sink, trial};
-use crate::results::{RESULTS_FILE, Results, RunKind};
+use crate::results::{RESULTS_FILE, Results, RunKind, Trial};
 use crate::scenario::{Cast, Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
 use crate::verdict::{Counts, Verdict};
@@ -301,6 +301,26 @@ fn trials_that_proved_nothing_are_told_and_long_lists_are_cut() {
     assert!(row.contains("0 of 1,000 lost in 1 of 5 blocks | INVALID |"), "{row}");
     let told = "block 2: too late; block 3: too late; block 4: too late; and 1 more";
     assert_has(&lines, &format!("- late, counts, a, 1,000 packets/s: {told}"));
+}
+
+#[test]
+fn attempts_that_were_repeated_are_told_with_what_they_lost() {
+    let attempts = [(1, 1, 5), (1, 2, 0), (1, 3, 0), (2, 1, 0)].map(|(block, attempt, lost)| {
+        let mut trial = Trial { attempt, ..trial("a", block, 1.0) };
+        trial.measured.as_mut().unwrap().counts.lost = lost;
+        if block == 1 && attempt < 3 {
+            (trial.verdict, trial.reasons) = (Verdict::Invalid, vec!["too late".into()]);
+        }
+        trial
+    });
+    let run = named("again", results(Verdict::Pass, attempts.into()));
+    let once = named("once", results(Verdict::Pass, run.trials[1..].to_vec()));
+    let lines = lines(&[run, once]);
+    let row = lines.iter().find(|line| line.contains("| again |")).unwrap();
+    assert!(row.contains("0 of 2,000 lost in 2 blocks | pass |"), "{row}");
+    let about = "counts, a, 1,000 packets/s";
+    assert_has(&lines, &format!("- again, {about}: 2 attempts were repeated, 1 of which had missed a count"));
+    assert_has(&lines, &format!("- once, {about}: 1 attempt was repeated, none of which had missed a count"));
 }
 
 #[test]
