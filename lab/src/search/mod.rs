@@ -186,7 +186,7 @@ impl Found {
         let subject = &self.subject;
         self.reasons.push(match self.upper_by {
             Some(Limit::Subject) => {
-                format!("{subject} fails at {rate} packets/s already, the least: {REMEDY}")
+                format!("{subject} fails at {rate} packets/s, the least: {REMEDY}")
             }
             _ => {
                 format!("the lab cannot measure {subject} at {rate} packets/s, the least: quiet the machine")
@@ -228,7 +228,7 @@ mod tests {
     fn without_a_rate_without_loss_nobody_passes_and_it_is_told_why() {
         let found = without_any("a", Limit::Subject);
         assert_eq!(found.verdict, Verdict::Fail);
-        let sentence = "a fails at 500 packets/s already, the least: see whether it relays at all, or lower the least of \
+        let sentence = "a fails at 500 packets/s, the least: see whether it relays at all, or lower the least of \
                         traffic.rate-pps";
         assert_eq!(found.reasons, [sentence, "block 2: lost 7, expected 0"]);
         assert_eq!(without_any("c", Limit::Subject).verdict, Verdict::Fail, "it is in no ratio");
