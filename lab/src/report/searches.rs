@@ -28,7 +28,8 @@ pub(super) fn table(searches: &[Found]) -> String {
 /// Whom or what `reasons` are about, and they beneath.
 fn told(about: &str, condition: &str, reasons: &[String]) -> String {
     let comma = if condition.is_empty() { "" } else { ", " };
-    format!("\n{about}{comma}{condition}\n  - {}\n", reasons.join("\n  - "))
+    let lines = reasons.iter().map(|reason| format!("  - {}\n", reason.replace('\n', "\n    | ")));
+    format!("\n{about}{comma}{condition}\n{}", lines.collect::<String>())
 }
 
 const SUBJECTS: [Column<FoundRatio>; 2] =
@@ -58,5 +59,18 @@ fn words(limit: Limit) -> &'static str {
     match limit {
         Limit::Subject => "the subject",
         Limit::Lab => "the lab",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_several_lines_are_told_apart() {
+        let reasons = ["it fails".to_owned(), "block 1: it ended\nit said why".to_owned()];
+        let text = "\na, sinks 2\n  - it fails\n  - block 1: it ended\n    | it said why\n";
+        assert_eq!(told("a", "sinks 2", &reasons), text);
+        assert_eq!(told("a", "", &reasons[..1]), "\na\n  - it fails\n");
     }
 }
