@@ -45,15 +45,22 @@ impl Memory {
 }
 
 /// What a subject may have in RAM outside packet rings, in bytes; `None` for anything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct MemoryLimits {
     /// At any time.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub most: Option<u64>,
     /// More in the end than at the begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<u64>,
 }
 
 impl MemoryLimits {
+    /// Whether anything will do.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Which of them `memory` exceeds, in words.
     pub fn missed(&self, memory: &Memory) -> Vec<String> {
         let kib = |bytes: u64| bytes >> 10;

@@ -12,7 +12,9 @@ use crate::comparison::{compare, not_compared};
 use crate::generator::{self, GeneratorKind, xdp_obstacle};
 use crate::net::NetError;
 use crate::relay_binary::RelayBinaryError;
-use crate::results::{Environment, FolderError, Results, RunVerdict, SCHEMA, ScenarioSummary, last_attempts};
+use crate::results::{
+    Environment, FolderError, Results, RunKind, RunVerdict, SCHEMA, ScenarioSummary, last_attempts,
+};
 use crate::scenario::{GeneratorChoice, Measure, Scenario, ScenarioError, Subject};
 use crate::search::{self, SearchError};
 use crate::session::Session;
@@ -87,8 +89,7 @@ pub struct Finished {
 /// Holds every trial of the scenario that `arguments` name, until `interrupted` is true.
 pub fn run(arguments: &RunArgs, interrupted: &AtomicBool) -> Result<Finished, RunError> {
     let scenario = Scenario::load(&arguments.scenario)?;
-    let folder = scenario.name.clone();
-    conduct(arguments, scenario, &folder, |session, subjects, results| {
+    conduct(RunKind::Run, arguments, scenario, |session, subjects, results| {
         let error = hold_trials(session, subjects, interrupted, results).err();
         deduct_wire(session.scenario, results.calibration.as_ref(), &mut results.trials);
         results.notes.extend(results.calibration.iter().flat_map(calibration::notes));
@@ -127,8 +128,7 @@ pub(crate) fn search_in(
     interrupted: &AtomicBool,
 ) -> Result<Finished, RunError> {
     let range = search::range(&mut scenario)?;
-    let folder = format!("{}-search", scenario.name);
-    conduct(arguments, scenario, &folder, |session, subjects, results| {
+    conduct(RunKind::Search, arguments, scenario, |session, subjects, results| {
         search::search(session, subjects, range, interrupted, results)
     })
 }
@@ -136,9 +136,9 @@ pub(crate) fn search_in(
 /// Prepares what all runs need, lets `hold` hold the trials and come to a verdict, and writes what was found out,
 /// whatever ended it.
 fn conduct(
+    kind: RunKind,
     arguments: &RunArgs,
     mut scenario: Scenario,
-    folder: &str,
     hold: impl FnOnce(&Session<'_>, &[&Subject], &mut Results) -> Result<Verdict, RunError>,
 ) -> Result<Finished, RunError> {
     let mut notes = Vec::new();
@@ -155,12 +155,17 @@ fn conduct(
         .map_err(|source| RunError::System { operation: "find the lab's own program", source })?;
     let (subjects, not_installed) = installed(subjects, &lab_binary)?;
     notes.extend(not_installed.iter().map(ToString::to_string));
-    let session = Session::prepare(arguments, &scenario, &subjects, lab_binary, folder)?;
+    let folder = match kind {
+        RunKind::Run => scenario.name.clone(),
+        RunKind::Search => format!("{}-search", scenario.name),
+    };
+    let session = Session::prepare(arguments, &scenario, &subjects, lab_binary, &folder)?;
     for note in &notes {
         eprintln!("lab: {note}");
     }
     let mut results = Results {
         schema: SCHEMA,
+        kind,
         scenario: ScenarioSummary {
             name: scenario.name.clone(),
             file: arguments.scenario.clone(),

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::Lab;
+use common::{Lab, reasons};
 use serde_json::Value;
 
 /// 300 ms of traffic: datagram number 700 is there from 2,337 packets per second on.
@@ -43,8 +43,12 @@ fn search(subject: &str) -> (Value, Vec<Value>) {
     (found, trials)
 }
 
+/// Whether every trial tells something of the subject. Those that do not, say why.
 fn is_decided(trials: &[Value]) -> bool {
-    trials.iter().all(|trial| trial["verdict"] == "pass" || trial["verdict"] == "fail")
+    let undecided: Vec<_> =
+        trials.iter().filter(|trial| trial["verdict"] != "pass" && trial["verdict"] != "fail").collect();
+    assert!(undecided.iter().all(|trial| !reasons(trial).is_empty()), "{undecided:?}");
+    undecided.is_empty()
 }
 
 #[test]
@@ -55,8 +59,14 @@ fn the_limit_of_a_subject_lies_between_the_bounds() {
     let (lower, upper) = (bound("lower_pps"), bound("upper_pps"));
     assert!(lower < LEAST_LOSSY_PPS && LEAST_LOSSY_PPS <= upper, "{found}");
     assert!(upper * 10 <= lower * 12 + 10, "no more than 20 % apart: {found}");
-    // A machine that was not ours may leave trials undecided, and the bound is the lab's then.
-    assert!(!is_decided(&trials) || found["upper_by"] == "subject", "{found}");
+    assert_eq!(found["verdict"], "pass", "{found}");
+    assert_is_whose(&found, &trials);
+}
+
+/// The upper bound is the subject's; a machine that was not ours may leave trials undecided, and it is the lab's then.
+fn assert_is_whose(found: &Value, trials: &[Value]) {
+    let may_be_the_labs = !is_decided(trials);
+    assert!(found["upper_by"] == "subject" || may_be_the_labs && found["upper_by"] == "lab", "{found}");
 }
 
 #[test]
@@ -75,7 +85,10 @@ fn a_subject_that_always_loses_has_no_lower_bound() {
     let (found, trials) = search(&format!("{}\n[expect]\nloss = 1\n", forwarder(5)));
     assert_eq!((&found["lower_pps"], &found["upper_pps"]), (&Value::Null, &Value::from(500)));
     assert!(trials.iter().all(|trial| trial["verdict"] != "pass"), "{trials:?}");
-    assert!(!is_decided(&trials) || found["upper_by"] == "subject", "{found}");
+    assert_is_whose(&found, &trials);
+    let verdict = if found["upper_by"] == "subject" { "fail" } else { "invalid" };
+    assert_eq!(found["verdict"], verdict, "{found}");
+    assert!(reasons(&found).contains("500 packets/s, the least"), "{found}");
 }
 
 #[test]
@@ -120,6 +133,11 @@ fn what_was_found_is_compared() {
     if is_decided(run.trials()) {
         assert!(ratio["most"].as_f64().is_some_and(|most| most < 1.0), "{ratio}");
         assert_eq!((&ratio["verdict"], run.code), (&Value::from("fail"), Some(1)), "{}", run.said());
+    } else if ratio["verdict"] != "fail" {
+        // Whatever the machine did: it is no pass, and it is told why.
+        assert_eq!((&ratio["verdict"], run.code), (&Value::from("inconclusive"), Some(3)), "{}", run.said());
+        assert!(!reasons(ratio).is_empty(), "{ratio}");
     }
+    assert_eq!(run.results()["kind"], "search");
     assert!(run.stdout.contains("at least"), "{}", run.said());
 }

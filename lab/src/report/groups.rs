@@ -1,5 +1,7 @@
 //! Who was measured and under which conditions: the order in which they are told of, their names and their colours.
 
+use std::ptr;
+
 use super::numbers::grouped;
 use super::record::{Comparison, Condition, Record, Trial};
 use super::units::many;
@@ -133,6 +135,23 @@ impl Group<'_> {
     pub(super) fn median(&self, metric: &str) -> Option<f64> {
         median(self.conclusive().filter_map(|trial| trial.reading(metric)))
     }
+}
+
+/// What to know of those among `trials` that were repeated: of all that are not among the `last` attempts.
+pub(super) fn about_repeated<'a>(
+    trials: impl IntoIterator<Item = &'a Trial>,
+    last: &[&Trial],
+) -> Option<String> {
+    let is_last = |trial: &Trial| last.iter().any(|last| ptr::eq(*last, trial));
+    let repeated: Vec<_> = trials.into_iter().filter(|trial| !is_last(trial)).collect();
+    let missed = match repeated.iter().filter(|trial| trial.has_missed_a_count()).count() {
+        0 => "none".to_owned(),
+        count => grouped(count as u64),
+    };
+    let were = if repeated.len() == 1 { "was" } else { "were" };
+    let attempts = many(repeated.len(), "attempt");
+    (!repeated.is_empty())
+        .then(|| format!("{attempts} {were} repeated, {missed} of which had missed a count"))
 }
 
 /// A condition without its rate, in words.

@@ -4,6 +4,7 @@ mod calibration;
 mod columns;
 mod comparisons;
 mod delays;
+mod found;
 mod groups;
 pub mod html;
 mod medians;
@@ -20,7 +21,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::results::{RESULTS_FILE, Results};
+use crate::results::{RESULTS_FILE, Results, RunKind};
 use columns::Conditions;
 pub use progress::Progress;
 pub use record::ReadError;
@@ -48,17 +49,17 @@ fn tables(results: &Results) -> Vec<String> {
     let is_about_delays = results.trials.iter().any(|trial| trial.delays.is_some());
     if is_about_delays {
         parts.push(delays::table(&results.trials, &conditions));
-    } else if results.searches.is_empty() {
+    } else if results.kind == RunKind::Run {
         parts.push(trials::table(&results.trials, &conditions));
     }
-    if results.searches.is_empty() {
+    // That trials fail is what a search is for: they are not told one by one.
+    if results.kind == RunKind::Run {
         parts.push(trials::details(&results.trials));
     }
     // Of one block the trials themselves are the summary.
     if !is_about_delays && results.trials.iter().any(|trial| trial.block > 1) {
         parts.push(medians::table(&results.trials, &conditions));
     }
-    // That trials fail is what a search is for: they are not told one by one.
     if !results.searches.is_empty() {
         parts.push(searches::table(&results.searches));
     }

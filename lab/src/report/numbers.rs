@@ -21,6 +21,16 @@ pub(super) fn factor(ratio: f64) -> String {
     format!("{ratio:.3}")
 }
 
+/// What is known of a ratio by its bounds.
+pub(super) fn bounds(least: Option<f64>, most: Option<f64>) -> String {
+    match (least.map(factor), most.map(factor)) {
+        (Some(least), Some(most)) => format!("{least} to {most}"),
+        (Some(least), None) => format!("at least {least}"),
+        (None, Some(most)) => format!("at most {most}"),
+        (None, None) => "not known".to_owned(),
+    }
+}
+
 /// Without fraction.
 pub(super) fn rounded(number: f64) -> String {
     let sign = if number.round() < 0.0 { "-" } else { "" };
@@ -43,6 +53,13 @@ pub(super) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_that_is_not_there_is_not_told() {
+        let told = [(Some(1.9), Some(2.2)), (Some(1.9), None), (None, Some(2.2)), (None, None)]
+            .map(|(least, most)| bounds(least, most));
+        assert_eq!(told, ["1.900 to 2.200", "at least 1.900", "at most 2.200", "not known"]);
+    }
 
     #[test]
     fn numbers_are_easy_to_read() {

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::numbers::grouped;
-use super::units::many;
-use crate::memory::Memory;
-use crate::results::SCHEMA;
+use super::found::{Found, FoundRatio};
+use crate::memory::{Memory, MemoryLimits};
+use crate::results::{RunKind, SCHEMA};
 use crate::trial::Delays;
 use crate::verdict::{Counts, Verdict};
 
@@ -72,6 +71,8 @@ pub(super) fn read(file: &Path, text: &[u8]) -> Result<Record, ReadError> {
 /// Everything a run found out; see [`Results`](crate::results::Results) for what the fields mean.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
+    /// Absent where results were written before they told it; see [`Record::is_search`].
+    kind: Option<RunKind>,
     pub(super) scenario: Scenario,
     pub(super) environment: Environment,
     pub(super) verdict: crate::results::RunVerdict,
@@ -95,54 +96,8 @@ pub(super) struct Calibration {
     pub(super) after: Vec<Trial>,
 }
 
-/// The highest rate without loss of a subject.
-#[derive(Debug, Deserialize)]
-pub(super) struct Found {
-    pub(super) subject: String,
-    pub(super) condition: FoundCondition,
-    pub(super) lower_pps: Option<u64>,
-    pub(super) upper_pps: Option<u64>,
-    pub(super) upper_by: Option<String>,
-}
-
-/// The highest rate without loss of one subject against that of another.
-#[derive(Debug, Deserialize)]
-pub(super) struct FoundRatio {
-    pub(super) of: String,
-    pub(super) to: String,
-    pub(super) condition: FoundCondition,
-    pub(super) least: Option<f64>,
-    pub(super) most: Option<f64>,
-    pub(super) at_least: f64,
-    pub(super) verdict: Verdict,
-    pub(super) reasons: Vec<String>,
-}
-
-/// Under which condition, whatever the rate.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct FoundCondition {
-    #[serde(default)]
-    pub(super) segmentation: String,
-    pub(super) sink_kind: String,
-    #[serde(default = "one")]
-    pub(super) fan_out: u64,
-    #[serde(default = "one")]
-    pub(super) flows: u64,
-    pub(super) payload_bytes: u64,
-}
-
-impl FoundCondition {
-    pub(super) fn in_words(&self) -> String {
-        let Self { segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
-        let (payload, flows) = (grouped(*payload_bytes), many(*flows as usize, "flow"));
-        let segmentation =
-            if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") };
-        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}")
-    }
-}
-
 /// Of what a file does not say that was written before there could be more.
-fn one() -> u64 {
+pub(super) fn one() -> u64 {
     1
 }
 
@@ -181,8 +136,8 @@ pub(super) struct Trial {
     rate_pps: u64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
-    /// What was expected of the counts, if anything was.
-    pub(super) expected: Option<Counts>,
+    /// What was expected of it, if anything was.
+    pub(super) expected: Option<Expected>,
     pub(super) files: String,
     pub(super) offered_pps: Option<f64>,
     pub(super) generator_lag_ns: Option<Lag>,
@@ -202,6 +157,24 @@ pub(super) struct Trial {
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,
+}
+
+/// Exact counts, and what the subject may have of memory.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Expected {
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+    corrupted: u64,
+    #[serde(default)]
+    pub(super) memory_bytes: MemoryLimits,
+}
+
+impl Expected {
+    pub(super) fn counts(self) -> Counts {
+        let Self { lost, duplicated, reordered, corrupted, .. } = self;
+        Counts { lost, duplicated, reordered, corrupted }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -319,6 +292,17 @@ pub(super) struct Condition<'a> {
 }
 
 impl Record {
+    /// Whether it is of a search, in which trials fail all the time.
+    pub(super) fn is_search(&self) -> bool {
+        self.kind.map_or(!self.searches.is_empty(), |kind| kind == RunKind::Search)
+    }
+
+    /// The command that makes such results of its scenario.
+    pub(super) fn command(&self) -> String {
+        let kind = if self.is_search() { RunKind::Search } else { RunKind::Run };
+        format!("lab {kind} {}", self.scenario.file)
+    }
+
     /// The last attempt at each subject, condition and block, which is what counts.
     pub(super) fn last_attempts(&self) -> Vec<&Trial> {
         last_attempts(&self.trials)
@@ -337,6 +321,19 @@ pub(super) fn last_attempts(trials: &[Trial]) -> Vec<&Trial> {
 }
 
 impl Trial {
+    /// Whether it counted otherwise than was expected, whatever its verdict.
+    pub(super) fn has_missed_a_count(&self) -> bool {
+        let Some(Counts { lost, duplicated, reordered, corrupted }) = self.expected.map(Expected::counts)
+        else {
+            return false;
+        };
+        let is_other = |count: Option<u64>, expected| count.is_some_and(|count| count != expected);
+        is_other(self.lost, lost)
+            || is_other(self.duplicated, duplicated)
+            || is_other(self.reordered, reordered)
+            || is_other(self.corrupted, corrupted)
+    }
+
     pub(super) fn condition(&self) -> Condition<'_> {
         let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
         let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);

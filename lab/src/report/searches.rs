@@ -1,7 +1,7 @@
 //! The highest rates without loss.
 
 use super::columns::{Column, Conditions};
-use super::numbers::{factor, grouped, or_nothing};
+use super::numbers::{bounds, grouped, or_nothing};
 use crate::search::{Found, FoundRatio, Limit};
 
 const SUBJECT: [Column<Found>; 1] = [Column::text("subject", |found| found.subject.clone())];
@@ -15,25 +15,34 @@ const BOUNDS: [Column<Found>; 3] = [
 const LEGEND: &str = "rates in packets/s: the highest that passed, and the lowest above it that did not; \"the lab\" \
                       could not offer or count that much, and the subject may do more";
 
-/// The table.
+/// The table, and beneath it why a subject has no rate without loss.
 pub(super) fn table(searches: &[Found]) -> String {
     let conditions = Conditions::of(searches.iter().map(|found| found.condition));
     let table = conditions.table(searches, &SUBJECT, |found| &found.condition, &BOUNDS);
-    format!("{table}\n\n{LEGEND}\n")
+    let without_any = searches.iter().filter(|found| !found.reasons.is_empty());
+    let reasons = without_any
+        .map(|Found { subject, condition, reasons, .. }| told(subject, &conditions.told(condition), reasons));
+    format!("{table}\n\n{LEGEND}\n{}", reasons.collect::<String>())
+}
+
+/// Whom or what `reasons` are about, and they beneath.
+fn told(about: &str, condition: &str, reasons: &[String]) -> String {
+    let comma = if condition.is_empty() { "" } else { ", " };
+    let lines = reasons.iter().map(|reason| format!("  - {}\n", reason.replace('\n', "\n    | ")));
+    format!("\n{about}{comma}{condition}\n{}", lines.collect::<String>())
 }
 
 const SUBJECTS: [Column<FoundRatio>; 2] =
     [Column::text("of", |ratio| ratio.of.clone()), Column::text("to", |ratio| ratio.to.clone())];
 
-const FINDINGS: [Column<FoundRatio>; 4] = [
-    Column::number("least", |ratio| or_nothing(ratio.least, factor)),
-    Column::number("most", |ratio| or_nothing(ratio.most, factor)),
-    Column::number("at least", |ratio| ratio.at_least.to_string()),
+const FINDINGS: [Column<FoundRatio>; 3] = [
+    Column::text("ratio", |ratio| bounds(ratio.least, ratio.most)),
+    Column::text("demanded", |ratio| format!("at least {}", ratio.at_least)),
     Column::text("verdict", |ratio| ratio.verdict.to_string()),
 ];
 
-const RATIO_LEGEND: &str =
-    "least: \"without loss\" of the one by \"no more at\" of the other; most: the other way round";
+const RATIO_LEGEND: &str = "ratio: at least \"without loss\" of the one by \"no more at\" of the other, at most the other \
+                            way round, where \"no more at\" is because of the subject";
 
 /// Those rates against each other, and beneath the table why a ratio is left undecided.
 pub(super) fn ratios(ratios: &[FoundRatio]) -> String {
@@ -41,10 +50,7 @@ pub(super) fn ratios(ratios: &[FoundRatio]) -> String {
     let table = conditions.table(ratios, &SUBJECTS, |ratio| &ratio.condition, &FINDINGS);
     let undecided = ratios.iter().filter(|ratio| !ratio.reasons.is_empty());
     let reasons = undecided.map(|FoundRatio { of, to, condition, reasons, .. }| {
-        let lines = reasons.join("\n  - ");
-        let condition = conditions.told(condition);
-        let comma = if condition.is_empty() { "" } else { ", " };
-        format!("\n{of} to {to}{comma}{condition}\n  - {lines}\n")
+        told(&format!("{of} to {to}"), &conditions.told(condition), reasons)
     });
     format!("{table}\n\n{RATIO_LEGEND}\n{}", reasons.collect::<String>())
 }
@@ -53,5 +59,18 @@ fn words(limit: Limit) -> &'static str {
     match limit {
         Limit::Subject => "the subject",
         Limit::Lab => "the lab",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_several_lines_are_told_apart() {
+        let reasons = ["it fails".to_owned(), "block 1: it ended\nit said why".to_owned()];
+        let text = "\na, sinks 2\n  - it fails\n  - block 1: it ended\n    | it said why\n";
+        assert_eq!(told("a", "sinks 2", &reasons), text);
+        assert_eq!(told("a", "", &reasons[..1]), "\na\n  - it fails\n");
     }
 }

@@ -1,15 +1,16 @@
 //! Trials for tests.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Environment, Latency, Measured, Results, SCHEMA, ScenarioSummary, Trial};
+use super::{Environment, Expected, Latency, Measured, Results, RunKind, SCHEMA, ScenarioSummary, Trial};
 use crate::generator::{GeneratorKind, Lag};
 use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
 use crate::topology::Segmentation;
-use crate::trial::CpuPerPacket;
+use crate::trial::{CpuPerPacket, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
 /// An ordinary condition.
@@ -24,7 +25,20 @@ pub(crate) const CONDITION: Condition = Condition {
     rate_pps: 1_000,
 };
 
-/// A trial that passed: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of
+/// A sink to which so many came, and nothing else.
+pub(crate) fn sink(received: u64) -> SinkSummary {
+    SinkSummary {
+        received,
+        counts: Counts::default(),
+        alien: 0,
+        misdelivered: 0,
+        before_their_time: 0,
+        dropped: BTreeMap::new(),
+        errors: BTreeMap::new(),
+    }
+}
+
+/// A trial that passed, with a thousand datagrams: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of
 /// that, and every latency is ten times that.
 pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
     let latency = (10.0 * cpu_ns) as u64;
@@ -53,7 +67,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         },
         memory_bytes: Some(Memory { begin: 6 << 20, most: 7 << 20, end: 6 << 20, ring: 64 << 20 }),
         steal_percent: 0.0,
-        sinks: Vec::new(),
+        sinks: vec![sink(1_000)],
     };
     Trial {
         subject: subject.into(),
@@ -62,7 +76,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         condition: CONDITION,
         verdict: Verdict::Pass,
         reasons: Vec::new(),
-        expected: Some(Counts::default()),
+        expected: Some(Expected::default()),
         measured: Some(measured),
         delays: None,
         files: "/x".into(),
@@ -73,6 +87,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
 pub(crate) fn results(verdict: Verdict, trials: Vec<Trial>) -> Results {
     Results {
         schema: SCHEMA,
+        kind: RunKind::Run,
         scenario: ScenarioSummary { name: "x".into(), file: "x.toml".into(), content: toml::Table::new() },
         environment: Environment::here(Path::new("/bin/relay")),
         verdict: verdict.into(),

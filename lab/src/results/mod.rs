@@ -4,6 +4,7 @@
 pub(crate) mod fixtures;
 mod folder;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,7 +22,7 @@ use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryLimits};
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::{Found, FoundRatio};
 use crate::subject::NotInstalled;
@@ -35,6 +36,8 @@ pub const SCHEMA: &str = "multicast-relay-lab/1";
 pub struct Results {
     /// [`SCHEMA`].
     pub schema: &'static str,
+    /// What found it out.
+    pub kind: RunKind,
     /// What was run.
     pub scenario: ScenarioSummary,
     /// Where it was run.
@@ -65,6 +68,25 @@ pub struct Results {
     pub notes: Vec<String>,
 }
 
+/// What the trials were held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunKind {
+    /// To see whether each is as expected.
+    Run,
+    /// To find highest rates without loss: that some fail is what they are there for.
+    Search,
+}
+
+impl fmt::Display for RunKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Run => "run",
+            Self::Search => "search",
+        })
+    }
+}
+
 /// The verdict on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +112,19 @@ impl From<Verdict> for RunVerdict {
             Verdict::Fail => Self::Fail,
             Verdict::Invalid => Self::Invalid,
             Verdict::Inconclusive => Self::Inconclusive,
+        }
+    }
+}
+
+impl RunVerdict {
+    /// As the verdict on a part would have it; `None` when the run did not come to its end.
+    pub fn judged(self) -> Option<Verdict> {
+        match self {
+            Self::Pass => Some(Verdict::Pass),
+            Self::Fail => Some(Verdict::Fail),
+            Self::Invalid => Some(Verdict::Invalid),
+            Self::Inconclusive => Some(Verdict::Inconclusive),
+            Self::Interrupted | Self::Error => None,
         }
     }
 }
@@ -160,7 +195,7 @@ pub struct Trial {
     pub reasons: Vec<String>,
     /// What was expected; absent for a subject that is only measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected: Option<Counts>,
+    pub expected: Option<Expected>,
     /// What was measured; its keys are absent when the subject failed before there was anything to measure.
     #[serde(flatten)]
     pub measured: Option<Measured>,
@@ -169,6 +204,17 @@ pub struct Trial {
     pub delays: Option<Delays>,
     /// The folder with the subject's configuration and output.
     pub files: PathBuf,
+}
+
+/// What was expected of one trial.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Expected {
+    /// Exactly so much went wrong.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The subject has no more memory than that, in bytes.
+    #[serde(skip_serializing_if = "MemoryLimits::is_none")]
+    pub memory_bytes: MemoryLimits,
 }
 
 /// What was measured in one trial.
@@ -244,7 +290,9 @@ impl Trial {
             condition: *condition,
             verdict: outcome.verdict,
             reasons: outcome.reasons,
-            expected: scenario.expected_of(subject),
+            expected: scenario
+                .expected_of(subject)
+                .map(|counts| Expected { counts, memory_bytes: scenario.memory_limits_of(subject) }),
             measured: outcome.measurement.map(Measured::from),
             delays: outcome.delays,
             files: outcome.dir,
@@ -319,9 +367,21 @@ mod tests {
     fn what_was_not_measured_is_absent_and_not_zero() {
         let json = serde_json::to_value(results()).unwrap();
         assert_eq!((json["schema"].as_str(), json["verdict"].as_str()), (Some(SCHEMA), Some("fail")));
+        assert_eq!(json["kind"], "run");
         assert_eq!(json["trials"][0]["cast"], "multicast-to-multicast");
         assert_eq!(json["trials"][0]["sink_kind"], "packet");
         assert!(json["trials"][0].get("lost").is_none());
+    }
+
+    #[test]
+    fn what_was_expected_has_memory_only_where_that_is_limited() {
+        let mut expected =
+            Expected { counts: Counts { lost: 3, ..Counts::default() }, ..Expected::default() };
+        let json = |expected: &Expected| serde_json::to_value(expected).unwrap();
+        let counts = serde_json::json!({ "lost": 3, "duplicated": 0, "reordered": 0, "corrupted": 0 });
+        assert_eq!(json(&expected), counts);
+        expected.memory_bytes.growth = Some(4_096);
+        assert_eq!(json(&expected)["memory_bytes"], serde_json::json!({ "growth": 4_096 }));
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Ballot {
     }
 
     /// What they have shown together, once no further one can change it. A rate is without loss when more than half of
-    /// all trials were; what shows nothing is held against the rate, but not against the subject.
+    /// all trials were; what shows nothing is held against the rate, but not against the subject: that takes more trials
+    /// that lost something than trials that showed nothing.
     pub(super) fn result(&self) -> Option<Shown> {
         let Self { trials, lossless, lossy, nothing } = *self;
         let left = trials.saturating_sub(lossless + lossy + nothing);
@@ -92,9 +93,9 @@ impl Ballot {
             Some(Shown::Lossless)
         } else if 2 * (lossless + left) > trials {
             None
-        } else if lossy >= nothing + left {
+        } else if lossy > nothing + left {
             Some(Shown::Lossy)
-        } else if lossy + left < nothing {
+        } else if lossy + left <= nothing {
             Some(Shown::Nothing)
         } else {
             None
@@ -160,7 +161,10 @@ mod tests {
         assert_eq!(result(3, &[Lossy, Lossy]), Some(Lossy));
         assert_eq!(result(2, &[Lossless, Lossy]), Some(Lossy), "half is not more than half");
         assert_eq!(result(3, &[Nothing, Nothing]), Some(Nothing));
-        assert_eq!(result(3, &[Lossy, Nothing, Lossless]), Some(Lossy));
+        assert_eq!(result(3, &[Lossy, Nothing, Lossless]), Some(Nothing), "the lab failed as often");
+        assert_eq!(result(5, &[Lossy, Nothing, Lossless, Lossy]), None);
+        assert_eq!(result(5, &[Lossy, Nothing, Lossless, Lossy, Nothing]), Some(Nothing));
+        assert_eq!(result(5, &[Lossy, Nothing, Lossless, Lossy, Lossless]), Some(Lossy));
         assert_eq!(result(3, &[Nothing, Nothing, Lossy]), Some(Nothing));
     }
 

@@ -13,14 +13,17 @@ use serde::Serialize;
 
 use self::bounds::{Ballot, Bounds, Shown};
 use crate::report::Progress;
-use crate::results::{Results, Trial};
+use crate::results::{Results, Trial, last_attempts};
 use crate::run::RunError;
-use crate::scenario::{Condition, Expect, Measure, Scenario, Subject};
+use crate::scenario::{Condition, Expect, Measure, Scenario, SearchRatio, Subject};
 use crate::session::{Session, Task, Watched};
 use crate::verdict::{Verdict, of_run};
 
 pub(crate) use bounds::Range;
 pub use ratios::FoundRatio;
+
+/// What to do about a subject without a rate without loss.
+const REMEDY: &str = "see whether it relays at all, or lower the least of traffic.rate-pps";
 
 /// A scenario that leaves nothing to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +55,12 @@ pub struct Found {
     /// What kept the upper bound from being passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_by: Option<Limit>,
+    /// A pass with a rate without loss; without one a failure, invalid when the lab failed, and inconclusive of a subject
+    /// that is there for others to be measured by.
+    pub verdict: Verdict,
+    /// Why it is no pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 /// What a rate failed by.
@@ -81,9 +90,8 @@ pub(crate) fn range(scenario: &mut Scenario) -> Result<Range, SearchError> {
     Ok(Range { least, highest })
 }
 
-/// Searches for every subject under every condition. The verdict is a pass when all bounds were found, a failure when a
-/// subject has no rate without loss, invalid when the lab could not tell anything of one, and inconclusive when there is
-/// none; and as bad as that on the worst ratio of their rates.
+/// Searches for every subject under every condition. The verdict is as bad as the worst on what was found of a subject and
+/// on a ratio of their rates, and inconclusive without subjects.
 pub(crate) fn search(
     session: &Session<'_>,
     subjects: &[&Subject],
@@ -94,28 +102,22 @@ pub(crate) fn search(
     let watched = Watched { progress: Progress::start("", None), interrupted };
     for condition in session.scenario.conditions() {
         for subject in subjects {
+            let before = results.trials.len();
             let bounds = narrow(session, subject, condition, range, &watched, &mut results.trials)?;
-            results.searches.push(Found::new(subject, condition, bounds));
+            let mut found = Found::new(subject, condition, bounds);
+            found.judge(&session.scenario.search.ratios, &results.trials[before..]);
+            results.searches.push(found);
         }
     }
-    let nothing_by = |limit| {
-        results.searches.iter().any(|found| found.lower_pps.is_none() && found.upper_by == Some(limit))
-    };
-    let of_bounds = if nothing_by(Limit::Subject) {
-        Verdict::Fail
-    } else if nothing_by(Limit::Lab) {
-        Verdict::Invalid
-    } else if subjects.is_empty() {
-        Verdict::Inconclusive
-    } else {
-        Verdict::Pass
-    };
     let Results { not_installed, searches, .. } = &*results;
     let ratios = ratios::compare(session.scenario, subjects, not_installed, searches);
     let notes = ratios::not_compared(session.scenario, subjects, not_installed);
     results.notes.extend(notes);
     results.search_ratios = ratios;
-    Ok(of_run(results.search_ratios.iter().map(|ratio| ratio.verdict).chain([of_bounds])))
+    let of_subjects = results.searches.iter().map(|found| found.verdict);
+    let of_ratios = results.search_ratios.iter().map(|ratio| ratio.verdict);
+    let of_nobody = subjects.is_empty().then_some(Verdict::Inconclusive);
+    Ok(of_run(of_subjects.chain(of_ratios).chain(of_nobody)))
 }
 
 fn narrow(
@@ -164,6 +166,88 @@ impl Found {
             lower_pps: bounds.lower,
             upper_pps: bounds.upper.map(|(rate, _)| rate),
             upper_by: bounds.upper.map(|(_, shown)| limit(shown)),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
         }
+    }
+
+    /// Comes to the verdict, from all `trials` that were held of it. Whom `ratios` name beneath the line only, of that
+    /// subject nothing is demanded.
+    fn judge(&mut self, ratios: &[SearchRatio], trials: &[Trial]) {
+        let (None, Some(rate)) = (self.lower_pps, self.upper_pps) else { return };
+        let is = |name: &String| *name == self.subject;
+        let is_yardstick =
+            ratios.iter().any(|ratio| is(&ratio.to)) && !ratios.iter().any(|ratio| is(&ratio.of));
+        self.verdict = match self.upper_by {
+            Some(Limit::Subject) if is_yardstick => Verdict::Inconclusive,
+            Some(Limit::Subject) => Verdict::Fail,
+            _ => Verdict::Invalid,
+        };
+        let subject = &self.subject;
+        self.reasons.push(match self.upper_by {
+            Some(Limit::Subject) => {
+                format!("{subject} fails at {rate} packets/s, the least: {REMEDY}")
+            }
+            _ => {
+                format!("the lab cannot measure {subject} at {rate} packets/s, the least: quiet the machine")
+            }
+        });
+        let last = last_attempts(trials);
+        self.reasons.extend(
+            last.flat_map(|trial| {
+                trial.reasons.iter().map(|reason| format!("block {}: {reason}", trial.block))
+            }),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::fixtures::{CONDITION, trial};
+
+    /// What is found of `subject`, which has no rate without loss because of `limit`, where `a` is compared to `b`.
+    fn without_any(subject: &str, limit: Limit) -> Found {
+        let mut lossy = trial(subject, 2, 1.0);
+        (lossy.verdict, lossy.reasons) = (Verdict::Fail, vec!["lost 7, expected 0".into()]);
+        let ratio = SearchRatio { of: "a".into(), to: "b".into(), at_least: 2.0 };
+        let mut found = Found {
+            subject: subject.into(),
+            condition: CONDITION,
+            lower_pps: None,
+            upper_pps: Some(500),
+            upper_by: Some(limit),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
+        };
+        found.judge(&[ratio], &[trial(subject, 1, 1.0), lossy]);
+        found
+    }
+
+    #[test]
+    fn without_a_rate_without_loss_nobody_passes_and_it_is_told_why() {
+        let found = without_any("a", Limit::Subject);
+        assert_eq!(found.verdict, Verdict::Fail);
+        let sentence = "a fails at 500 packets/s, the least: see whether it relays at all, or lower the least of \
+                        traffic.rate-pps";
+        assert_eq!(found.reasons, [sentence, "block 2: lost 7, expected 0"]);
+        assert_eq!(without_any("c", Limit::Subject).verdict, Verdict::Fail, "it is in no ratio");
+        let of_lab = without_any("b", Limit::Lab);
+        assert_eq!(of_lab.verdict, Verdict::Invalid);
+        assert!(of_lab.reasons[0].starts_with("the lab cannot measure b at 500 packets/s, the least"));
+    }
+
+    #[test]
+    fn whom_others_are_measured_by_cannot_fail_the_search() {
+        let found = without_any("b", Limit::Subject);
+        assert_eq!((found.verdict, found.reasons.len()), (Verdict::Inconclusive, 2));
+    }
+
+    #[test]
+    fn with_a_rate_without_loss_it_is_a_pass() {
+        let mut found = without_any("a", Limit::Subject);
+        (found.lower_pps, found.verdict, found.reasons) = (Some(400), Verdict::Pass, Vec::new());
+        found.judge(&[], &[]);
+        assert_eq!((found.verdict, found.reasons.len()), (Verdict::Pass, 0));
     }
 }

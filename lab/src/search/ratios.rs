@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::{Found, Limit};
+use super::{Found, Limit, REMEDY};
 use crate::comparison::Absent;
 use crate::scenario::{Condition, Scenario, SearchRatio, Subject};
 use crate::subject::NotInstalled;
@@ -21,9 +21,11 @@ pub struct FoundRatio {
     pub to: String,
     /// The condition; its rate is the least that was to be tried.
     pub condition: Condition,
-    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them.
+    /// What the ratio comes to at least: `of`'s lower bound by `to`'s upper one; null without one of them, where `to`'s
+    /// upper bound is the lab's, and where `to` has no lower one.
     pub least: Option<f64>,
-    /// And at most: `of`'s upper bound by `to`'s lower one; null without one of them.
+    /// And at most: `of`'s upper bound by `to`'s lower one; null without one of them, and where `of`'s upper bound is
+    /// the lab's.
     pub most: Option<f64>,
     /// What it must come to.
     pub at_least: f64,
@@ -79,12 +81,15 @@ impl FoundRatio {
         let by = |above: Option<u64>, beneath: Option<u64>| {
             above.zip(beneath).map(|(above, beneath)| above as f64 / beneath as f64)
         };
-        let (least, most) = (by(of.lower_pps, to.upper_pps), by(of.upper_pps, to.lower_pps));
-        let is_own = |found: &Found| found.upper_by == Some(Limit::Subject);
+        // Of what the lab could not offer or count nobody knows whether the subject could not do it.
+        let own_upper = |found: &Found| found.upper_pps.filter(|_| found.upper_by == Some(Limit::Subject));
+        // Who never passed may not be set up to relay: by that nobody is measured.
+        let least = to.lower_pps.and_then(|_| by(of.lower_pps, own_upper(to)));
+        let most = by(own_upper(of), to.lower_pps);
         let at_least = ratio.at_least;
-        let verdict = if is_own(to) && least.is_some_and(|least| least >= at_least) {
+        let verdict = if least.is_some_and(|least| least >= at_least) {
             Verdict::Pass
-        } else if is_own(of) && most.is_some_and(|most| most < at_least) {
+        } else if most.is_some_and(|most| most < at_least) {
             Verdict::Fail
         } else {
             Verdict::Inconclusive
@@ -118,7 +123,7 @@ fn obstacles(of: &Found, to: &Found, at_least: f64) -> Vec<String> {
             (None, _) => Some(format!("{subject} lost nothing at the highest rate: raise traffic.rate-pps")),
             _ => None,
         };
-        let none = || format!("{subject} has no rate without loss: lower the least of traffic.rate-pps");
+        let none = || format!("{subject} passed at no rate: {REMEDY}");
         open.into_iter().chain(lower_pps.is_none().then(none))
     });
     let reasons: Vec<_> = of_each.collect();
@@ -142,6 +147,8 @@ mod tests {
             lower_pps: bound(lower),
             upper_pps: bound(upper),
             upper_by: bound(upper).map(|_| upper_by),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
         }
     }
 
@@ -155,12 +162,13 @@ mod tests {
     fn only_bounds_on_one_side_tell() {
         use Limit::{Lab, Subject};
         let pass = judged((400, 440, Lab), (180, 200, Subject));
-        assert_eq!((pass.verdict, pass.least, pass.most), (Verdict::Pass, Some(2.0), Some(440.0 / 180.0)));
+        assert_eq!((pass.verdict, pass.least, pass.most), (Verdict::Pass, Some(2.0), None));
         assert!(pass.reasons.is_empty());
         let fail = judged((300, 330, Subject), (200, 220, Lab));
-        assert_eq!((fail.verdict, fail.most), (Verdict::Fail, Some(1.65)));
+        assert_eq!((fail.verdict, fail.least, fail.most), (Verdict::Fail, None, Some(1.65)));
         let open = judged((390, 410, Subject), (190, 210, Subject));
         assert_eq!(open.verdict, Verdict::Inconclusive);
+        assert_eq!((open.least, open.most), (Some(390.0 / 210.0), Some(410.0 / 190.0)));
         assert_eq!(open.reasons, ["the bounds reach over 2: a smaller search.width brings them closer"]);
     }
 
@@ -168,11 +176,11 @@ mod tests {
     fn what_the_lab_cannot_offer_is_held_against_nobody() {
         use Limit::{Lab, Subject};
         let of = judged((300, 330, Lab), (200, 220, Subject));
-        assert_eq!(of.verdict, Verdict::Inconclusive);
+        assert_eq!((of.verdict, of.least, of.most), (Verdict::Inconclusive, Some(300.0 / 220.0), None));
         assert_eq!(of.reasons, ["the lab could not offer 330 packets/s to a, which may do more"]);
         // Nor is it a pass: whom it is compared to may do more.
         let to = judged((900, 990, Subject), (200, 220, Lab));
-        assert_eq!((to.verdict, to.least), (Verdict::Inconclusive, Some(900.0 / 220.0)));
+        assert_eq!((to.verdict, to.least, to.most), (Verdict::Inconclusive, None, Some(990.0 / 200.0)));
         assert_eq!(to.reasons, ["the lab could not offer 220 packets/s to b, which may do more"]);
     }
 
@@ -183,10 +191,16 @@ mod tests {
         assert_eq!((all.verdict, all.most), (Verdict::Inconclusive, None));
         assert_eq!(all.reasons, ["a lost nothing at the highest rate: raise traffic.rate-pps"]);
         let none = judged((400, 440, Subject), (0, 300, Subject));
-        assert_eq!((none.verdict, none.least), (Verdict::Inconclusive, Some(400.0 / 300.0)));
-        assert_eq!(none.reasons, ["b has no rate without loss: lower the least of traffic.rate-pps"]);
-        // Of whom nothing is known to pass, the upper bound is enough.
-        assert_eq!(judged((600, 0, Subject), (0, 300, Subject)).verdict, Verdict::Pass);
+        assert_eq!((none.verdict, none.least, none.most), (Verdict::Inconclusive, None, None));
+        let never = "passed at no rate: see whether it relays at all, or lower the least of traffic.rate-pps";
+        assert_eq!(none.reasons, [format!("b {never}")]);
+        // Nobody passes by somebody who never did.
+        let idle = judged((9_000, 9_900, Subject), (0, 300, Subject));
+        assert_eq!(
+            (idle.verdict, idle.least, idle.reasons),
+            (Verdict::Inconclusive, None, vec![format!("b {never}")])
+        );
+        // But whoever never passed is slower than one who did.
         assert_eq!(judged((0, 300, Subject), (200, 220, Subject)).verdict, Verdict::Fail);
     }
 

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use askama::Template;
 
+use super::found;
 use super::groups::{self, Groups};
 use super::record::{self, ReadError, Record};
 use super::{units, write_whole};

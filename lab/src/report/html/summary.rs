@@ -1,7 +1,8 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
-use super::groups::{Group, Groups, Sides};
-use super::record::{FoundRatio, Record, Trial};
+use super::found::{Found, FoundRatio};
+use super::groups::{Group, Groups, Sides, about_repeated};
+use super::record::{Record, Trial};
 use super::section::{Section, Table};
 use super::units::{Unit, many};
 use crate::report::numbers::{factor, grouped, or_nothing};
@@ -28,18 +29,21 @@ pub(super) struct Reason {
 impl Summary {
     pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Self {
         let trials = Tally::of(record.last_attempts().into_iter().map(|trial| trial.verdict));
+        let searches = Tally::of(record.searches.iter().map(|found| found.verdict));
         let of_searches = record.search_ratios.iter().map(|ratio| ratio.verdict);
         let compared = record.comparisons.iter().filter_map(|comparison| comparison.verdict);
         let ratios = Tally::of(compared.chain(of_searches));
         // A search is there to find rates at which something fails; the table of all trials tells of them.
         let mut reasons =
-            if record.searches.is_empty() { reasons(record, groups) } else { reasons_of_search(record) };
+            if record.is_search() { reasons_of_search(record) } else { reasons(record, groups) };
         // As grave ones come first: what is proven before what is not.
         reasons.sort_by_key(|reason| reason.verdict);
         let mut notes = record.notes.clone();
-        notes.extend(about_repeated(record));
+        // They are not told of among the reasons, because a later attempt counts.
+        let repeated = about_repeated(&record.trials, &record.last_attempts());
+        notes.extend(repeated.map(|told| format!("{told}; all are marked below.")));
         notes.extend(about_unjudged(record));
-        let (word, sentence) = sentence(record, &trials, &ratios);
+        let (word, sentence) = sentence(record, &trials, &searches, &ratios);
         Self { word, sentence, reasons, notes }
     }
 }
@@ -73,20 +77,23 @@ fn measured_only(record: &Record) -> usize {
     last.iter().filter(|trial| trial.expected.is_none() && trial.verdict == Verdict::Pass).count()
 }
 
-fn sentence(record: &Record, trials: &Tally, ratios: &Tally) -> (&'static str, String) {
+fn sentence(record: &Record, trials: &Tally, searches: &Tally, ratios: &Tally) -> (&'static str, String) {
     let told = |verdicts: &[Verdict]| {
-        let ratios = ratios.told(verdicts, "ratio");
         // In a search trials fail all the time.
-        let is_about_ratios = !record.search_ratios.is_empty() && ratios.is_some();
-        let parts = [trials.told(verdicts, "trial").filter(|_| !is_about_ratios), ratios];
-        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        let held = if record.is_search() {
+            searches.told(verdicts, "search")
+        } else {
+            trials.told(verdicts, "trial")
+        };
+        let parts =
+            [held, ratios.told(verdicts, "ratio")].into_iter().flatten().collect::<Vec<_>>().join(" and ");
         if parts.is_empty() { "nothing".to_owned() } else { parts }
     };
     let kept =
         if ratios.all > 0 { format!(", and {} kept", many(ratios.all, "ratio")) } else { String::new() };
     match record.verdict {
-        RunVerdict::Pass if !record.searches.is_empty() => {
-            let found = many(record.searches.len(), "search");
+        RunVerdict::Pass if record.is_search() => {
+            let found = many(searches.all, "search");
             ("Pass", format!("{found} came to an end, after {}{kept}.", many(trials.all, "trial")))
         }
         RunVerdict::Pass => {
@@ -149,8 +156,14 @@ fn reasons(record: &Record, groups: &Groups<'_>) -> Vec<Reason> {
     of_trials.chain(of_ratios).collect()
 }
 
-/// Why ratios of highest rates are no pass.
+/// Why subjects, and ratios of their highest rates, are no pass.
 fn reasons_of_search(record: &Record) -> Vec<Reason> {
+    let without_any = record.searches.iter().filter(|found| found.verdict != Verdict::Pass);
+    let of_subjects = without_any.map(|Found { subject, condition, verdict, reasons, .. }| Reason {
+        verdict: *verdict,
+        about: format!("{subject}, {}", condition.in_words()),
+        lines: reasons.clone(),
+    });
     let open = record.search_ratios.iter().filter(|ratio| ratio.verdict != Verdict::Pass);
     let told = open.map(|FoundRatio { of, to, condition, most, at_least, verdict, reasons, .. }| {
         let mut lines = reasons.clone();
@@ -160,19 +173,11 @@ fn reasons_of_search(record: &Record) -> Vec<Reason> {
         let about = format!("highest rate of {of} to that of {to}, {}", condition.in_words());
         Reason { verdict: *verdict, about, lines }
     });
-    told.collect()
+    of_subjects.chain(told).collect()
 }
 
 fn lines_of(trial: &Trial) -> Vec<String> {
     trial.reasons.iter().map(|reason| format!("{}: {reason}", trial.turn())).collect()
-}
-
-/// Trials that are not told of among the reasons, because a later attempt counts.
-fn about_repeated(record: &Record) -> Option<String> {
-    let repeated = record.trials.len() - record.last_attempts().len();
-    let told =
-        || format!("{} that proved nothing repeated; all are marked below.", many(repeated, "attempt"));
-    (repeated > 0).then(told)
 }
 
 /// Subjects of whom a pass says little.

@@ -4,7 +4,7 @@ use super::*;
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
 use crate::results::fixtures::{CONDITION, results, trial};
-use crate::results::{RESULTS_FILE, Results, RunVerdict, Trial};
+use crate::results::{RESULTS_FILE, Results, RunKind, RunVerdict, Trial};
 use crate::scenario::{Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
 use crate::trial::Delays;
@@ -143,7 +143,7 @@ fn both_conditions_of_a_comparison_are_told() {
     }
     // Results that were written before conditions could differ.
     let old = serde_json::to_string(&results(Verdict::Pass, vec![trial("it", 1, 1.0)])).unwrap();
-    let old = old.replace("\"segmentation\":\"wire\",", "");
+    let old = old.replace("\"segmentation\":\"wire\",", "").replace("\"kind\":\"run\",", "");
     assert!(page_of_text(old.as_bytes()).contains("1 trial passed."));
 }
 
@@ -152,12 +152,15 @@ fn a_search_and_a_calibration_have_their_sections() {
     let mut results = results(Verdict::Pass, vec![trial("a", 1, 1.0)]);
     let page = page_of(&results);
     assert!(!page.contains("id=\"searches\"") && !page.contains("id=\"calibration\""));
+    results.kind = RunKind::Search;
     results.searches = vec![Found {
         subject: "a".into(),
         condition: CONDITION,
         lower_pps: Some(631_519),
         upper_pps: Some(668_988),
         upper_by: Some(Limit::Lab),
+        verdict: Verdict::Pass,
+        reasons: Vec::new(),
     }];
     results.calibration = Some(Calibration { before: vec![trial("w", 1, 10.0)], after: Vec::new() });
     let ratio = FoundRatio {
@@ -173,9 +176,13 @@ fn a_search_and_a_calibration_have_their_sections() {
     results.search_ratios = vec![ratio];
     results.verdict = RunVerdict::Inconclusive;
     let told = page_of(&results);
-    for part in
-        ["1.900", "2.5", "<li>the lab could not</li>", "highest rate of a to that of b", "1 of 1 ratio left"]
-    {
+    for part in [
+        "at least 1.900",
+        "at least 2.5",
+        "<li>the lab could not</li>",
+        "highest rate of a to that of b",
+        "1 of 1 ratio left",
+    ] {
         assert!(told.contains(part), "{part} in {told}");
     }
     results.search_ratios.clear();
@@ -184,6 +191,11 @@ fn a_search_and_a_calibration_have_their_sections() {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("after the run</th>"));
+    (results.verdict, results.searches[0].verdict) = (RunVerdict::Fail, Verdict::Fail);
+    results.searches[0].reasons = vec!["a fails already".into()];
+    let page = page_of(&results);
+    assert_eq!(page.matches("a fails already").count(), 2, "among the reasons, and beneath its row");
+    assert!(page.contains("1 of 1 search failed."), "{page}");
 }
 
 #[test]

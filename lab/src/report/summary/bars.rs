@@ -1,9 +1,11 @@
 //! Whatever had a verdict in a run, each in a row: what was demanded and what was measured.
 
-use super::super::groups::{Group, Groups, Sides};
-use super::super::numbers::{factor, grouped, or_nothing};
-use super::super::record::{Comparison, Found, FoundRatio, Record, Trial};
+use super::super::found::{Found, FoundRatio};
+use super::super::groups::{Group, Groups, Sides, about_repeated};
+use super::super::numbers::{bounds, factor, grouped, mebibytes, or_nothing};
+use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
+use crate::memory::{Memory, MemoryLimits};
 use crate::results::RunVerdict;
 use crate::verdict::{Counts, Verdict, of_run};
 
@@ -15,7 +17,7 @@ pub(super) struct Bar {
     pub(super) demanded: String,
     pub(super) measured: String,
     pub(super) verdict: RunVerdict,
-    /// Why it is no pass.
+    /// Why it is no pass, and what to know of it otherwise.
     pub(super) reasons: Vec<String>,
 }
 
@@ -23,22 +25,44 @@ pub(super) struct Bar {
 pub(super) fn of(record: &Record, groups: &Groups<'_>) -> Vec<Bar> {
     let mut bars = Vec::new();
     // That trials fail is what a search is for.
-    if record.searches.is_empty() {
-        bars.extend(groups.all.iter().filter_map(|group| of_counts(group, groups)));
+    if !record.is_search() {
+        bars.extend(groups.all.iter().filter_map(|group| of_trials(group, groups)));
     }
     bars.extend(record.comparisons.iter().filter_map(|comparison| of_comparison(comparison, groups)));
+    bars.extend(record.searches.iter().filter_map(of_no_rate));
     bars.extend(record.search_ratios.iter().map(|ratio| of_search(ratio, &record.searches)));
-    let worst = bars.iter().map(|bar| bar.verdict).max_by_key(|verdict| gravity(*verdict));
-    if worst != Some(record.verdict) {
+    let worst = of_run(bars.iter().filter_map(|bar| bar.verdict.judged()));
+    if bars.is_empty() || record.verdict.judged() != Some(worst) {
         bars.push(of_all(record));
     }
     bars
 }
 
-/// Exactly those counts that were expected in each block.
-fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
+/// Exactly the counts that were expected in each block, and no more memory.
+fn of_trials(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     let expected = group.last.iter().find_map(|trial| trial.expected)?;
+    let reasons = group.last.iter().flat_map(|trial| {
+        let turn = trial.turn();
+        trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
+    });
+    let repeated = about_repeated(group.trials.iter().copied(), &group.last);
+    let limits = expected.memory_bytes;
+    let what = if limits.is_none() { "counts" } else { "counts and memory" };
+    Some(Bar {
+        about: format!("{what}, {}, {}", group.subject, groups.name(group.condition)),
+        demanded: format!("{}{}", demanded(expected.counts()), demanded_of_memory(&limits)),
+        measured: format!("{}{}", counted(group), memory(group, &limits)),
+        verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
+        // First, because only the first few are told.
+        reasons: repeated.into_iter().chain(reasons).collect(),
+    })
+}
+
+fn counted(group: &Group<'_>) -> String {
     let counted: Vec<_> = group.conclusive().filter(|trial| trial.lost.is_some()).collect();
+    if counted.is_empty() {
+        return "nothing".to_owned();
+    }
     let due = counted.iter().map(|trial| trial.due()).fold(0, u64::saturating_add);
     let sum = |count: fn(&Trial) -> Option<u64>| -> u64 {
         counted.iter().filter_map(|trial| count(trial)).fold(0, u64::saturating_add)
@@ -50,26 +74,33 @@ fn of_counts(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     ];
     let others = others.into_iter().filter(|(_, count)| *count > 0);
     let others: Vec<_> = others.map(|(what, count)| format!(", {} {what}", grouped(count))).collect();
-    let blocks = match (counted.len(), group.last.len()) {
-        (counted, all) if counted == all => many(all, "block"),
-        (counted, all) => format!("{counted} of {}", many(all, "block")),
-    };
+    let blocks = out_of(counted.len(), group.last.len(), "block");
     let lost = grouped(group.lost().unwrap_or_default());
-    let of_trials = group.last.iter().flat_map(|trial| {
-        let turn = trial.turn();
-        trial.reasons.iter().map(move |reason| format!("{turn}: {reason}"))
-    });
-    Some(Bar {
-        about: format!("counts, {}, {}", group.subject, groups.name(group.condition)),
-        demanded: demanded(expected),
-        measured: if counted.is_empty() {
-            "nothing".to_owned()
-        } else {
-            format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
-        },
-        verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
-        reasons: of_trials.collect(),
-    })
+    format!("{lost} of {} lost in {blocks}{}", grouped(due), others.concat())
+}
+
+/// The most that the subject had in any block of what is limited.
+fn memory(group: &Group<'_>, limits: &MemoryLimits) -> String {
+    let of = |limit: Option<u64>, part: fn(&Memory) -> u64| {
+        let seen = group.conclusive().filter_map(|trial| trial.memory_bytes.as_ref()).map(part).max();
+        limit.and(seen)
+    };
+    let most = of(limits.most, |memory| memory.most).map(|most| format!("; {} MiB at most", mebibytes(most)));
+    let growth = of(limits.growth, Memory::growth);
+    let growth = growth.map(|growth| format!("; grown by {} KiB at most", grouped(growth >> 10)));
+    most.into_iter().chain(growth).collect()
+}
+
+fn demanded_of_memory(limits: &MemoryLimits) -> String {
+    let most = limits.most.map(|most| format!("; at most {} MiB of memory", mebibytes(most)));
+    let growth =
+        limits.growth.map(|growth| format!("; memory grown by at most {} KiB", grouped(growth >> 10)));
+    most.into_iter().chain(growth).collect()
+}
+
+/// `5 pairs`, or `3 of 5 pairs`.
+fn out_of(count: usize, all: usize, what: &str) -> String {
+    if count == all { many(all, what) } else { format!("{count} of {}", many(all, what)) }
 }
 
 fn demanded(expected: Counts) -> String {
@@ -85,13 +116,12 @@ fn demanded(expected: Counts) -> String {
 /// A ratio that was to be kept.
 fn of_comparison(comparison: &Comparison, groups: &Groups<'_>) -> Option<Bar> {
     let (verdict, at_most) = (comparison.verdict?, comparison.at_most?);
-    let Comparison { reasons, .. } = comparison;
     Some(Bar {
         about: about(comparison, groups),
         demanded: format!("at most {at_most}"),
         measured: measured(comparison),
         verdict: verdict.into(),
-        reasons: if verdict == Verdict::Pass { Vec::new() } else { reasons.clone() },
+        reasons: comparison.reasons.clone(),
     })
 }
 
@@ -107,24 +137,37 @@ pub(super) fn measured(comparison: &Comparison) -> String {
     let interval = comparison.interval().map(|[low, high]| format!(" ({} to {})", factor(low), factor(high)));
     let show = Unit::of(&comparison.metric).show;
     let [of, to] = [comparison.of_median, comparison.to_median].map(|median| or_nothing(median, show));
-    let pairs = many(comparison.pairs as usize, "pair");
+    let blocks = comparison.pairs.saturating_add(comparison.left_out);
+    let pairs = out_of(comparison.pairs as usize, blocks as usize, "pair");
     format!("{}{}; medians {of} and {to}; {pairs}", factor(ratio), interval.unwrap_or_default())
+}
+
+/// That a subject has no rate without loss; where it has one, nothing more was demanded of it alone.
+fn of_no_rate(found: &Found) -> Option<Bar> {
+    let Found { subject, condition, upper_pps, upper_by, verdict, reasons, .. } = found;
+    let by = upper_by.as_ref().map(|limit| format!(" (the {limit})")).unwrap_or_default();
+    (*verdict != Verdict::Pass).then(|| Bar {
+        about: format!("rate without loss, {subject}, {}", condition.in_words()),
+        demanded: "any".to_owned(),
+        measured: format!("none from {} on{by}", or_nothing(*upper_pps, grouped)),
+        verdict: (*verdict).into(),
+        reasons: reasons.clone(),
+    })
 }
 
 fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
     let FoundRatio { of, to, condition, least, most, at_least, verdict, reasons } = ratio;
-    let bounds = |name: &str| {
+    let of_one = |name: &str| {
         let found = searches.iter().find(|found| found.subject == name && found.condition == *condition)?;
         let [lower, upper] = [found.lower_pps, found.upper_pps].map(|rate| or_nothing(rate, grouped));
         let by = found.upper_by.as_ref().map(|limit| format!(" (the {limit})")).unwrap_or_default();
         Some(format!("; {name} {lower} to {upper}{by}"))
     };
-    let [least, most] = [least, most].map(|ratio| or_nothing(*ratio, factor));
-    let rates: String = [of, to].into_iter().filter_map(|name| bounds(name)).collect();
+    let rates: String = [of, to].into_iter().filter_map(|name| of_one(name)).collect();
     Bar {
         about: format!("highest rate without loss, {of} to {to}, {}", condition.in_words()),
         demanded: format!("at least {at_least}"),
-        measured: format!("{least} to {most}{rates}"),
+        measured: format!("{}{rates}", bounds(*least, *most)),
         verdict: (*verdict).into(),
         reasons: reasons.clone(),
     }
@@ -132,23 +175,11 @@ fn of_search(ratio: &FoundRatio, searches: &[Found]) -> Bar {
 
 /// What the parts of a run do not say: that it did not come to its end, or that nothing was to be judged.
 fn of_all(record: &Record) -> Bar {
-    let reasons: Vec<_> = record.error.iter().chain(&record.notes).cloned().collect();
     Bar {
-        about: "the whole run".to_owned(),
+        about: if record.is_search() { "the whole search" } else { "the whole run" }.to_owned(),
         demanded: "-".to_owned(),
         measured: many(record.trials.len(), "attempt"),
         verdict: record.verdict,
-        reasons: if record.verdict == RunVerdict::Pass { Vec::new() } else { reasons },
-    }
-}
-
-/// As [`of_run`] has it.
-fn gravity(verdict: RunVerdict) -> usize {
-    match verdict {
-        RunVerdict::Pass => 0,
-        RunVerdict::Inconclusive => 1,
-        RunVerdict::Invalid => 2,
-        RunVerdict::Fail => 3,
-        RunVerdict::Interrupted | RunVerdict::Error => 4,
+        reasons: record.error.iter().chain(&record.notes).cloned().collect(),
     }
 }

@@ -14,7 +14,7 @@ use askama::Template;
 
 use super::groups::Groups;
 use super::numbers::{grouped, or_nothing, rounded};
-use super::record::{self, Environment, ReadError, Record};
+use super::record::{self, Comparison, Environment, ReadError, Record};
 use super::units::{Unit, date, many};
 use super::{results_in, write_whole};
 use crate::results::RunVerdict;
@@ -85,7 +85,9 @@ struct Report {
     machines: Vec<String>,
     bars: String,
     reasons: Vec<String>,
+    doubts: Vec<String>,
     reported: String,
+    doubts_of_reported: Vec<String>,
     rates: String,
     medians: String,
 }
@@ -94,7 +96,7 @@ fn text(records: &[Record], unreadable: &[ReadError]) -> String {
     let runs: Vec<_> = records.iter().map(|record| (record, Groups::of(record))).collect();
     let rows = runs.iter().flat_map(|(record, groups)| {
         let name = record.scenario.name.clone();
-        bars::of(record, groups).into_iter().map(move |bar| (name.clone(), command(record), bar))
+        bars::of(record, groups).into_iter().map(move |bar| (name.clone(), record.command(), bar))
     });
     let lost = unreadable.iter().map(|error| {
         let bar = Bar {
@@ -118,19 +120,15 @@ fn text(records: &[Record], unreadable: &[ReadError]) -> String {
                 [name.clone(), about.clone(), demanded.clone(), measured.clone(), verdict, command.clone()]
             }),
         ),
-        reasons: rows.iter().filter_map(|(name, _, bar)| reasons(name, bar)).collect(),
+        reasons: reasons(rows.iter().filter(|(.., bar)| bar.verdict != RunVerdict::Pass)),
+        doubts: reasons(rows.iter().filter(|(.., bar)| bar.verdict == RunVerdict::Pass)),
         reported: reported(&runs),
+        doubts_of_reported: doubts_of_reported(&runs),
         rates: rates(records),
         medians: medians(&runs),
     };
     // Its parts are texts already, and writing to memory cannot fail.
     report.render().unwrap_or_default()
-}
-
-/// What makes a run.
-fn command(record: &Record) -> String {
-    let what = if record.searches.is_empty() { "run" } else { "search" };
-    format!("lab {what} {}", record.scenario.file)
 }
 
 /// Capitals for what is no pass, so that nobody overlooks it.
@@ -180,26 +178,47 @@ fn machines(records: &[Record]) -> Vec<String> {
     told.collect()
 }
 
-/// Why a bar is no pass, in one line.
-fn reasons(name: &str, bar: &Bar) -> Option<String> {
-    let left = bar.reasons.len().saturating_sub(REASONS);
-    let mut told: Vec<_> = bar.reasons.iter().take(REASONS).cloned().collect();
+/// A bar, the name of its scenario and the command that makes it.
+type Row = (String, String, Bar);
+
+/// What there is to know of each of `rows`, in a line.
+fn reasons<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<String> {
+    rows.filter_map(|(name, _, bar)| in_a_line(name, &bar.about, &bar.reasons)).collect()
+}
+
+/// The first of the `reasons`; nothing when there are none.
+fn in_a_line(name: &str, about: &str, reasons: &[String]) -> Option<String> {
+    let left = reasons.len().saturating_sub(REASONS);
+    let mut told: Vec<_> = reasons.iter().take(REASONS).cloned().collect();
     if left > 0 {
         told.push(format!("and {left} more"));
     }
-    let line = format!("{name}, {}: {}", bar.about, told.join("; "));
-    (bar.verdict != RunVerdict::Pass && !told.is_empty()).then(|| plain(&line))
+    (!told.is_empty()).then(|| plain(&format!("{name}, {about}: {}", told.join("; "))))
 }
 
-/// Comparisons of which nothing was demanded.
-fn reported(runs: &[(&Record, Groups<'_>)]) -> String {
-    let rows = runs.iter().flat_map(|(record, groups)| {
+/// Comparisons of which nothing was demanded, each with the name of its scenario and in words.
+fn only_reported<'a>(
+    runs: &'a [(&Record, Groups<'_>)],
+) -> impl Iterator<Item = (&'a str, String, &'a Comparison)> {
+    runs.iter().flat_map(|(record, groups)| {
         let reported = record.comparisons.iter().filter(|comparison| comparison.verdict.is_none());
-        reported.map(|comparison| {
-            [record.scenario.name.clone(), bars::about(comparison, groups), bars::measured(comparison)]
-        })
-    });
+        reported
+            .map(|comparison| (record.scenario.name.as_str(), bars::about(comparison, groups), comparison))
+    })
+}
+
+/// The table of them.
+fn reported(runs: &[(&Record, Groups<'_>)]) -> String {
+    let rows = only_reported(runs)
+        .map(|(name, about, comparison)| [name.to_owned(), about, bars::measured(comparison)]);
     table(["scenario", "ratio", "measured"], rows)
+}
+
+/// What there is to know of each of them.
+fn doubts_of_reported(runs: &[(&Record, Groups<'_>)]) -> Vec<String> {
+    let lines = only_reported(runs)
+        .filter_map(|(name, about, comparison)| in_a_line(name, &about, &comparison.reasons));
+    lines.collect()
 }
 
 /// What searches found.
@@ -221,7 +240,7 @@ fn rates(records: &[Record]) -> String {
 
 /// Every subject under every condition; of a search the rates say it all.
 fn medians(runs: &[(&Record, Groups<'_>)]) -> String {
-    let runs = runs.iter().filter(|(record, _)| record.searches.is_empty());
+    let runs = runs.iter().filter(|(record, _)| !record.is_search());
     let rows = runs.flat_map(|(record, groups)| {
         groups.all.iter().map(|group| {
             let shown = |metric| or_nothing(group.median(metric), Unit::of(metric).show);
