@@ -81,6 +81,9 @@ fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
     }
     if let Some(measured) = &trial.measured {
         write_ledger(text, &measured.ledger)?;
+        if let Some(foreign) = &measured.ledger.foreign {
+            writeln!(text, "  foreign: {foreign}")?;
+        }
         if let Some(memory) = &measured.memory_bytes {
             writeln!(text, "  memory: {}", memory_in_words(memory))?;
         }
@@ -115,6 +118,9 @@ fn remarks(step: &Step) -> String {
     words.extend(
         step.drops.iter().map(|drop| format!("- {} {} ({})", grouped(drop.count), drop.name, drop.source)),
     );
+    if step.foreign > 0 {
+        words.push(format!("+ {} foreign", grouped(step.foreign)));
+    }
     if step.other_frames > 0 {
         words.push(format!("+ {} other frames", grouped(step.other_frames)));
     }
