@@ -51,11 +51,16 @@ pub(super) fn table(trials: &[Trial], conditions: &Conditions) -> String {
     format!("{table}\n\n{common}{LEGEND}\n")
 }
 
-/// Reasons and ledgers. The first trial stands for all that passed: their ledgers are all the same kind of boring.
+/// Reasons and ledgers. The first trial stands for all that passed, one without anything foreign and one with it: their
+/// ledgers are all the same kind of boring.
 pub(super) fn details(trials: &[Trial]) -> String {
-    let passed = trials.iter().find(|trial| trial.verdict == Verdict::Pass);
+    let first_passed = |has_foreign: bool| {
+        let mut passed = trials.iter().filter(|trial| trial.verdict == Verdict::Pass);
+        passed.find(|trial| (trial.condition.foreign_pps > 0) == has_foreign)
+    };
+    let passed = [false, true].map(first_passed).into_iter().flatten();
     let others = trials.iter().filter(|trial| trial.verdict != Verdict::Pass);
-    let texts = passed.into_iter().chain(others).map(|trial| {
+    let texts = passed.chain(others).map(|trial| {
         let mut text = String::new();
         // Writing to memory cannot fail.
         let _ = write_trial(&mut text, trial);
