@@ -103,7 +103,7 @@ fn the_program_makes_the_frames_of_user_space() {
                     assert!(read.stamps.is_none_or(|stamps| stamps.actual_ns == sent_ns));
                 }
                 (Guise::Foreign | Guise::NoRule, Ok(read)) => {
-                    assert_eq!(read.header, Header { run: !plan.run, ..own })
+                    assert_eq!(read.header, Header { run: !plan.run, ..own });
                 }
                 (Guise::Flipped(_), Err(Undecodable::Damaged(header))) => assert_eq!(header, own),
                 unlike => panic!("{unlike:?}"),
