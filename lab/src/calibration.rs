@@ -36,6 +36,7 @@ pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
     let mut alone = scenario.clone();
     alone.traffic.casts = vec![Cast::MulticastToMulticast];
     alone.traffic.impairments = Impairments::default();
+    alone.traffic.foreign_pps = vec![0];
     // A burst takes its time.
     if alone.traffic.burst == 1 {
         alone.traffic.duration = alone.traffic.duration.min(DURATION);
@@ -84,9 +85,9 @@ pub(crate) fn notes(calibration: &Calibration) -> Vec<String> {
 }
 
 /// The machine's time for each datagram over the direct wire, in nanoseconds. Nothing of the subject's is in it, so the
-/// kind of address does not matter, and it has one sink.
+/// kind of address does not matter, and it has one sink. Nothing foreign goes over it.
 fn system_time(wire: &[&Trial], condition: &Condition) -> Option<f64> {
-    let condition = Condition { cast: Cast::MulticastToMulticast, fan_out: 1, ..*condition };
+    let condition = Condition { cast: Cast::MulticastToMulticast, fan_out: 1, foreign_pps: 0, ..*condition };
     let alike = wire.iter().filter(|trial| trial.condition == condition && trial.verdict.is_conclusive());
     median(alike.filter_map(|trial| trial.measured.as_ref()?.cpu_ns_per_packet.system))
 }
@@ -134,6 +135,7 @@ mod tests {
         // The machine takes twice what the subject does.
         let mut trials = vec![trial("r", 1, 500.0), trial("r", 1, 500.0)];
         trials[0].condition.cast = Cast::MulticastToUnicast;
+        trials[0].condition.foreign_pps = 9;
         trials[1].condition.rate_pps = 7;
         let mut invalid = trial(NAME, 1, 50_000.0);
         invalid.verdict = Verdict::Invalid;

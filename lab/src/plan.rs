@@ -48,6 +48,17 @@ pub struct Flow {
     pub delivered: SocketAddr,
 }
 
+/// Datagrams that no rule takes, offered beside the flows while these are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Where they come from and go to. Nobody is to deliver them anywhere.
+    pub flow: Flow,
+    /// Datagrams per second, evenly paced.
+    pub rate_pps: u64,
+    /// How many in all.
+    pub datagrams: u64,
+}
+
 /// A checked plan: non-empty, one address family, every length, rate and count in range, no two flows with the same
 /// destination or the same delivered address.
 #[derive(Clone, Debug)]
@@ -66,6 +77,8 @@ pub struct Plan {
     pub burst: u64,
     /// Which of them meet a fault on purpose: none unless asked for.
     pub impairments: Impairments,
+    /// What is offered beside them: nothing unless asked for.
+    pub foreign: Option<Foreign>,
     /// From when on their latency counts.
     pub latency_from: LatencyFrom,
     /// Only [`Plan::new`] makes one.
@@ -164,6 +177,7 @@ impl Plan {
             datagrams,
             burst: 1,
             impairments: Impairments::default(),
+            foreign: None,
             latency_from: LatencyFrom::default(),
             checked: Checked,
         })
@@ -192,6 +206,24 @@ impl Plan {
             return Err(PlanError::Impairments { datagrams: self.datagrams, least });
         }
         Ok(Self { impairments, ..self })
+    }
+
+    /// The same plan, with `foreign` datagrams beside its own. In errors they are the flow after the last.
+    ///
+    /// # Errors
+    /// An address that a flow has too, or is of another family; [`PlanError::Rate`], [`PlanError::Datagrams`].
+    pub fn beside(self, foreign: Option<Foreign>) -> Result<Self, PlanError> {
+        if let Some(Foreign { flow, rate_pps, datagrams }) = foreign {
+            if !(1..=MAX_RATE_PPS).contains(&rate_pps) {
+                return Err(PlanError::Rate(rate_pps));
+            }
+            if datagrams > MAX_DATAGRAMS {
+                return Err(PlanError::Datagrams(datagrams));
+            }
+            let all: Vec<_> = self.flows.iter().copied().chain([flow]).collect();
+            check_flows(&all, self.is_ipv6())?;
+        }
+        Ok(Self { foreign, ..self })
     }
 
     /// The same plan, with latency from that time on.
@@ -311,6 +343,23 @@ mod tests {
             assert_eq!(error, PlanError::Burst { burst, datagrams: 9 });
         }
         assert!(plan(0).in_bursts_of(1).is_ok());
+    }
+
+    #[test]
+    fn what_is_foreign_has_an_address_of_its_own() {
+        let plan = || Plan::new(1, vec![flow(1), flow(2)], 100, 1, 9).unwrap();
+        let foreign = |flow, rate_pps, datagrams| Some(Foreign { flow, rate_pps, datagrams });
+        let beside = |foreign| plan().beside(foreign).map(|plan| plan.foreign);
+        assert_eq!(beside(foreign(flow(3), 7, 0)).unwrap().unwrap().rate_pps, 7);
+        assert_eq!(beside(None).unwrap(), None);
+        let shared = PlanError::Shared { first: 1, second: 2, address: flow(2).destination };
+        assert_eq!(beside(foreign(flow(2), 7, 0)).unwrap_err(), shared);
+        assert_eq!(beside(foreign(flow(3), 0, 0)).unwrap_err(), PlanError::Rate(0));
+        let many = MAX_DATAGRAMS + 1;
+        assert_eq!(beside(foreign(flow(3), 1, many)).unwrap_err(), PlanError::Datagrams(many));
+        let mut mixed = flow(3);
+        mixed.destination = "[ff15::81:0:1]:5000".parse().unwrap();
+        assert_eq!(beside(foreign(mixed, 1, 1)).unwrap_err(), PlanError::MixedFamilies(2));
     }
 
     #[test]

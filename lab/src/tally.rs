@@ -84,6 +84,8 @@ pub struct Tally {
     pub alien: u64,
     /// Those of `alien` that are whole datagrams of this run: they came where they do not belong.
     pub misdelivered: u64,
+    /// Those of `alien` that are whole and name the run which foreign datagrams of the lab do.
+    pub foreign: u64,
     /// Whole warm-up datagrams, repeats included.
     pub warm_up: u64,
     /// Damaged warm-up datagrams: by their header or, when it is not readable, by when they came.
@@ -272,6 +274,7 @@ impl OpenTally {
     /// A whole lab datagram that came where it does not belong.
     fn stray(&mut self, delivered: SocketAddr, header: &Header) -> Arrival {
         if header.run != self.plan.run {
+            self.tally.foreign += u64::from(header.run == !self.plan.run);
             return self.alien(delivered, None);
         }
         self.tally.misdelivered += 1;

@@ -10,7 +10,7 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{Keeper, Ledger};
+use crate::ledger::{FOREIGN, Keeper, Ledger};
 use crate::memory::{Memory, MemoryLimits};
 
 /// How far the offered rate may be from the intended one before the trial is worth nothing, as a fraction.
@@ -101,6 +101,10 @@ pub struct Evidence<'a> {
     pub sink_errors: BTreeMap<String, u64>,
     /// What the sinks lost themselves, by reason.
     pub sink_dropped: BTreeMap<String, u64>,
+    /// Foreign datagrams that the relay received although it is to keep them from being captured.
+    pub foreign_received: u64,
+    /// Foreign datagrams that the subject sent to the sinks.
+    pub foreign_relayed: u64,
     /// Datagrams at the sinks that belong to no flow of the trial.
     pub alien: u64,
     /// How many of those the generator was to send; nobody else has any to send.
@@ -169,6 +173,16 @@ fn excuse(evidence: &Evidence<'_>) -> Option<(Verdict, String)> {
 /// What the subject did wrong, whatever was expected of the counts.
 fn faults_of_the_subject(evidence: &Evidence<'_>) -> Vec<String> {
     let mut reasons = Vec::new();
+    if evidence.foreign_received > 0 {
+        let received = evidence.foreign_received;
+        reasons.push(format!(
+            "the relay received {received} foreign datagrams, which its rule filter is to keep from it"
+        ));
+    }
+    if evidence.foreign_relayed > 0 {
+        let relayed = evidence.foreign_relayed;
+        reasons.push(format!("{relayed} foreign datagrams came to the sinks, and nobody is to relay any"));
+    }
     if evidence.misdelivered > 0 {
         reasons.push(format!("{} datagrams came to addresses that are not theirs", evidence.misdelivered));
     }
@@ -253,7 +267,9 @@ fn missed(counts: &Counts, expected: &Counts, ledger: &Ledger) -> Vec<String> {
 
 fn places_of_loss(ledger: &Ledger) -> String {
     let drops = ledger.steps.iter().flat_map(|step| step.drops.iter().map(move |drop| (step.place, drop)));
-    let places = drops.map(|(place, drop)| format!("{} {} before \"{place}\"", drop.count, drop.name));
+    let places = drops
+        .filter(|(_, drop)| drop.name != FOREIGN)
+        .map(|(place, drop)| format!("{} {} before \"{place}\"", drop.count, drop.name));
     let places = places.collect::<Vec<_>>().join(", ");
     if places.is_empty() { places } else { format!(" ({places})") }
 }

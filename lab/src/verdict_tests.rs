@@ -1,12 +1,13 @@
 //! Who is blamed for what, and who is not.
 
 use super::*;
-use crate::ledger::{Facts, Gap, Output, Place, Wire, settle};
+use crate::generator::ForeignReport;
+use crate::ledger::{Facts, Gap, Output, Place, RelayCounters, Wire, settle};
 
 const ZERO: Counts = Counts { lost: 0, duplicated: 0, reordered: 0, corrupted: 0 };
 
 fn ledger(gaps: Vec<Gap>) -> Ledger {
-    Ledger { steps: Vec::new(), adds_up: gaps.is_empty(), gaps }
+    Ledger { adds_up: gaps.is_empty(), gaps, ..Ledger::default() }
 }
 
 fn gap(place: Place) -> Gap {
@@ -23,6 +24,8 @@ fn clean(ledger: &Ledger) -> Evidence<'_> {
         stopped: false,
         sink_errors: BTreeMap::new(),
         sink_dropped: BTreeMap::from([("ring".into(), 0)]),
+        foreign_received: 0,
+        foreign_relayed: 0,
         alien: 0,
         expected_alien: 0,
         misdelivered: 0,
@@ -77,6 +80,22 @@ fn a_loss_is_told_with_its_place() {
     };
     let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &settle(&facts));
     assert_eq!(reasons, ["lost 3, expected 0 (3 not relayed (net) before \"egress device\")"]);
+
+    // What ends at the rule filter is no loss.
+    let relay = RelayCounters {
+        foreign: 9,
+        kernel_dropped: 3,
+        received: 7,
+        matched: 7,
+        relayed: 7,
+        ..Default::default()
+    };
+    let foreign = ForeignReport { intended: 9, sent: 9, ..ForeignReport::default() };
+    let facts = Facts { relay: Some(relay), foreign, ingress: Some(wire(19)), ..facts };
+    let ledger = settle(&facts);
+    assert!(ledger.adds_up, "{ledger:?}");
+    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &ledger);
+    assert_eq!(reasons, ["lost 3, expected 0 (3 kernel dropped before \"relay received\")"]);
 }
 
 #[test]
@@ -133,6 +152,14 @@ fn what_the_subject_sends_wrong_is_its_own() {
     assert_eq!(
         (verdict, reasons.as_str()),
         (Verdict::Fail, "3 datagrams came to addresses that are not theirs")
+    );
+    let (verdict, reasons) = judged(vec![], |e| e.foreign_received = 7);
+    assert_eq!(verdict, Verdict::Fail);
+    assert_eq!(reasons, "the relay received 7 foreign datagrams, which its rule filter is to keep from it");
+    let (verdict, reasons) = judged(vec![], |e| e.foreign_relayed = 2);
+    assert_eq!(
+        (verdict, reasons.as_str()),
+        (Verdict::Fail, "2 foreign datagrams came to the sinks, and nobody is to relay any")
     );
     let (verdict, reasons) = judged(vec![], |e| e.bad_checksums = 1);
     assert_eq!((verdict, reasons.as_str()), (Verdict::Fail, "1 datagrams came with a wrong UDP checksum"));
@@ -194,14 +221,19 @@ fn a_burst_of_the_generators_own_turns_a_miss_into_no_answer() {
 #[test]
 fn no_machine_and_no_burst_excuses_what_the_subject_sends_wrong() {
     type Wrong = fn(&mut Evidence<'_>);
-    let wrongs: [Wrong; 2] = [|e| e.misdelivered = 1, |e| e.bad_checksums = 1];
+    let wrongs: [Wrong; 4] = [
+        |e| e.misdelivered = 1,
+        |e| e.bad_checksums = 1,
+        |e| e.foreign_received = 1,
+        |e| e.foreign_relayed = 1,
+    ];
     for wrong in wrongs {
         let (verdict, reasons) = judged(vec![], |e| {
             wrong(e);
             (e.counts.lost, e.steal_percent, e.lag_max_ns) = (1, 50.0, LAG_LIMIT_NS);
         });
         assert_eq!(verdict, Verdict::Fail);
-        assert!(reasons.starts_with("lost 1, expected 0; 1 datagrams came"), "{reasons}");
+        assert!(reasons.starts_with("lost 1, expected 0; ") && reasons.contains(" 1 "), "{reasons}");
     }
     let excused = |e: &mut Evidence<'_>| (e.counts.lost, e.steal_percent) = (7, 50.0);
     assert_eq!(judged(vec![gap(Place::RelayReceived)], excused).0, Verdict::Fail);

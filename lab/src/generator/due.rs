@@ -33,17 +33,17 @@ impl<B: Batch> Sender for B {
         let mut offering = stretch.offering();
         let start = Moment::now();
         let mut done = 0;
-        while done < stretch.count && !stretch.is_stopped() {
+        while done < stretch.count() && !stretch.is_stopped() {
             let now = Instant::now();
             let now_ns = now.saturating_duration_since(start.monotonic).as_nanos() as u64;
-            let left = (stretch.count - done).min(self.room() as u64) as usize;
+            let left = (stretch.count() - done).min(self.room() as u64) as usize;
             let mut filled = 0;
             while filled < left && offering.peek().turn.due_ns <= now_ns {
                 let offer = offering.peek();
                 let (intended_ns, actual_ns) =
                     (start.realtime_ns + offer.turn.due_ns, start.realtime_ns + now_ns);
                 self.write(filled, frames, &offer, stretch.kind, Stamps { intended_ns, actual_ns });
-                recorder.handed_over(&offer.turn, now_ns);
+                recorder.handed_over(&offer, now_ns);
                 offering.advance();
                 filled += 1;
             }

@@ -11,9 +11,13 @@
 //! counts are of datagrams all the same: one of which the kernel refuses a fragment is refused, and the rest of it is
 //! not sent.
 //!
+//! Foreign datagrams that a plan has beside its own are due at times of their own, and leave in the same batches. They
+//! are counted by themselves; rate and lag are those of the plan's.
+//!
 //! The calling thread may be pinned or not: 10,000 moves between CPUs in the midst of sending reordered nothing.
 
 mod due;
+mod foreign;
 mod fragment;
 mod offering;
 mod pace;
@@ -31,16 +35,17 @@ use serde::Serialize;
 
 use crate::datagram::{CRC32, Encoder, Header, Kind, MIN_BYTES, STAMPED_BYTES, Stamps};
 use crate::impairments::Placed;
-use crate::plan::Plan;
+use crate::plan::{Foreign, Plan};
 use crate::schedule::Schedule;
 use crate::sys::affinity::{PreciseSleep, thread_cpu_time};
 use crate::sys::packet_socket::PacketSocket;
 use crate::traffic_error::TrafficError;
 
-pub use report::{GeneratorReport, Lag};
+pub use report::{ForeignReport, GeneratorReport, Lag};
 pub use trains::train_obstacle;
 pub use xdp::{try_xdp, xdp_obstacle};
 
+use foreign::Merged;
 use offering::{Guise, Offer, Offering};
 use packet::PacketSender;
 use report::Recorder;
@@ -90,7 +95,11 @@ impl Frames {
     /// Writes the frames of what is offered into a slot of exactly their length.
     fn write(&mut self, slot: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
         let encode = |payload: &mut [u8]| encode(&mut self.encoder, self.run, payload, offer, kind, stamps);
-        self.templates.write(offer.turn.flow, self.identification, slot, encode);
+        let to = match offer.guise {
+            Guise::NoRule => self.templates.foreign(),
+            Guise::Own | Guise::Flipped(_) | Guise::Foreign => usize::from(offer.turn.flow),
+        };
+        self.templates.write(to, self.identification, slot, encode);
         self.identification = self.identification.wrapping_add(1);
     }
 
@@ -103,7 +112,10 @@ impl Frames {
 /// Writes the payload of what is offered in this run.
 fn encode(encoder: &mut Encoder, run: u16, payload: &mut [u8], offer: &Offer, kind: Kind, stamps: Stamps) {
     let Offer { turn, guise } = offer;
-    let run = if *guise == Guise::Foreign { !run } else { run };
+    let run = match guise {
+        Guise::Foreign | Guise::NoRule => !run,
+        Guise::Own | Guise::Flipped(_) => run,
+    };
     let header = Header { run, flow: turn.flow, sequence: turn.sequence, kind };
     encoder.encode(payload, &header, stamps);
     if let Guise::Flipped(number) = guise {
@@ -145,17 +157,24 @@ struct Stretch<'a> {
     datagrams: u64,
     /// ... the faults that some of them meet ...
     faults: &'a [Placed],
-    /// ... and how many are to be handed over.
-    count: u64,
+    /// ... and how many of it are to be handed over.
+    own: u64,
+    /// What is offered beside them.
+    foreign: Option<&'a Foreign>,
     stop: &'a AtomicBool,
     /// Follows how many were handed over.
     progress: &'a AtomicU64,
 }
 
 impl Stretch<'_> {
-    fn offering(&self) -> Offering<'_> {
+    /// How many are to be handed over, of either kind.
+    fn count(&self) -> u64 {
+        self.own + self.foreign.map_or(0, |foreign| foreign.datagrams)
+    }
+
+    fn offering(&self) -> Merged<'_> {
         let schedule = Schedule::new(self.flows, self.rate_pps, self.burst, self.first);
-        Offering::new(schedule, self.flows, self.faults)
+        Merged::new(Offering::new(schedule, self.flows, self.faults), self.own, self.foreign)
     }
 
     fn is_stopped(&self) -> bool {
@@ -222,7 +241,8 @@ impl Generator {
             first,
             datagrams: count,
             faults: &[],
-            count,
+            own: count,
+            foreign: None,
             stop,
             progress: &progress,
         };
@@ -231,7 +251,7 @@ impl Generator {
         Ok(report)
     }
 
-    /// Sends the plan's measured datagrams, once, unless `stop` becomes true before the end. `progress` follows how
+    /// Sends the plan's measured datagrams and what is foreign beside them, once, unless `stop` becomes true before the end. `progress` follows how
     /// many were due so far.
     ///
     /// # Errors
@@ -240,9 +260,10 @@ impl Generator {
         if std::mem::replace(&mut self.has_run, true) {
             return Err(TrafficError::AlreadyRun);
         }
-        let Plan { rate_pps, burst, datagrams, impairments, .. } = *self.plan;
+        let plan = Arc::clone(&self.plan);
+        let Plan { rate_pps, burst, datagrams, impairments, .. } = *plan;
         let (kind, flows) = (Kind::Measured, self.plan.flows.len());
-        let (faults, count) = (impairments.placed(datagrams), impairments.frames(datagrams));
+        let (faults, own) = (impairments.placed(datagrams), impairments.frames(datagrams));
         let faults = &faults[..];
         self.send(&Stretch {
             kind,
@@ -252,7 +273,8 @@ impl Generator {
             first: 0,
             datagrams,
             faults,
-            count,
+            own,
+            foreign: plan.foreign.as_ref(),
             stop,
             progress,
         })
@@ -261,7 +283,8 @@ impl Generator {
     fn send(&mut self, stretch: &Stretch<'_>) -> Result<GeneratorReport, TrafficError> {
         let _precise = PreciseSleep::begin();
         let cpu_before = thread_cpu_time();
-        let mut recorder = Recorder::new(stretch.count, stretch.datagrams)?;
+        let foreign = stretch.foreign.map_or(0, |foreign| foreign.datagrams);
+        let mut recorder = Recorder::new(stretch.own, stretch.datagrams, foreign)?;
         let done = self.sender.send(&mut self.frames, stretch, &mut recorder);
         let cpu = thread_cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         Ok(recorder.finish(done, stretch.rate_pps, cpu))

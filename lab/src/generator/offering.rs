@@ -14,6 +14,8 @@ pub(super) enum Guise {
     Flipped(u64),
     /// As one of another run.
     Foreign,
+    /// Likewise, and to where no rule takes any.
+    NoRule,
 }
 
 /// A datagram to be sent. One that is sent out of turn is due when it is sent.
@@ -44,7 +46,7 @@ pub(super) struct Offering<'a> {
 }
 
 impl Offer {
-    fn of(turn: Turn) -> Self {
+    pub(super) fn of(turn: Turn) -> Self {
         Self { turn, guise: Guise::Own }
     }
 

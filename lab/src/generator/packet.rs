@@ -10,7 +10,7 @@
 use std::os::fd::AsFd;
 
 use super::due::{Batch, Patience};
-use super::offering::Offer;
+use super::offering::{Guise, Offer};
 use super::report::Recorder;
 use super::{Frames, Stretch};
 use crate::datagram::{Kind, Stamps};
@@ -29,6 +29,8 @@ pub(super) const SEND_BUFFER_BYTES: usize = 8 << 20;
 pub(super) struct PacketSender {
     socket: PacketSocket,
     batch: SendBatch,
+    /// Which slots hold what is foreign.
+    foreign: Vec<bool>,
 }
 
 impl PacketSender {
@@ -41,7 +43,7 @@ impl PacketSender {
         socket.bind(index, NO_PROTOCOL).map_err(failed("bind packet socket"))?;
         let lengths = frames.templates.frames();
         let slots = (BATCH / lengths.len().max(1)).max(1);
-        Ok(Self { socket, batch: SendBatch::new(slots, &lengths) })
+        Ok(Self { socket, batch: SendBatch::new(slots, &lengths), foreign: vec![false; slots] })
     }
 }
 
@@ -53,6 +55,9 @@ impl Batch for PacketSender {
     fn write(&mut self, index: usize, frames: &mut Frames, offer: &Offer, kind: Kind, stamps: Stamps) {
         if let Some(slot) = self.batch.slot(index) {
             frames.write(slot, offer, kind, stamps);
+        }
+        if let Some(foreign) = self.foreign.get_mut(index) {
+            *foreign = offer.guise == Guise::NoRule;
         }
     }
 
@@ -68,7 +73,11 @@ impl Batch for PacketSender {
                 }
                 Err(error) if patience.is_left(&error, stretch, recorder) => {}
                 Err(error) => {
-                    recorder.refused(&errno_name(&error), 1);
+                    if self.foreign.get(next / frames) == Some(&true) {
+                        recorder.refused_foreign(&errno_name(&error));
+                    } else {
+                        recorder.refused(&errno_name(&error), 1);
+                    }
                     // Without this frame the rest of its datagram is worth nothing.
                     next = (next / frames + 1) * frames;
                     patience = Patience::default();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::schedule::{Turn, due_ns};
+use super::offering::{Guise, Offer};
+use crate::schedule::due_ns;
 use crate::traffic_error::TrafficError;
 
 /// How late datagrams were handed to the kernel, ns.
@@ -24,6 +25,24 @@ pub struct Lag {
     pub max: u64,
 }
 
+/// What became of the foreign datagrams of a stretch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ForeignReport {
+    /// What was asked for.
+    pub intended: u64,
+    /// What the kernel took.
+    pub sent: u64,
+    /// What the kernel did not take, by the name of the error.
+    pub refused: BTreeMap<String, u64>,
+}
+
+impl ForeignReport {
+    /// How many were never due, because it was told to stop before.
+    pub fn not_offered(&self) -> u64 {
+        self.intended.saturating_sub(self.sent + self.refused.values().sum::<u64>())
+    }
+}
+
 /// What one stretch of sending came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GeneratorReport {
@@ -35,6 +54,8 @@ pub struct GeneratorReport {
     pub sent: u64,
     /// What the kernel did not take, by the name of the error.
     pub refused: BTreeMap<String, u64>,
+    /// The same of what was foreign, which is in no other count.
+    pub foreign: ForeignReport,
     /// How often a full queue was tried again.
     pub retried: u64,
     /// Whether it ended before everything intended was due, because it was told to.
@@ -76,25 +97,33 @@ pub(super) struct Recorder {
     /// When the burst under way began, and how many of it have been handed over.
     burst_ns: u64,
     of_burst: u64,
+    /// How many of what is foreign have been handed over.
+    foreign: u64,
 }
 
 /// A lag beyond this is recorded as this, ns.
 const MAX_LAG_NS: u64 = 600_000_000_000;
 
 impl Recorder {
-    pub(super) fn new(intended: u64, scheduled: u64) -> Result<Self, TrafficError> {
+    pub(super) fn new(intended: u64, scheduled: u64, foreign: u64) -> Result<Self, TrafficError> {
+        let foreign = ForeignReport { intended: foreign, ..ForeignReport::default() };
         Ok(Self {
-            report: GeneratorReport { intended, scheduled, ..GeneratorReport::default() },
+            report: GeneratorReport { intended, scheduled, foreign, ..GeneratorReport::default() },
             lag: Histogram::new_with_bounds(1, MAX_LAG_NS, 3)?,
             first_ns: None,
             last_ns: 0,
             burst_ns: 0,
             of_burst: 0,
+            foreign: 0,
         })
     }
 
     /// A datagram is handed over in a batch at this time since the start.
-    pub(super) fn handed_over(&mut self, turn: &Turn, now_ns: u64) {
+    pub(super) fn handed_over(&mut self, Offer { turn, guise }: &Offer, now_ns: u64) {
+        if *guise == Guise::NoRule {
+            self.foreign += 1;
+            return;
+        }
         let mut possible_ns = turn.due_ns;
         if turn.begins_burst {
             (self.burst_ns, self.of_burst) = (now_ns, 0);
@@ -122,10 +151,17 @@ impl Recorder {
         }
     }
 
-    /// Closes the report over `done` datagrams that were due at `rate_pps`.
+    /// The kernel did not take a foreign one, for a reason of this name.
+    pub(super) fn refused_foreign(&mut self, name: &str) {
+        *self.report.foreign.refused.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Closes the report over `done` datagrams, of which the plan's own were due at `rate_pps`.
     pub(super) fn finish(mut self, done: u64, rate_pps: u64, cpu: Option<Duration>) -> GeneratorReport {
-        self.report.sent = done.saturating_sub(self.report.refused_total());
-        self.report.stopped = done < self.report.intended;
+        let foreign = &mut self.report.foreign;
+        foreign.sent = self.foreign.saturating_sub(foreign.refused.values().sum());
+        self.report.stopped = done < self.report.intended + foreign.intended;
+        self.report.sent = done.saturating_sub(self.foreign + self.report.refused_total());
         self.report.cpu = cpu;
         if let Some(first_ns) = self.first_ns {
             // A burst that took longer than its silence lasts has none.
@@ -144,10 +180,11 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Turn;
 
     #[test]
     fn every_datagram_is_sent_or_refused_by_name() {
-        let mut recorder = Recorder::new(10, 10).unwrap();
+        let mut recorder = Recorder::new(10, 10, 0).unwrap();
         for index in 0..10 {
             recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000 + index);
             recorder.batch_over(index * 1_000_000 + index);
@@ -166,14 +203,42 @@ mod tests {
         assert_eq!(report.not_offered(), 0);
     }
 
-    fn turn(due_ns: u64, begins_burst: bool) -> Turn {
-        Turn { flow: 0, sequence: 0, due_ns, begins_burst }
+    fn turn(due_ns: u64, begins_burst: bool) -> Offer {
+        Offer::of(Turn { flow: 0, sequence: 0, due_ns, begins_burst })
+    }
+
+    #[test]
+    fn what_is_foreign_is_counted_by_itself_and_spoils_no_rate() {
+        let mut recorder = Recorder::new(10, 10, 20).unwrap();
+        for index in 0..30 {
+            // Every third is the plan's own; what is foreign may come late.
+            let own = turn(index / 3 * 1_000_000, true);
+            let offer = if index % 3 == 0 { own } else { Offer { guise: Guise::NoRule, ..own } };
+            let late = if index % 3 == 2 { 900_000 } else { 0 };
+            recorder.handed_over(&offer, offer.turn.due_ns + late);
+            recorder.batch_over(offer.turn.due_ns + late);
+        }
+        recorder.refused("ENOBUFS", 1);
+        recorder.refused_foreign("ENOBUFS");
+        recorder.refused_foreign("ENXIO");
+        let report = recorder.finish(30, 1_000, None);
+        assert_eq!((report.sent, report.stopped, report.lag_ns.max), (9, false, 0));
+        assert_eq!(report.elapsed, Duration::from_millis(10));
+        let refused = BTreeMap::from([("ENOBUFS".to_owned(), 1), ("ENXIO".to_owned(), 1)]);
+        assert_eq!(report.foreign, ForeignReport { intended: 20, sent: 18, refused });
+        assert_eq!((report.not_offered(), report.foreign.not_offered()), (0, 0));
+
+        let mut recorder = Recorder::new(1, 1, 2).unwrap();
+        recorder.handed_over(&turn(0, true), 0);
+        recorder.handed_over(&Offer { guise: Guise::NoRule, ..turn(0, true) }, 0);
+        let report = recorder.finish(2, 1_000, None);
+        assert_eq!((report.stopped, report.not_offered(), report.foreign.not_offered()), (true, 0, 1));
     }
 
     /// Bursts of 5 at 1,000 a second, handed over in batches of up to 3, each `batch_ns` after the one before; the last
     /// burst has `last` datagrams.
     fn bursts(batch_ns: u64, last: u64) -> GeneratorReport {
-        let mut recorder = Recorder::new(10 + last, 10 + last).unwrap();
+        let mut recorder = Recorder::new(10 + last, 10 + last, 0).unwrap();
         let mut now_ns = 0;
         for (burst, datagrams) in [5, 5, last].into_iter().enumerate() {
             let due_ns = burst as u64 * 5_000_000;
@@ -211,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_on_purpose_takes_its_time_all_the_same() {
-        let mut recorder = Recorder::new(8, 10).unwrap();
+        let mut recorder = Recorder::new(8, 10, 0).unwrap();
         for index in (0..10).filter(|index| index % 5 != 3) {
             recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000);
             recorder.batch_over(index * 1_000_000);
@@ -223,7 +288,7 @@ mod tests {
 
     #[test]
     fn nothing_sent_is_no_rate() {
-        let report = Recorder::new(10, 10).unwrap().finish(0, 1_000, None);
+        let report = Recorder::new(10, 10, 0).unwrap().finish(0, 1_000, None);
         assert!(report.stopped);
         assert_eq!(report.not_offered(), 10);
         assert_eq!((report.sent, report.elapsed, report.offered_pps()), (0, Duration::ZERO, 0.0));

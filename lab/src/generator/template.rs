@@ -23,13 +23,14 @@ const CHECKSUM_FROM_END: usize = 2;
 /// TTL or hop limit: routed relays subtract from it, so not the multicast default of 1.
 const HOPS: u8 = 64;
 
-/// The headers of every flow, side by side, and what their part of the UDP checksum comes to.
+/// The headers of every flow, and of what is foreign behind them, side by side, and what their part of the UDP checksum comes to.
 #[derive(Debug)]
 pub(super) struct Templates {
     header_bytes: usize,
     fragments: Fragments,
     headers: Vec<u8>,
     sums: Vec<u64>,
+    flows: usize,
 }
 
 impl Templates {
@@ -37,16 +38,25 @@ impl Templates {
     pub(super) fn build(plan: &Plan, source_mac: [u8; 6], mtu: usize) -> Self {
         let fragments = plan.fragments(mtu);
         let header_bytes = header_bytes(plan.is_ipv6());
-        let mut headers = vec![0; header_bytes * plan.flows.len()];
-        let mut sums = Vec::with_capacity(plan.flows.len());
-        for (flow, header) in plan.flows.iter().zip(headers.chunks_exact_mut(header_bytes)) {
+        let flows = plan.flows.len();
+        let foreign = plan.foreign.as_ref().map(|foreign| &foreign.flow);
+        let all = flows + usize::from(foreign.is_some());
+        let mut headers = vec![0; header_bytes * all];
+        let mut sums = Vec::with_capacity(all);
+        let destinations = plan.flows.iter().chain(foreign);
+        for (flow, header) in destinations.zip(headers.chunks_exact_mut(header_bytes)) {
             let pseudo = write_header(header, flow, source_mac, plan.payload_bytes);
             sums.push(checksum::add(pseudo, &header[header_bytes - UDP_BYTES..]));
             if fragments.count() > 1 {
                 allow_fragments(header);
             }
         }
-        Self { header_bytes, fragments, headers, sums }
+        Self { header_bytes, fragments, headers, sums, flows }
+    }
+
+    /// Which one is that of what is foreign.
+    pub(super) fn foreign(&self) -> usize {
+        self.flows
     }
 
     /// Where the UDP checksum and the payload of a datagram are that goes whole.
@@ -65,12 +75,12 @@ impl Templates {
         self.frames().into_iter().max().unwrap_or_default().saturating_sub(ETHERNET_BYTES)
     }
 
-    /// Writes the frames of a datagram of `flow`, side by side, around the payload that `fill` writes. A slot of another
+    /// Writes the frames of a datagram of the flow at place `flow`, or of [`Self::foreign`], side by side, around the payload that `fill` writes. A slot of another
     /// length is left alone. `identification` tells fragments of one datagram from those of another; what goes whole
     /// carries none (RFC 6864 §4.1).
     pub(super) fn write(
         &self,
-        flow: u16,
+        flow: usize,
         identification: u16,
         slot: &mut [u8],
         fill: impl FnOnce(&mut [u8]),
@@ -82,10 +92,10 @@ impl Templates {
         }
     }
 
-    fn write_whole(&self, flow: u16, frame: &mut [u8], fill: impl FnOnce(&mut [u8])) {
-        let start = usize::from(flow) * self.header_bytes;
+    fn write_whole(&self, flow: usize, frame: &mut [u8], fill: impl FnOnce(&mut [u8])) {
+        let start = flow * self.header_bytes;
         let template = self.headers.get(start..start + self.header_bytes);
-        let (Some(template), Some(sum)) = (template, self.sums.get(usize::from(flow))) else { return };
+        let (Some(template), Some(sum)) = (template, self.sums.get(flow)) else { return };
         let Some((header, payload)) = frame.split_at_mut_checked(self.header_bytes) else { return };
         header.copy_from_slice(template);
         fill(payload);
@@ -178,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Foreign;
 
     const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -202,7 +213,7 @@ mod tests {
         let templates = Templates::build(plan, SOURCE_MAC, 1_500);
         let [length] = templates.frames()[..] else { panic!("it goes whole") };
         let mut frame = vec![0xEE; length];
-        templates.write(flow, 7, &mut frame, |bytes| bytes.copy_from_slice(payload));
+        templates.write(usize::from(flow), 7, &mut frame, |bytes| bytes.copy_from_slice(payload));
         frame
     }
 
@@ -285,6 +296,27 @@ mod tests {
         // One's complement: adding the checksum itself makes the sum all ones and its complement zero.
         payload[..2].copy_from_slice(&before[40..42]);
         assert_eq!(frame(&plan, 0, &payload)[40..42], [0xFF, 0xFF]);
+    }
+
+    #[test]
+    fn what_is_foreign_differs_in_its_port_alone() {
+        let ours = plan(false, 2, 18);
+        let mut flow = ours.flows[0];
+        flow.destination.set_port(4_999);
+        flow.delivered.set_port(4_999);
+        let foreign = Foreign { flow, rate_pps: 1, datagrams: 1 };
+        let templates = Templates::build(&ours.clone().beside(Some(foreign)).unwrap(), SOURCE_MAC, 1_500);
+        let mut frame = vec![0xEE; templates.frames()[0]];
+        templates.write(templates.foreign(), 7, &mut frame, |bytes| bytes.fill(9));
+        let mut expected = self::frame(&ours, 0, &[9; 18]);
+        let port_at = ETHERNET_BYTES + IPV4_BYTES + 2;
+        expected[port_at..port_at + 2].copy_from_slice(&4_999_u16.to_be_bytes());
+        let datagram = UdpPacket::new(&expected[ETHERNET_BYTES + IPV4_BYTES..]).unwrap();
+        let ips = [flow.source.ip(), flow.destination.ip()];
+        let [IpAddr::V4(source), IpAddr::V4(group)] = ips else { panic!("an IPv4 plan") };
+        let checksum = udp::ipv4_checksum(&datagram, &source, &group);
+        expected[port_at + 4..port_at + 6].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(frame, expected);
     }
 
     #[test]

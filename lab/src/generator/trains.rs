@@ -56,7 +56,7 @@ impl TrainSender {
         frames: &Frames,
     ) -> Result<Self, TrafficError> {
         let failed = |operation| TrafficError::socket(operation, device);
-        let (&[flow], 1) = (&plan.flows[..], frames.templates.frames().len()) else {
+        let (&[flow], 1, None) = (&plan.flows[..], frames.templates.frames().len(), plan.foreign) else {
             let why =
                 "a train has one destination and no fragments: give one flow, and payloads that fit the MTU";
             return Err(failed("send trains")(io::Error::other(why)));

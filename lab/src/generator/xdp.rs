@@ -8,7 +8,8 @@
 //!
 //! There is no socket, no queueing discipline and no `sk_buff` on this side. Nor is there anybody who says what became
 //! of a frame: a full ring refuses it, and a peer that is down or without NAPI lets it vanish. But the device counts
-//! what its peer took, so a stretch of sending is settled at its end: what was not taken was refused.
+//! what its peer took, so a stretch of sending is settled at its end: what was not taken was refused. The device does not
+//! tell what is foreign from the rest: all of it counts as if it had been the plan's own.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::wait_until;
 use super::report::Recorder;
-use super::{Frames, Offering, Sender, Stretch, template};
+use super::{Frames, Merged, Sender, Stretch, template};
 use crate::clock::Moment;
 use crate::datagram::{ACTUAL, CRC32, Stamps};
 use crate::fragments::Fragments;
@@ -111,7 +112,7 @@ impl Sender for XdpSender {
         let before = transmitted(&self.statistics).ok();
         let mut course = Course::begin(&mut self.ring, self.pass_ns, stretch);
         let mut discarded = 0;
-        while course.done < stretch.count && !stretch.is_stopped() {
+        while course.done < stretch.count() && !stretch.is_stopped() {
             course.wait();
             course.fill(frames);
             let ran = course.call();
@@ -144,10 +145,10 @@ struct Course<'a> {
     /// The same moment in ns of `CLOCK_MONOTONIC`.
     start_ns: u64,
     /// Of what is to be written next ...
-    ahead: Offering<'a>,
+    ahead: Merged<'a>,
     filled: u64,
     /// ... and of what is to be sent next.
-    behind: Offering<'a>,
+    behind: Merged<'a>,
     done: u64,
 }
 
@@ -174,7 +175,7 @@ impl<'a> Course<'a> {
     /// Writes the frames that are due before the horizon.
     fn fill(&mut self, frames: &mut Frames) {
         let horizon_ns = self.now_ns() + HORIZON_NS;
-        while self.filled < self.stretch.count {
+        while self.filled < self.stretch.count() {
             let offer = self.ahead.peek();
             let due_ns = offer.turn.due_ns;
             let Some(slot) = self.ring.free_slot().filter(|_| due_ns <= horizon_ns) else { break };
@@ -215,7 +216,7 @@ impl<'a> Course<'a> {
     }
 
     fn handed_over(&mut self, now_ns: u64, recorder: &mut Recorder) {
-        recorder.handed_over(&self.behind.peek().turn, now_ns);
+        recorder.handed_over(&self.behind.peek(), now_ns);
         recorder.batch_over(now_ns);
         self.behind.advance();
         self.done += 1;

@@ -6,7 +6,7 @@ use super::*;
 use crate::datagram::{Encoder, Header, Kind, Undecodable, decode};
 use crate::generator::offering::{Guise, Offer};
 use crate::generator::template::Templates;
-use crate::plan::{Flow, Plan};
+use crate::plan::{Flow, Foreign, Plan};
 use crate::schedule::Turn;
 
 fn by_name(
@@ -50,7 +50,10 @@ fn plan(ipv6: bool, payload_bytes: usize) -> Plan {
         destination_mac: [1, 0, 0x5E, 1, 2, index as u8],
         delivered: address(82, index, 6000),
     };
-    Plan::new(0xABCD, (0..300).map(flow).collect(), payload_bytes, 1, 1).unwrap()
+    let foreign =
+        Foreign { flow: Flow { delivered: address(83, 1, 1), ..flow(300) }, rate_pps: 1, datagrams: 1 };
+    let plan = Plan::new(0xABCD, (0..300).map(flow).collect(), payload_bytes, 1, 1);
+    plan.and_then(|plan| plan.beside(Some(foreign))).unwrap()
 }
 
 fn frames(plan: &Plan) -> Frames {
@@ -80,6 +83,7 @@ fn the_program_makes_the_frames_of_user_space() {
         for (index, turn) in turns.enumerate() {
             let kind = if index % 2 == 0 { Kind::Measured } else { Kind::WarmUp };
             let guise = match index % 5 {
+                2 => Guise::NoRule,
                 3 => Guise::Flipped(index as u64),
                 4 => Guise::Foreign,
                 _ => Guise::Own,
@@ -98,7 +102,9 @@ fn the_program_makes_the_frames_of_user_space() {
                     assert_eq!(read.header, own);
                     assert!(read.stamps.is_none_or(|stamps| stamps.actual_ns == sent_ns));
                 }
-                (Guise::Foreign, Ok(read)) => assert_eq!(read.header, Header { run: !plan.run, ..own }),
+                (Guise::Foreign | Guise::NoRule, Ok(read)) => {
+                    assert_eq!(read.header, Header { run: !plan.run, ..own });
+                }
                 (Guise::Flipped(_), Err(Undecodable::Damaged(header))) => assert_eq!(header, own),
                 unlike => panic!("{unlike:?}"),
             }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use multicast_relay::control::Stats;
 
+use crate::generator::ForeignReport;
+
 /// Everything the ledger is settled from.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -16,6 +18,8 @@ pub struct Facts {
     pub refused: BTreeMap<String, u64>,
     /// Datagrams that were never due because the generator was too late and was stopped.
     pub not_offered: u64,
+    /// What was offered beside them that no rule takes.
+    pub foreign: ForeignReport,
     /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.
     pub fragmented: bool,
     /// The wire from the generator to the subject; `None` when there is neither, and the wire to the sink is the
@@ -72,6 +76,8 @@ pub struct Output {
     pub arrived: u64,
     /// Datagrams of the trial that the sink misses.
     pub lost: u64,
+    /// Of those that it read, the foreign ones.
+    pub foreign: u64,
     /// Frames the sink saw and left aside because they are no UDP; `None` when it cannot see them.
     pub other_frames: Option<u64>,
     /// UDP datagrams that reached the sink's IP stack and that no socket was there for.
@@ -83,6 +89,8 @@ pub struct Output {
 /// The counters of a relay that reports them, over some span of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayCounters {
+    /// Datagrams that its filter in the kernel kept from being captured, as no rule takes them.
+    pub foreign: u64,
     /// Frames the kernel had for the relay and dropped, its buffer being full.
     pub kernel_dropped: u64,
     /// Frames that were still in its socket in the end.
@@ -103,7 +111,9 @@ impl RelayCounters {
     /// What the relay counted between the reports `before` and `after`.
     pub fn between(before: &Stats, after: &Stats) -> Self {
         let before_failed = failures(before);
+        let foreign = |stats: &Stats| stats.inputs.iter().map(|input| input.foreign).sum::<u64>();
         Self {
+            foreign: foreign(after).saturating_sub(foreign(before)),
             kernel_dropped: after.kernel_dropped().saturating_sub(before.kernel_dropped()),
             left_in_socket: after.queued(),
             received: after.received.saturating_sub(before.received),
@@ -151,6 +161,7 @@ mod tests {
             relayed: 2 * matched - refused,
             inputs: vec![InputStats {
                 interface: "ingress".into(),
+                foreign: 2 * received,
                 captured: received + 7,
                 dropped: 4,
                 frames: received,
@@ -179,6 +190,6 @@ mod tests {
         assert_eq!((counters.received, counters.matched, counters.relayed), (20, 18, 31));
         assert_eq!(counters.dropped, BTreeMap::from([("no_rule".into(), 2)]));
         assert_eq!(counters.failed, BTreeMap::from([("refused".into(), 5)]));
-        assert_eq!((counters.kernel_dropped, counters.left_in_socket), (0, 3));
+        assert_eq!((counters.kernel_dropped, counters.left_in_socket, counters.foreign), (0, 3, 40));
     }
 }

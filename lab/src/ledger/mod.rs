@@ -9,8 +9,12 @@
 //! programs (the trial is then worth nothing), the subject for what lies between its two interfaces. A subject that
 //! reports no counters has no steps of its own, rather than steps of zero, and what is missing between its
 //! interfaces is its loss.
+//!
+//! Foreign datagrams, which are offered beside the trial's and which no rule takes, join at the ingress device, and each of
+//! them has to be named where it ends like any other.
 
 mod facts;
+mod foreign;
 mod settle;
 
 use std::fmt;
@@ -18,6 +22,8 @@ use std::fmt;
 use serde::Serialize;
 
 pub use facts::{Facts, Output, RelayCounters, Wire};
+pub use foreign::Foreign;
+pub(crate) use settle::FOREIGN;
 pub use settle::settle;
 
 /// A place where datagrams are counted, in the order in which they pass it.
@@ -109,7 +115,9 @@ pub struct Step {
     pub drops: Vec<NamedDrop>,
     /// How many of these were lost on the lab's own wires: the lab answers for them although they have a name.
     pub lost_on_wire: u64,
-    /// Frames counted here that are not the trial's.
+    /// How many joined on the way here: datagrams that were offered beside the trial's.
+    pub foreign: u64,
+    /// Frames counted here that nobody of the lab offered.
     pub other_frames: u64,
     /// What was added on the way here by a subject that reports no counters (duplicates, datagrams of its own).
     pub added_by_subject: u64,
@@ -148,10 +156,13 @@ impl fmt::Display for Gap {
 }
 
 /// The settled ledger of one trial.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ledger {
     /// The steps that exist for this subject, in order, summed over the outputs.
     pub steps: Vec<Step>,
+    /// What became of the foreign datagrams, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
     /// Everything unexplained; empty when the ledger adds up.
     pub gaps: Vec<Gap>,
     /// Whether everything is explained.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Gap, Ledger, NamedDrop, Place, RelayCounters, Step, Wire};
+use super::{Facts, Foreign, Gap, Ledger, NamedDrop, Place, RelayCounters, Step, Wire};
 
 /// Explains every count of `facts` by the one before, and names what cannot be explained.
 pub fn settle(facts: &Facts) -> Ledger {
-    let mut ledger = Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: false };
+    let mut ledger = Ledger { foreign: Foreign::of(facts), ..Ledger::default() };
     let mut flow = Flow { ours: facts.intended, others: 0 };
     ledger.steps.push(Step::new(Place::Intended, facts.intended));
     let mut unsent = named(&facts.refused, "generator");
@@ -25,7 +25,9 @@ pub fn settle(facts: &Facts) -> Ledger {
 /// subject's counters tell.
 fn through_the_subject(flow: &mut Flow, ledger: &mut Ledger, facts: &Facts, ingress: &Wire) -> Option<u64> {
     let copies = facts.outputs.len() as u64;
-    flow.pass(ledger, Crossing::new(Place::IngressDevice, ingress.received).wire_drops(wire_drops(ingress)));
+    let mut entry = Crossing::new(Place::IngressDevice, ingress.received).wire_drops(wire_drops(ingress));
+    entry.foreign = facts.foreign.sent;
+    flow.pass(ledger, entry);
 
     let transmitted = facts.outputs.iter().map(|output| output.wire.transmitted).sum();
     let mut egress = Crossing::new(Place::EgressDevice, transmitted);
@@ -40,8 +42,10 @@ fn through_the_subject(flow: &mut Flow, ledger: &mut Ledger, facts: &Facts, ingr
     egress.device_drops = one("tx_dropped", "egress device", transmit_dropped - queue_full);
     if let Some(relay) = &facts.relay {
         let incomplete = incomplete(facts.fragmented, ingress);
-        relay_steps(flow, ledger, relay, copies, incomplete);
+        relay_steps(flow, ledger, relay, facts.foreign.sent, copies, incomplete);
     } else {
+        // Nobody else has anything to do with them.
+        flow.ours = flow.ours.saturating_sub(facts.foreign.sent);
         egress.copies = copies;
         egress.silent_subject = true;
     }
@@ -54,10 +58,15 @@ fn relay_steps(
     flow: &mut Flow,
     ledger: &mut Ledger,
     relay: &RelayCounters,
+    foreign: u64,
     copies: u64,
     incomplete: Vec<NamedDrop>,
 ) {
-    let mut unread = one("kernel dropped", "packet socket", relay.kernel_dropped);
+    // Its filter counts what nobody offered as well.
+    let strays = relay.foreign.saturating_sub(foreign).min(flow.others);
+    flow.others -= strays;
+    let mut unread = one(FOREIGN, "rule filter", relay.foreign - strays);
+    unread.extend(one("kernel dropped", "packet socket", relay.kernel_dropped));
     unread.extend(one("left in the socket", "packet socket", relay.left_in_socket));
     let mut received = Crossing::new(Place::RelayReceived, relay.received).drops(unread);
     received.device_drops = incomplete;
@@ -79,7 +88,7 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
     let mut device = Step::new(Place::SinkDevice, 0);
     let mut sink = Step::new(Place::Sink, 0);
     for (i, output) in facts.outputs.iter().enumerate() {
-        let mut alone = Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: false };
+        let mut alone = Ledger::default();
         let mut on_wire = one("rx_dropped", "sink device", output.wire.receive_dropped);
         let mut flow = Flow { ours: output.wire.transmitted, others: 0 };
         if facts.ingress.is_none() {
@@ -125,12 +134,15 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
 const ASK_THE_PACKET_SINK: &str =
     "the socket sink does not see frames that are no UDP, sinks.kind = \"packet\" can tell";
 
+/// What the ledger calls a datagram that ends at the relay's filter.
+pub(crate) const FOREIGN: &str = "foreign";
+
 /// What is on its way between two places.
 #[derive(Clone, Copy)]
 struct Flow {
-    /// Datagrams of the trial.
+    /// Datagrams of the trial, and the foreign ones that the lab offered beside them.
     ours: u64,
-    /// Frames that are none of the trial's, and that may vanish without anybody naming them.
+    /// Frames that nobody of the lab offered, and that may vanish without anybody naming them.
     others: u64,
 }
 
@@ -139,6 +151,8 @@ struct Crossing {
     place: Place,
     count: u64,
     copies: u64,
+    /// Foreign datagrams that join on the way.
+    foreign: u64,
     /// Drops that are exact.
     drops: Vec<NamedDrop>,
     /// Exact drops that hit frames which are none of ours first.
@@ -158,6 +172,7 @@ impl Crossing {
             place,
             count,
             copies: 1,
+            foreign: 0,
             drops: Vec::new(),
             foreign_drops: Vec::new(),
             device_drops: Vec::new(),
@@ -178,12 +193,13 @@ impl Crossing {
 impl Flow {
     fn pass(&mut self, ledger: &mut Ledger, crossing: Crossing) {
         let place = crossing.place;
-        let mut step = Step { copies: crossing.copies, ..Step::new(place, crossing.count) };
-        let (ours, others) = (self.ours * crossing.copies, self.others * crossing.copies);
+        let Crossing { copies, foreign, .. } = crossing;
+        let mut step = Step { copies, foreign, ..Step::new(place, crossing.count) };
+        let (ours, others) = (self.ours * copies + foreign, self.others * copies);
 
-        let foreign = sum(&crossing.foreign_drops);
-        let others = others.saturating_sub(foreign);
-        let dropped = sum(&crossing.drops) + foreign.saturating_sub(self.others * crossing.copies);
+        let unruled = sum(&crossing.foreign_drops);
+        let dropped = sum(&crossing.drops) + unruled.saturating_sub(others);
+        let others = others.saturating_sub(unruled);
         step.drops = crossing.drops;
         step.drops.extend(crossing.foreign_drops);
 
@@ -218,6 +234,7 @@ impl Step {
             copies: 1,
             drops: Vec::new(),
             lost_on_wire: 0,
+            foreign: 0,
             other_frames: 0,
             added_by_subject: 0,
             unexplained: 0,
@@ -277,6 +294,9 @@ fn named(counts: &BTreeMap<String, u64>, source: &str) -> Vec<NamedDrop> {
     counts.iter().flat_map(|(name, count)| one(name, source, *count)).collect()
 }
 
+#[cfg(test)]
+#[path = "foreign_tests.rs"]
+mod foreign_tests;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

@@ -145,6 +145,7 @@ fn every_named_drop_explains_its_loss() {
             ..Wire::default()
         });
         *relay(facts) = RelayCounters {
+            foreign: 0,
             kernel_dropped: 40,
             left_in_socket: 1,
             received: 929,

@@ -28,7 +28,10 @@ impl<T> Column<T> {
     }
 }
 
-const CONDITIONS: [Column<Condition>; 8] = [
+/// Said only where there is any.
+const FOREIGN: &str = "foreign/s";
+
+const CONDITIONS: [Column<Condition>; 9] = [
     Column::text("cast", |condition| short_cast(&condition.cast.to_string())),
     Column::text("segmentation", |condition| condition.segmentation.to_string()),
     Column::text("sink", |condition| sink_kind_name(condition.sink_kind).to_owned()),
@@ -36,6 +39,7 @@ const CONDITIONS: [Column<Condition>; 8] = [
     Column::text("generator", |condition| condition.generator.to_string()),
     Column::number("flows", |condition| grouped(condition.flows as u64)),
     Column::number("bytes", |condition| condition.payload_bytes.to_string()),
+    Column::number(FOREIGN, |condition| grouped(condition.foreign_pps)),
     Column::number("packets/s", |condition| grouped(condition.rate_pps)),
 ];
 
@@ -50,7 +54,8 @@ impl Conditions {
     pub(super) fn of(conditions: impl IntoIterator<Item = Condition>) -> Self {
         let conditions: Vec<_> = conditions.into_iter().collect();
         let (mut differing, mut common) = (Vec::new(), Vec::new());
-        for column in CONDITIONS {
+        let has_foreign = conditions.iter().any(|condition| condition.foreign_pps > 0);
+        for column in CONDITIONS.into_iter().filter(|column| has_foreign || column.header != FOREIGN) {
             let mut shown = conditions.iter().map(column.show);
             let first = shown.next().unwrap_or_default();
             if shown.all(|other| other == first) {
@@ -112,13 +117,17 @@ pub(super) fn differences(condition: &Condition, other: &Condition) -> String {
 
 /// All of a condition.
 pub(super) fn in_words(condition: &Condition) -> String {
-    let Condition { cast, segmentation, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps } =
-        condition;
+    let Condition { cast, segmentation, sink_kind, fan_out, generator, .. } = condition;
+    let Condition { flows, payload_bytes, foreign_pps, rate_pps, .. } = condition;
     let (rate, sink) = (grouped(*rate_pps), sink_kind_name(*sink_kind));
     let flows = if *flows == 1 { String::new() } else { format!("{} flows, ", grouped(*flows as u64)) };
     let sinks = if *fan_out == 1 { format!("{sink} sink") } else { format!("{fan_out} {sink} sinks") };
+    let foreign = match *foreign_pps {
+        0 => String::new(),
+        foreign => format!("{} foreign beside, ", grouped(foreign)),
+    };
     format!(
-        "{cast}, {rate} packets/s, {payload_bytes} B, {flows}{sinks}, {generator} generator, segmentation {segmentation}"
+        "{cast}, {rate} packets/s, {foreign}{payload_bytes} B, {flows}{sinks}, {generator} generator, segmentation {segmentation}"
     )
 }
 
@@ -146,6 +155,10 @@ mod tests {
             conditions.common(),
             "cast multi-multi, segmentation wire, sink packet, sinks 1, generator xdp, flows 1, bytes 100"
         );
+        let beside = Condition { foreign_pps: 2_000, ..CONDITION };
+        assert!(Conditions::of([beside, beside]).common().contains("foreign/s 2,000, packets/s 1,000"));
+        assert_eq!(Conditions::of([CONDITION, beside]).told(&CONDITION), "foreign/s 0");
+        assert!(in_words(&beside).contains("1,000 packets/s, 2,000 foreign beside, 100 B"));
         let name = [Column::text("name", |condition: &Condition| format!("x{}", condition.rate_pps))];
         let table = conditions.table(&[CONDITION, faster], &name, |condition| condition, &[]);
         let lines: Vec<_> = table.lines().map(str::trim_end).collect();

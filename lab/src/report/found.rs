@@ -2,9 +2,7 @@
 
 use serde::Deserialize;
 
-use super::numbers::grouped;
-use super::record::one;
-use super::units::many;
+use super::condition::FoundCondition;
 use crate::verdict::Verdict;
 
 /// The highest rate without loss of a subject.
@@ -37,30 +35,4 @@ pub(super) struct FoundRatio {
     pub(super) at_least: f64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
-}
-
-/// Under which condition, whatever the rate.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct FoundCondition {
-    #[serde(default)]
-    pub(super) cast: String,
-    #[serde(default)]
-    pub(super) segmentation: String,
-    pub(super) sink_kind: String,
-    #[serde(default = "one")]
-    pub(super) fan_out: u64,
-    #[serde(default = "one")]
-    pub(super) flows: u64,
-    pub(super) payload_bytes: u64,
-}
-
-impl FoundCondition {
-    pub(super) fn in_words(&self) -> String {
-        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes } = self;
-        let (payload, flows) = (grouped(*payload_bytes), many(*flows as usize, "flow"));
-        let segmentation =
-            if segmentation.is_empty() { String::new() } else { format!(", segmentation {segmentation}") };
-        let cast = if cast.is_empty() { String::new() } else { format!(", {cast}") };
-        format!("{payload} B, {flows}, {fan_out} {sink_kind} sinks{segmentation}{cast}")
-    }
 }

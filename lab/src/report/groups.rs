@@ -2,8 +2,9 @@
 
 use std::ptr;
 
+use super::condition::Condition;
 use super::numbers::grouped;
-use super::record::{Comparison, Condition, Record, Trial};
+use super::record::{Comparison, Record, Trial};
 use super::units::many;
 use crate::statistics::median;
 
@@ -107,8 +108,9 @@ impl<'a> Groups<'a> {
     /// What all conditions have in common besides the rate.
     pub(super) fn common(&self) -> String {
         let Some(first) = self.conditions.first() else { return String::new() };
+        let is_said = |part: &str| !part.is_empty() && part != NOTHING_FOREIGN;
         let same =
-            parts(*first).into_iter().enumerate().filter(|(i, part)| !self.differs(*i) && !part.is_empty());
+            parts(*first).into_iter().enumerate().filter(|(i, part)| !self.differs(*i) && is_said(part));
         same.map(|(_, part)| part).collect::<Vec<_>>().join(", ")
     }
 
@@ -154,14 +156,23 @@ pub(super) fn about_repeated<'a>(
         .then(|| format!("{attempts} {were} repeated, {missed} of which had missed a count"))
 }
 
+/// Said only beside conditions that are otherwise.
+const NOTHING_FOREIGN: &str = "nothing foreign";
+
 /// A condition without its rate, in words.
-fn parts(condition: Condition<'_>) -> [String; 5] {
-    let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
+fn parts(condition: Condition<'_>) -> [String; 6] {
+    let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, foreign_pps, .. } =
+        condition;
+    let foreign = match foreign_pps {
+        0 => NOTHING_FOREIGN.to_owned(),
+        foreign => format!("{} foreign beside", grouped(foreign)),
+    };
     let sinks =
         if fan_out == 1 { format!("{sink_kind} sink") } else { format!("{fan_out} {sink_kind} sinks") };
     let segmentation =
         if segmentation.is_empty() { String::new() } else { format!("segmentation {segmentation}") };
     [
+        foreign,
         format!("{} B", grouped(payload_bytes)),
         many(flows as usize, "flow"),
         segmentation,

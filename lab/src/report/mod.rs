@@ -3,6 +3,7 @@
 mod calibration;
 mod columns;
 mod comparisons;
+mod condition;
 mod delays;
 mod found;
 mod groups;

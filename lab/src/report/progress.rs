@@ -50,14 +50,16 @@ impl Progress {
 
     /// A trial, or another attempt at it, begins.
     pub fn begin(&self, subject: &Subject, condition: &Condition) {
-        let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } =
-            condition;
+        let Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, .. } = condition;
+        let Condition { foreign_pps, rate_pps, .. } = condition;
         let kind = sink_kind_name(*sink_kind);
         let flows = if *flows == 1 { String::new() } else { format!("{flows} flows ") };
         let sinks = if *fan_out == 1 { format!("{kind} sink") } else { format!("{fan_out} {kind} sinks") };
         let segmentation = if *segmentation == Segmentation::Wire { "" } else { " offloaded segmentation" };
+        let foreign =
+            if *foreign_pps == 0 { String::new() } else { format!("{foreign_pps} foreign beside ") };
         *self.what.borrow_mut() = format!(
-            "{} {cast} {rate_pps} packets/s {payload_bytes} B {flows}{sinks}{segmentation}",
+            "{} {cast} {rate_pps} packets/s {foreign}{payload_bytes} B {flows}{sinks}{segmentation}",
             subject.name
         );
     }

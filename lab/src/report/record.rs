@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::condition::{Condition, OtherCondition, one};
 use super::found::{Found, FoundRatio};
 use crate::memory::{Memory, MemoryLimits};
 use crate::results::{RunKind, SCHEMA};
@@ -96,11 +97,6 @@ pub(super) struct Calibration {
     pub(super) after: Vec<Trial>,
 }
 
-/// Of what a file does not say that was written before there could be more.
-pub(super) fn one() -> u64 {
-    1
-}
-
 #[derive(Debug, Deserialize)]
 pub(super) struct Scenario {
     pub(super) name: String,
@@ -133,6 +129,8 @@ pub(super) struct Trial {
     #[serde(default = "one")]
     flows: u64,
     payload_bytes: u64,
+    #[serde(default)]
+    foreign_pps: u64,
     rate_pps: u64,
     pub(super) verdict: Verdict,
     pub(super) reasons: Vec<String>,
@@ -218,6 +216,9 @@ pub(super) struct Step {
     pub(super) count: u64,
     pub(super) copies: u64,
     pub(super) drops: Vec<Drop>,
+    /// Of what was offered beside the trial's; absent where there could be none.
+    #[serde(default)]
+    pub(super) foreign: u64,
     pub(super) other_frames: u64,
     pub(super) added_by_subject: u64,
     pub(super) unexplained: i64,
@@ -251,6 +252,8 @@ pub(super) struct Comparison {
     #[serde(default = "one")]
     flows: u64,
     payload_bytes: u64,
+    #[serde(default)]
+    foreign_pps: u64,
     rate_pps: u64,
     to_condition: Option<OtherCondition>,
     pub(super) of: String,
@@ -264,31 +267,6 @@ pub(super) struct Comparison {
     pub(super) at_most: Option<f64>,
     pub(super) verdict: Option<Verdict>,
     pub(super) reasons: Vec<String>,
-}
-
-/// The condition of the subject beneath the line, where it is another one.
-#[derive(Debug, Deserialize)]
-struct OtherCondition {
-    cast: String,
-    segmentation: String,
-    sink_kind: String,
-    fan_out: u64,
-    flows: u64,
-    payload_bytes: u64,
-    rate_pps: u64,
-}
-
-/// Everything that may differ between two trials of a subject, except the block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Condition<'a> {
-    pub(super) cast: &'a str,
-    /// Empty where the file does not say, because there could be but one.
-    pub(super) segmentation: &'a str,
-    pub(super) sink_kind: &'a str,
-    pub(super) fan_out: u64,
-    pub(super) flows: u64,
-    pub(super) payload_bytes: u64,
-    pub(super) rate_pps: u64,
 }
 
 impl Record {
@@ -335,9 +313,9 @@ impl Trial {
     }
 
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
-        let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        let Self { cast, segmentation, sink_kind, .. } = self;
+        let Self { fan_out, flows, payload_bytes, foreign_pps, rate_pps, .. } = *self;
+        Condition::of([cast, segmentation, sink_kind], [fan_out, flows, payload_bytes, foreign_pps, rate_pps])
     }
 
     /// The verdict, where a trial of whom nothing was expected has not passed but was measured.
@@ -380,17 +358,14 @@ impl Trial {
 
 impl Comparison {
     pub(super) fn condition(&self) -> Condition<'_> {
-        let Self { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps, .. } = self;
-        let (fan_out, flows, payload_bytes, rate_pps) = (*fan_out, *flows, *payload_bytes, *rate_pps);
-        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        let Self { cast, segmentation, sink_kind, .. } = self;
+        let Self { fan_out, flows, payload_bytes, foreign_pps, rate_pps, .. } = *self;
+        Condition::of([cast, segmentation, sink_kind], [fan_out, flows, payload_bytes, foreign_pps, rate_pps])
     }
 
     /// The condition of the subject beneath the line.
     pub(super) fn to_condition(&self) -> Condition<'_> {
-        let Some(other) = &self.to_condition else { return self.condition() };
-        let OtherCondition { cast, segmentation, sink_kind, .. } = other;
-        let OtherCondition { fan_out, flows, payload_bytes, rate_pps, .. } = *other;
-        Condition { cast, segmentation, sink_kind, fan_out, flows, payload_bytes, rate_pps }
+        self.to_condition.as_ref().map_or_else(|| self.condition(), OtherCondition::condition)
     }
 
     /// The interval, both of whose ends are there.

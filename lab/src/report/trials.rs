@@ -51,11 +51,16 @@ pub(super) fn table(trials: &[Trial], conditions: &Conditions) -> String {
     format!("{table}\n\n{common}{LEGEND}\n")
 }
 
-/// Reasons and ledgers. The first trial stands for all that passed: their ledgers are all the same kind of boring.
+/// Reasons and ledgers. The first trial stands for all that passed, one without anything foreign and one with it: their
+/// ledgers are all the same kind of boring.
 pub(super) fn details(trials: &[Trial]) -> String {
-    let passed = trials.iter().find(|trial| trial.verdict == Verdict::Pass);
+    let first_passed = |has_foreign: bool| {
+        let mut passed = trials.iter().filter(|trial| trial.verdict == Verdict::Pass);
+        passed.find(|trial| (trial.condition.foreign_pps > 0) == has_foreign)
+    };
+    let passed = [false, true].map(first_passed).into_iter().flatten();
     let others = trials.iter().filter(|trial| trial.verdict != Verdict::Pass);
-    let texts = passed.into_iter().chain(others).map(|trial| {
+    let texts = passed.chain(others).map(|trial| {
         let mut text = String::new();
         // Writing to memory cannot fail.
         let _ = write_trial(&mut text, trial);
@@ -81,6 +86,9 @@ fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
     }
     if let Some(measured) = &trial.measured {
         write_ledger(text, &measured.ledger)?;
+        if let Some(foreign) = &measured.ledger.foreign {
+            writeln!(text, "  foreign: {foreign}")?;
+        }
         if let Some(memory) = &measured.memory_bytes {
             writeln!(text, "  memory: {}", memory_in_words(memory))?;
         }
@@ -115,6 +123,9 @@ fn remarks(step: &Step) -> String {
     words.extend(
         step.drops.iter().map(|drop| format!("- {} {} ({})", grouped(drop.count), drop.name, drop.source)),
     );
+    if step.foreign > 0 {
+        words.push(format!("+ {} foreign", grouped(step.foreign)));
+    }
     if step.other_frames > 0 {
         words.push(format!("+ {} other frames", grouped(step.other_frames)));
     }

@@ -22,6 +22,7 @@ pub(crate) const CONDITION: Condition = Condition {
     generator: GeneratorKind::Xdp,
     flows: 1,
     payload_bytes: 100,
+    foreign_pps: 0,
     rate_pps: 1_000,
 };
 
@@ -46,7 +47,7 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
         offered_pps: 1_000.0,
         generator_lag_ns: Lag::default(),
         generator_retried: 0,
-        ledger: Ledger { steps: Vec::new(), gaps: Vec::new(), adds_up: true },
+        ledger: Ledger { adds_up: true, ..Ledger::default() },
         counts: Counts::default(),
         alien: 0,
         misdelivered: 0,

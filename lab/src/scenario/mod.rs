@@ -7,6 +7,7 @@ mod search;
 mod settings;
 mod sinks;
 mod subject;
+mod traffic;
 mod when;
 
 use std::collections::BTreeMap;
@@ -76,6 +77,8 @@ pub struct Traffic {
     pub casts: Vec<Cast>,
     /// Datagrams per second, over all flows.
     pub rates_pps: Vec<u64>,
+    /// Datagrams per second beside them that no rule takes; 0 for none.
+    pub foreign_pps: Vec<u64>,
     /// UDP payload sizes in bytes.
     pub payloads_bytes: Vec<usize>,
     /// How many datagrams are due at once; 1 when they are evenly paced.
@@ -91,6 +94,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Whether there is anything foreign under some condition.
+    pub fn has_foreign(&self) -> bool {
+        self.foreign_pps.iter().any(|rate| *rate > 0)
+    }
+
     /// How many datagrams a trial at `rate_pps` has.
     pub fn datagrams(&self, rate_pps: u64) -> u64 {
         let datagrams = u128::from(rate_pps) * self.duration.as_nanos() / 1_000_000_000;
@@ -144,6 +152,12 @@ impl Subject {
     /// How many rules it has beside those of the flows.
     pub fn extra_rules(&self) -> usize {
         if let SubjectKind::Relay(relay) = &self.kind { relay.extra_rules } else { 0 }
+    }
+
+    /// Whether it is to keep what no rule takes from being captured: our relay does, unless it is told not to.
+    pub fn filters_by_rules(&self) -> bool {
+        let off = toml::Value::Boolean(false);
+        matches!(&self.kind, SubjectKind::Relay(relay) if relay.table.get("rule-filter") != Some(&off))
     }
 }
 
@@ -248,6 +262,8 @@ pub struct Condition {
     pub flows: usize,
     /// UDP payload in bytes.
     pub payload_bytes: usize,
+    /// Datagrams per second beside the flows that no rule takes.
+    pub foreign_pps: u64,
     /// Datagrams per second.
     pub rate_pps: u64,
 }

@@ -1,32 +1,18 @@
 //! From the text of a scenario to a checked one: every mistake is collected, with its line, key and remedy.
 
-use std::time::Duration;
-
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
 use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
-    Cast, GeneratorChoice, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind,
-    Traffic, Trials, search, subject,
+    Cast, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic, Trials,
+    search, subject, traffic,
 };
-use crate::datagram::MIN_BYTES;
-use crate::generator::{GeneratorKind, train_obstacle, xdp_obstacle};
-use crate::impairments::Impairments;
-use crate::plan::{LatencyFrom, MAX_DATAGRAMS, MAX_IPV4_PAYLOAD, MAX_IPV6_PAYLOAD};
+use crate::plan::LatencyFrom;
 use crate::sink::SinkKind;
 use crate::topology::{Checksum, Family, MAX_MTU, MAX_SINKS, Segmentation};
 
-/// The most flows of a scenario, fewer than a plan can have: they are told apart by their group or port, and the ports
-/// from 6000 on must be enough.
-const MOST_FLOWS: u64 = 10_000;
-/// The most datagrams, times sinks, that one trial may count: together the sinks get the memory that a plan grants one.
-const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
-/// The longest a trial may offer traffic.
-const MAX_DURATION: Duration = Duration::from_hours(1);
-
 const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
-const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
 
 /// Reads and checks a scenario.
 pub(super) fn scenario(text: &str) -> Result<Scenario, Mistakes> {
@@ -40,18 +26,21 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     root.require("name", "a name such as \"zero-loss\"");
     root.require("traffic", "a table [traffic] with at least rate-pps");
     // Every table is opened once: closing it reports the keys nobody asked for.
-    let [link, traffic, sink_section] = ["link", "traffic", "sinks"].map(|key| root.section(key));
+    let [link, traffic_section, sink_section] = ["link", "traffic", "sinks"].map(|key| root.section(key));
 
-    let family = traffic.as_ref().and_then(|traffic| traffic.choice("family", FAMILIES));
+    let family = traffic_section.as_ref().and_then(|traffic| traffic.choice("family", FAMILIES));
     let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
     let sinks = read_sinks(sink_section.as_ref());
     let most_sinks = sinks.as_ref().and_then(|sinks| sinks.counts.iter().copied().max()).unwrap_or(1);
-    let traffic = traffic.and_then(|section| read_traffic(&section, &link, most_sinks));
+    let traffic = traffic_section.as_ref().and_then(|section| traffic::read(section, &link, most_sinks));
     if let (Some(section), Some(sinks), Some(traffic)) = (&sink_section, &sinks, &traffic) {
         check_sinks(section, sinks, &link, traffic);
     }
     let trials = read_trials(root.section("trials").as_ref());
     let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
+    if let (Some(section), Some(traffic), Measure::JoinLeave) = (&traffic_section, &traffic, measure) {
+        traffic::refuse_foreign(section, traffic);
+    }
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
     let known =
         Known { subjects: &subjects, links: &link, sinks: sinks.as_ref(), traffic: traffic.as_ref(), trials };
@@ -70,16 +59,9 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     })
 }
 
-const GENERATORS: &[(&str, GeneratorChoice)] = &[
-    ("auto", GeneratorChoice::Auto),
-    ("xdp", GeneratorChoice::Always(GeneratorKind::Xdp)),
-    ("packet", GeneratorChoice::Always(GeneratorKind::Packet)),
-    ("trains", GeneratorChoice::Always(GeneratorKind::Trains)),
-];
+const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
 const MEASURES: [(&str, Measure); 2] = [("traffic", Measure::Traffic), ("join-leave", Measure::JoinLeave)];
-
-const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
 fn read_link(section: Option<&Section<'_>>, family: Family) -> Links {
     let mut link =
@@ -95,148 +77,6 @@ fn read_link(section: Option<&Section<'_>>, family: Family) -> Links {
         link.checksum = section.choice("checksum", &checksums).unwrap_or(link.checksum);
     }
     link
-}
-
-fn read_traffic(section: &Section<'_>, link: &Links, sinks: usize) -> Option<Traffic> {
-    let generator =
-        defaulted(section, "generator", GeneratorChoice::Auto, || section.choice("generator", GENERATORS));
-    section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
-
-    let casts = defaulted(section, "cast", vec![Cast::MulticastToMulticast], || {
-        section.choice_list("cast", &Cast::NAMES)
-    });
-    let rates = section.integers("rate-pps", 1..=10_000_000);
-    let payloads = defaulted(section, "payload-bytes", vec![100], || read_payloads(section, link));
-    let burst = defaulted(section, "burst", 1, || section.integer("burst", 1..=MAX_DATAGRAMS));
-    let flows = defaulted(section, "flows", vec![1], || section.integers("flows", 1..=MOST_FLOWS));
-    let duration = defaulted(section, "duration", Duration::from_secs(3), || {
-        section.parsed("duration", DURATION, parse_duration)
-    });
-    let warmup = defaulted(section, "warmup", Duration::from_millis(500), || {
-        section.parsed("warmup", DURATION, parse_duration)
-    });
-    let impairments = read_impairments(section.section("impairments").as_ref());
-    let traffic = Traffic {
-        generator: generator?,
-        casts: casts?,
-        rates_pps: rates?,
-        payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
-        burst: burst?,
-        impairments: impairments?,
-        flows: flows?.into_iter().map(|flows| flows as usize).collect(),
-        duration: duration?,
-        warmup: warmup?,
-    };
-    check_amounts(section, &traffic, sinks);
-    check_generator(section, &traffic, link);
-    Some(traffic)
-}
-
-/// How many datagrams of each trial are to meet a fault; none that is not named.
-fn read_impairments(section: Option<&Section<'_>>) -> Option<Impairments> {
-    let Some(section) = section else { return Some(Impairments::default()) };
-    let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=Impairments::MOST));
-    let [drop, duplicate, swap, corrupt, foreign] =
-        ["drop", "duplicate", "swap", "corrupt", "foreign"].map(count);
-    Some(Impairments {
-        drop: drop?,
-        duplicate: duplicate?,
-        swap: swap?,
-        corrupt: corrupt?,
-        foreign: foreign?,
-    })
-}
-
-/// IPv4 datagrams that are larger than the MTU are sent as fragments.
-fn read_payloads(section: &Section<'_>, link: &Links) -> Option<Vec<u64>> {
-    const LEAST: u64 = MIN_BYTES as u64;
-    let most = match link.family {
-        Family::Ipv4 => return section.integers("payload-bytes", LEAST..=MAX_IPV4_PAYLOAD as u64),
-        Family::Ipv6 => u64::from(link.mtu) - (40 + 8),
-    };
-    let payloads = section.integers("payload-bytes", LEAST..=MAX_IPV6_PAYLOAD as u64)?;
-    for bytes in payloads.iter().filter(|bytes| **bytes > most) {
-        section.mistake(
-            "payload-bytes",
-            format!(
-                "over IPv6 an MTU of {} carries at most {most} bytes, found {bytes}: IPv6 fragments are not in this \
-                 version, so shorten the payload or raise link.mtu, or send fragments with family = \"ipv4\"",
-                link.mtu
-            ),
-        );
-    }
-    Some(payloads)
-}
-
-/// A generator that is asked for by name must be able to send every payload.
-fn check_generator(section: &Section<'_>, traffic: &Traffic, link: &Links) {
-    match traffic.generator {
-        GeneratorChoice::Always(GeneratorKind::Xdp) => {}
-        GeneratorChoice::Always(GeneratorKind::Trains) => return check_trains(section, traffic, link),
-        GeneratorChoice::Always(GeneratorKind::Packet) | GeneratorChoice::Auto => return,
-    }
-    for &payload_bytes in &traffic.payloads_bytes {
-        if let Some(obstacle) = xdp_obstacle(link.ingress(), payload_bytes) {
-            section.mistake(
-                "generator",
-                format!(
-                    "\"xdp\" cannot send payloads of {payload_bytes} bytes, {obstacle}: take \"packet\", or \"auto\" for \
-                     \"packet\" where it is needed"
-                ),
-            );
-        }
-    }
-}
-
-/// A train is one piece with one destination.
-fn check_trains(section: &Section<'_>, traffic: &Traffic, link: &Links) {
-    let flows = traffic.flows.iter().copied().max().unwrap_or(1);
-    for &payload_bytes in &traffic.payloads_bytes {
-        if let Some(obstacle) = train_obstacle(link.ingress(), payload_bytes, flows) {
-            section.mistake("generator", format!("\"trains\" cannot send {obstacle}: take \"packet\""));
-        }
-    }
-}
-
-/// Every rate must give each flow something to carry, make up a burst, and be no more than can be counted.
-fn check_amounts(section: &Section<'_>, traffic: &Traffic, sinks: usize) {
-    for &rate in &traffic.rates_pps {
-        let datagrams = u128::from(rate) * traffic.duration.as_nanos() / 1_000_000_000;
-        let (flows, burst) = (traffic.flows.iter().copied().max().unwrap_or(1), traffic.burst);
-        if datagrams < u128::from(burst) {
-            let remedy = "lower burst, or raise rate-pps or duration";
-            section.mistake(
-                "burst",
-                format!(
-                    "{rate} packets/s make {datagrams} datagrams, less than one burst of {burst}: {remedy}"
-                ),
-            );
-        }
-        if datagrams < flows as u128 {
-            let remedy = "raise rate-pps or duration, or take fewer flows";
-            section.mistake(
-                "duration",
-                format!("{rate} packets/s make {datagrams} datagrams for {flows} flows: {remedy}"),
-            );
-        } else if datagrams < u128::from(traffic.impairments.least_datagrams(flows)) {
-            let least = traffic.impairments.least_datagrams(flows);
-            let remedy = "raise rate-pps or duration, or have fewer of them";
-            section.mistake(
-                "impairments",
-                format!(
-                    "{rate} packets/s make {datagrams} datagrams, and so many faults take {least}: {remedy}"
-                ),
-            );
-        } else if datagrams * sinks as u128 > MAX_COUNTED {
-            section.mistake(
-                "duration",
-                format!(
-                    "{rate} packets/s make {datagrams} datagrams for each of {sinks} sinks, more than the \
-                     {MAX_COUNTED} that one trial can count: shorten the duration"
-                ),
-            );
-        }
-    }
 }
 
 fn read_sinks(section: Option<&Section<'_>>) -> Option<Sinks> {
@@ -300,6 +140,7 @@ fn read_subjects(
         }
         check_mapping(&section, &subject, traffic);
         check_impairments(&section, &subject, traffic);
+        check_foreign(&section, &subject, traffic);
         if matches!(subject.kind, SubjectKind::Wire) && measure == Measure::JoinLeave {
             section
                 .mistake("wire", "neither joins nor leaves anything: measure = \"join-leave\" takes a relay");
@@ -323,6 +164,17 @@ fn check_impairments(section: &Section<'_>, subject: &Subject, traffic: Option<&
         let why = "what becomes of traffic.impairments is known beforehand without a relay only";
         section
             .mistake(key, format!("{why}: use wire = \"direct\", or a scenario of its own for this subject"));
+    }
+}
+
+/// What is foreign has nobody to be kept from without a relay.
+fn check_foreign(section: &Section<'_>, subject: &Subject, traffic: Option<&Traffic>) {
+    if matches!(subject.kind, SubjectKind::Wire) && traffic.is_some_and(Traffic::has_foreign) {
+        let why = "has no relay from which traffic.foreign-pps could be kept";
+        section.mistake(
+            "wire",
+            format!("\"direct\" {why}: remove either, or write a scenario of its own for the wire"),
+        );
     }
 }
 
@@ -357,21 +209,6 @@ pub(super) fn parse_name(text: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fits = (1..=64).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('.');
     fits.then(|| text.to_owned())
-}
-
-/// A number and a unit: `us`, `ms`, `s` or `m`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(unit_at);
-    let seconds_per_unit = match unit.trim_start() {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        _ => return None,
-    };
-    let seconds = number.parse::<f64>().ok()? * seconds_per_unit;
-    Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX_DURATION)
 }
 
 #[cfg(test)]

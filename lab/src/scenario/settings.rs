@@ -13,6 +13,7 @@ pub(super) struct Setting {
     pub(super) fan_out: usize,
     pub(super) flows: usize,
     pub(super) payload_bytes: usize,
+    pub(super) foreign_pps: u64,
     pub(super) rate_pps: u64,
 }
 
@@ -49,13 +50,15 @@ impl Scenario {
         for (&cast, &segmentation) in pairs(&self.traffic.casts, &self.link.segmentations) {
             for (&sink, &fan_out) in pairs(&self.sinks.kinds, &self.sinks.counts) {
                 for (&flows, &payload_bytes) in pairs(&self.traffic.flows, &self.traffic.payloads_bytes) {
-                    settings.extend(self.traffic.rates_pps.iter().map(|&rate_pps| Setting {
+                    let rates = pairs(&self.traffic.foreign_pps, &self.traffic.rates_pps);
+                    settings.extend(rates.map(|(&foreign_pps, &rate_pps)| Setting {
                         cast,
                         segmentation,
                         sink,
                         fan_out,
                         flows,
                         payload_bytes,
+                        foreign_pps,
                         rate_pps,
                     }));
                 }
@@ -66,9 +69,20 @@ impl Scenario {
 
     /// What `setting` comes to.
     pub(super) fn condition(&self, setting: &Setting) -> Condition {
-        let Setting { cast, segmentation, fan_out, flows, payload_bytes, rate_pps, .. } = *setting;
+        let Setting { cast, segmentation, fan_out, flows, payload_bytes, foreign_pps, rate_pps, .. } =
+            *setting;
         let (sink_kind, generator) = (self.sink_kind(setting), self.generator_of(payload_bytes));
-        Condition { cast, segmentation, sink_kind, fan_out, generator, flows, payload_bytes, rate_pps }
+        Condition {
+            cast,
+            segmentation,
+            sink_kind,
+            fan_out,
+            generator,
+            flows,
+            payload_bytes,
+            foreign_pps,
+            rate_pps,
+        }
     }
 
     /// Who sends payloads of this size.

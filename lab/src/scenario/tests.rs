@@ -1,9 +1,13 @@
 //! Scenarios that are right, and every way of being wrong.
 
+use std::time::Duration;
+
 use super::*;
+use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::memory::MemoryLimits;
 use crate::scenario::Condition;
+use crate::scenario::traffic::parse_duration;
 use crate::scenario::{Metric, Search, SearchRatio, When};
 use crate::verdict::Counts;
 
@@ -41,6 +45,7 @@ fn the_least_scenario_has_every_default() {
         generator: GeneratorKind::Xdp,
         flows: 1,
         payload_bytes: 100,
+        foreign_pps: 0,
         rate_pps: 1_000,
     };
     assert_eq!(scenario.conditions(), [condition]);
@@ -464,6 +469,7 @@ fn a_ratio_may_fix_parts_of_both_conditions() {
         fan_out: Some(8),
         flows: Some(2),
         payload_bytes: Some(18),
+        foreign_pps: None,
         rate_pps: Some(2_000),
     };
     assert_eq!((ratio.of_when, read.conditions_of(ratio).len()), (of, 1));

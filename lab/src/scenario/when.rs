@@ -19,6 +19,8 @@ pub struct When {
     pub flows: Option<usize>,
     /// UDP payload in bytes.
     pub payload_bytes: Option<usize>,
+    /// Foreign datagrams per second.
+    pub foreign_pps: Option<u64>,
     /// Datagrams per second.
     pub rate_pps: Option<u64>,
 }
@@ -31,6 +33,7 @@ impl When {
             fan_out: self.fan_out.unwrap_or(setting.fan_out),
             flows: self.flows.unwrap_or(setting.flows),
             payload_bytes: self.payload_bytes.unwrap_or(setting.payload_bytes),
+            foreign_pps: self.foreign_pps.unwrap_or(setting.foreign_pps),
             rate_pps: self.rate_pps.unwrap_or(setting.rate_pps),
             ..setting
         }
@@ -49,6 +52,7 @@ impl fmt::Display for When {
             ("sinks", self.fan_out.map(|count| count.to_string())),
             ("flows", self.flows.map(|count| count.to_string())),
             ("payload-bytes", self.payload_bytes.map(|bytes| bytes.to_string())),
+            ("foreign-pps", self.foreign_pps.map(|rate| rate.to_string())),
             ("rate-pps", self.rate_pps.map(|rate| rate.to_string())),
         ];
         let told = parts.into_iter().filter_map(|(key, value)| Some(format!("{key} {}", value?)));
@@ -65,11 +69,12 @@ pub(super) struct Lists<'a> {
 }
 
 /// What a table can fix, and which key of the scenario has the list of it.
-const KEYS: [(&str, &str); 5] = [
+const KEYS: [(&str, &str); 6] = [
     ("segmentation", "link.segmentation"),
     ("sinks", "sinks.count"),
     ("flows", "traffic.flows"),
     ("payload-bytes", "traffic.payload-bytes"),
+    ("foreign-pps", "traffic.foreign-pps"),
     ("rate-pps", "traffic.rate-pps"),
 ];
 
@@ -111,11 +116,12 @@ fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Result<When, Told> {
         table.mistake("", format!("fixes nothing: give one of {keys}, or leave the table out"));
     }
     let Lists { links, sinks, traffic } = lists;
-    let number = |key, all: Option<Vec<u64>>| fixed(table, key, all, || table.integer(key, 1..=u64::MAX));
+    let number = |key, all: Option<Vec<u64>>| fixed(table, key, all, || table.integer(key, 0..=u64::MAX));
     let numbers = |list: &[usize]| list.iter().map(|number| *number as u64).collect::<Vec<_>>();
     let fan_out = number("sinks", sinks.map(|sinks| numbers(&sinks.counts)));
     let flows = number("flows", traffic.map(|traffic| numbers(&traffic.flows)));
     let payload_bytes = number("payload-bytes", traffic.map(|traffic| numbers(&traffic.payloads_bytes)));
+    let foreign_pps = number("foreign-pps", traffic.map(|traffic| traffic.foreign_pps.clone()));
     let rate_pps = number("rate-pps", traffic.map(|traffic| traffic.rates_pps.clone()));
     let segmentation = fixed(table, "segmentation", Some(links.segmentations.clone()), || {
         table.choice("segmentation", &Segmentation::NAMES)
@@ -125,6 +131,7 @@ fn read_table(table: &Section<'_>, lists: Lists<'_>) -> Result<When, Told> {
         fan_out: fan_out?.map(|count| count as usize),
         flows: flows?.map(|count| count as usize),
         payload_bytes: payload_bytes?.map(|bytes| bytes as usize),
+        foreign_pps: foreign_pps?,
         rate_pps: rate_pps?,
     })
 }

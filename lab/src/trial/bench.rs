@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use super::flows::{Ends, Exit, Route, SOURCE_PORT, routes};
+use super::flows::{Ends, Exit, Route, SOURCE_PORT, foreign_input, routes};
 use super::framing::Framing;
 use super::{Order, Placement, TrialError};
 use crate::generator::{Generator, GeneratorKind, GeneratorReport};
-use crate::plan::{Flow, Plan, PlanError, multicast_mac};
+use crate::plan::{Flow, Foreign, Plan, PlanError, multicast_mac};
 use crate::scenario::{Mapping, SubjectKind};
 use crate::sink::Sink;
 use crate::subject::{Assignment, Running};
@@ -193,15 +193,25 @@ fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -
             delivered: exit.map_or(route.input, |exit| exit.destination),
         }
     };
-    let condition = &order.condition;
+    let (condition, traffic) = (&order.condition, &order.scenario.traffic);
+    let flows: Vec<_> = routes.iter().map(flow).collect();
+    let foreign = flows.first().filter(|_| condition.foreign_pps > 0).map(|first| {
+        let destination = foreign_input(first.destination);
+        Foreign {
+            flow: Flow { destination, delivered: destination, ..*first },
+            rate_pps: condition.foreign_pps,
+            datagrams: datagrams(condition.foreign_pps, traffic.duration),
+        }
+    });
     Plan::new(
         order.run.id(),
-        routes.iter().map(flow).collect(),
+        flows,
         condition.payload_bytes,
         condition.rate_pps,
-        datagrams(condition.rate_pps, order.scenario.traffic.duration),
+        datagrams(condition.rate_pps, traffic.duration),
     )?
-    .in_bursts_of(order.scenario.traffic.burst)?
-    .impaired(order.scenario.traffic.impairments)
+    .in_bursts_of(traffic.burst)?
+    .impaired(traffic.impairments)?
+    .beside(foreign)
     .map(|plan| plan.with_latency_from(order.scenario.trials.latency_from))
 }

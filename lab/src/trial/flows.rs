@@ -18,6 +18,8 @@ const IDLE_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x83, 0, 1);
 pub const MOST_IDLE_INPUTS: usize = u16::MAX as usize;
 /// The port toward the relay, of every group or of the first unicast flow.
 const INPUT_PORT: u16 = 5_000;
+/// The port at which no rule waits.
+const FOREIGN_PORT: u16 = 4_999;
 /// The port toward the sinks, likewise.
 const OUTPUT_PORT: u16 = 6_000;
 /// The port the generator sends from.
@@ -75,6 +77,11 @@ pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, flows: usize) -> Vec<Ro
     };
     // The scenario allows so many flows as there are ports.
     (0..u16::try_from(flows).unwrap_or(u16::MAX)).map(route).collect()
+}
+
+/// Where datagrams that no rule takes come in beside the flow at `input`: the same host or group, which the device lets in.
+pub fn foreign_input(input: SocketAddr) -> SocketAddr {
+    SocketAddr::new(input.ip(), FOREIGN_PORT)
 }
 
 /// So many inputs, [`MOST_IDLE_INPUTS`] at most, that no flow comes to.
@@ -143,6 +150,11 @@ mod tests {
             let idle: Vec<_> = idle_inputs(family, 10_000).map(|input| input.to_string()).collect();
             assert_eq!(idle.len(), 10_000);
             assert!(flows.iter().all(|(input, _)| !idle.contains(input)), "{family:?}");
+        }
+        for cast in [Cast::MulticastToMulticast, Cast::UnicastToMulticast] {
+            let flows = routes_of(Family::Ipv4, cast, Mapping::Mapped);
+            let foreign = foreign_input(flows[0].0.parse().unwrap()).to_string();
+            assert!(foreign.ends_with(":4999") && flows.iter().all(|(input, _)| *input != foreign));
         }
         let last = idle_inputs(Family::Ipv4, MOST_IDLE_INPUTS).last().map(|input| input.to_string());
         assert_eq!(last.as_deref(), Some("239.84.0.255:5000"));

@@ -118,6 +118,7 @@ mod tests {
             generator,
             flows: 1,
             payload_bytes,
+            foreign_pps: 0,
             rate_pps: 1,
         };
         [Framing::at_ingress(link, &condition), Framing::at_egress(link, &condition)]

@@ -116,14 +116,19 @@ impl Record {
         let relay = self.relay_counters(stopped.last_report, order, &mut failures);
         let facts = self.facts(relay, &reports, order, topology)?;
         let measurement = self.measurement(settle(&facts), reports);
+        let foreign = measurement.ledger.foreign.as_ref();
+        let received =
+            foreign.filter(|_| order.subject.filters_by_rules()).and_then(|foreign| foreign.received);
         let (verdict, reasons) = judge(&Evidence {
             rate_pps: order.condition.rate_pps,
             offered_pps: measurement.offered_pps,
-            refused: facts.refused.values().sum(),
+            refused: facts.refused.values().chain(facts.foreign.refused.values()).sum(),
             lag_max_ns: measurement.generator_lag_ns.max,
-            stopped: facts.not_offered > 0,
+            stopped: facts.not_offered + facts.foreign.not_offered() > 0,
             sink_errors: summed(measurement.sinks.iter().map(|sink| &sink.errors)),
             sink_dropped: summed(measurement.sinks.iter().map(|sink| &sink.dropped)),
+            foreign_received: received.unwrap_or_default(),
+            foreign_relayed: foreign.map_or(0, |foreign| foreign.at_sinks),
             alien: measurement.alien,
             expected_alien: order.scenario.expect.alien,
             misdelivered: measurement.misdelivered,
@@ -202,6 +207,7 @@ impl Record {
                 },
                 arrived,
                 lost: report.tally.lost,
+                foreign: report.tally.foreign,
                 other_frames: sees_other_frames.then_some(report.other_frames),
                 unclaimed: report.unclaimed,
                 dropped: named(&report.dropped),
@@ -212,6 +218,7 @@ impl Record {
             sent: self.generated.sent,
             refused: self.generated.refused.clone(),
             not_offered: self.generated.not_offered(),
+            foreign: self.generated.foreign.clone(),
             fragmented: inward.is_fragmented(),
             ingress: (!is_wire).then(|| Wire {
                 transmitted: inward.datagrams(generator.tx_packets, generator.tx_bytes),
@@ -256,16 +263,17 @@ impl Record {
             steal_percent: machine.steal_percent,
             sinks: Vec::new(),
         };
+        let has_foreign = measurement.ledger.foreign.is_some();
         for (sink, report) in reports.into_iter().enumerate() {
-            measurement.add(sink, report);
+            measurement.add(sink, report, has_foreign);
         }
         measurement
     }
 }
 
 impl Measurement {
-    /// Adds what sink `sink` counted.
-    fn add(&mut self, sink: usize, report: SinkReport) {
+    /// Adds what sink `sink` counted. Where the lab offered anything foreign, that is in the ledger and no stranger's.
+    fn add(&mut self, sink: usize, report: SinkReport, has_foreign: bool) {
         let tally = report.tally;
         let counts = Counts {
             lost: tally.lost,
@@ -274,7 +282,9 @@ impl Measurement {
             corrupted: tally.corrupted,
         };
         self.counts = self.counts + counts;
-        let (alien, misdelivered) = (tally.alien - tally.misdelivered, tally.misdelivered + report.unclaimed);
+        let foreign = if has_foreign { tally.foreign } else { 0 };
+        let alien = tally.alien - tally.misdelivered - foreign;
+        let misdelivered = tally.misdelivered + report.unclaimed;
         self.misdelivered += misdelivered;
         self.alien += alien;
         let mut dropped = named(&report.dropped);

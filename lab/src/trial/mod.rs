@@ -158,7 +158,7 @@ pub struct Measurement {
     pub ledger: Ledger,
     /// What arrived, over all sinks.
     pub counts: Counts,
-    /// Datagrams at the sinks that are none of the trial's.
+    /// Datagrams at the sinks that are none of the trial's, and none of the foreign ones that were offered beside them.
     pub alien: u64,
     /// Datagrams of the trial where they do not belong: at other addresses, or for other hosts.
     pub misdelivered: u64,

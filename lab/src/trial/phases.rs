@@ -117,7 +117,8 @@ fn run(
     memory: &mut MemoryWatch,
 ) -> Result<GeneratorReport, Halt> {
     let duration = order.scenario.traffic.duration;
-    let total = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
+    let own = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
+    let total = own + datagrams(order.condition.foreign_pps, duration);
     let mut on_progress = |done| {
         (watch.on_phase)(Phase::Run(done, total));
         memory.look();

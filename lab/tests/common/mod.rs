@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -52,6 +53,16 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.current_dir(self.dir.path()).env_remove("CARGO");
         command
+    }
+
+    /// The relay's program beside the lab's, with one argument more, as a program of its own.
+    pub(crate) fn relay_with(&self, argument: &str) -> PathBuf {
+        let (relay, path) = (Path::new(env!("CARGO_BIN_EXE_lab")), self.dir.path().join("relay"));
+        let relay = relay.with_file_name("multicast_relay");
+        let text = format!("#!/bin/sh\nexec '{}' \"$@\" {argument}\n", relay.display());
+        std::fs::write(&path, text).expect("write the relay's program");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("make it executable");
+        path
     }
 
     /// `lab run` on the scenario in `path`.

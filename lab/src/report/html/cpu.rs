@@ -1,8 +1,9 @@
 //! CPU time per datagram: every trial, and the median of those that say something.
 
+use super::condition::Condition;
 use super::groups::{Group, Groups};
 use super::plot::{Line, Rows, rows};
-use super::record::{Condition, Trial};
+use super::record::Trial;
 use super::section::Section;
 use super::units::Unit;
 use crate::statistics::median;

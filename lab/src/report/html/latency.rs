@@ -7,10 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 
+use super::condition::Condition;
 use super::drawing::Drawing;
 use super::groups::{Group, Groups};
 use super::plot::{Area, tip};
-use super::record::{Condition, Trial};
+use super::record::Trial;
 use super::scale::Scale;
 use super::section::Section;
 use super::units::{Unit, many};

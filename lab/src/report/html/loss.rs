@@ -1,9 +1,10 @@
 //! Loss against rate.
 
+use super::condition::Condition;
 use super::drawing::Drawing;
 use super::groups::{Group, Groups};
 use super::plot::{Area, Line, Rows, rows, tip};
-use super::record::{Condition, Trial};
+use super::record::Trial;
 use super::scale::Scale;
 use super::section::{Section, Table};
 use super::units::{many, percent, share};

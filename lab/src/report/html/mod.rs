@@ -35,7 +35,7 @@ use askama::Template;
 use super::found;
 use super::groups::{self, Groups};
 use super::record::{self, ReadError, Record};
-use super::{units, write_whole};
+use super::{condition, units, write_whole};
 use drawing::Mark;
 use section::Section;
 use summary::Summary;

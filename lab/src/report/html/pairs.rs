@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::condition::Condition;
 use super::drawing::Drawing;
 use super::groups::{Groups, Sides};
-use super::record::{Comparison, Condition, Record, Trial};
+use super::record::{Comparison, Record, Trial};
 use super::scale::Scale;
 use super::section::Section;
 use super::units::Unit;

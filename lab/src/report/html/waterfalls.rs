@@ -111,7 +111,8 @@ impl Sum {
             let strangers = step.other_frames.saturating_add(step.added_by_subject);
             let own = step.count.saturating_sub(strangers) as f64;
             let copies = step.copies.max(1) as f64;
-            (due, left) = if i == 0 { (own, own) } else { (due * copies, left * copies) };
+            let joining = step.foreign as f64;
+            (due, left) = if i == 0 { (own, own) } else { (due * copies + joining, left * copies + joining) };
             for drop in &step.drops {
                 let rest = left - drop.count as f64;
                 draw_drop(&mut drawing, drop, [x.at(share(rest, due)), x.at(share(left, due))], top);
@@ -131,6 +132,7 @@ fn share(part: f64, whole: f64) -> f64 {
 
 fn add_step(sum: &mut Step, step: &Step) {
     sum.count = sum.count.saturating_add(step.count);
+    sum.foreign = sum.foreign.saturating_add(step.foreign);
     sum.other_frames = sum.other_frames.saturating_add(step.other_frames);
     sum.added_by_subject = sum.added_by_subject.saturating_add(step.added_by_subject);
     sum.unexplained = sum.unexplained.saturating_add(step.unexplained);
@@ -149,6 +151,9 @@ fn draw_step(drawing: &mut Drawing, step: &Step, right: f64, top: f64) {
     let mut words = vec![grouped(step.count)];
     if step.copies != 1 {
         words.push(format!("× {} copies", step.copies));
+    }
+    if step.foreign > 0 {
+        words.push(format!("with {} foreign", grouped(step.foreign)));
     }
     if step.other_frames > 0 {
         words.push(format!("with {} other frames", grouped(step.other_frames)));
@@ -205,6 +210,7 @@ mod tests {
             count,
             copies: 1,
             drops: drops.iter().map(drop).collect(),
+            foreign: 0,
             other_frames: 0,
             added_by_subject: 0,
             unexplained: 0,
