@@ -50,10 +50,6 @@ impl<'a> Session<'a> {
         lab_binary: PathBuf,
         folder: &str,
     ) -> Result<Self, RunError> {
-        let folder = match &args.out {
-            Some(out) => Folder::prepare(out),
-            None => Folder::prepare_default(&Path::new("lab-results").join(folder)),
-        }?;
         let needs_relay = subjects.iter().any(|subject| matches!(subject.kind, SubjectKind::Relay(_)));
         let relay_binary =
             if needs_relay { relay_binary::find(args.relay.as_deref())? } else { PathBuf::new() };
@@ -61,7 +57,13 @@ impl<'a> Session<'a> {
             operation: "find the processors of this machine",
             source,
         })?;
-        Ok(Self { scenario, folder, run: RunName::claim()?, relay_binary, lab_binary, placement })
+        let run = RunName::claim()?;
+        // Last, because it takes away what an earlier run has left there.
+        let folder = match &args.out {
+            Some(out) => Folder::prepare(out),
+            None => Folder::prepare_default(&Path::new("lab-results").join(folder)),
+        }?;
+        Ok(Self { scenario, folder, run, relay_binary, lab_binary, placement })
     }
 
     /// Holds every trial of `alone`, a calibration of the scenario.

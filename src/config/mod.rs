@@ -179,7 +179,7 @@ pub struct Flags {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("read configuration {}: {error}", path.display())]
+    #[error("read configuration {}: {error}; name a TOML file that this user may read", path.display())]
     Read {
         /// The file.
         path: PathBuf,

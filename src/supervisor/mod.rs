@@ -126,7 +126,9 @@ pub enum SupervisorError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => ": run as root, or grant CAP_NET_RAW and CAP_NET_ADMIN",
-        Some(libc::EMFILE | libc::ENFILE) => ": too many open descriptors; raise the limit (ulimit -Hn)",
+        Some(libc::EMFILE | libc::ENFILE) => {
+            ": each output takes a descriptor, so raise the limit: `ulimit -n` before the relay, or LimitNOFILE= of its service"
+        }
         Some(libc::ENETUNREACH) => {
             ": no way through that interface; bring it up, and give it an address or a route"
         }

@@ -1,13 +1,14 @@
 //! Which receive path the workers take, and what each of them receives through.
 
 use std::cell::Cell;
-use std::io;
+use std::{io, iter};
 
 use super::inputs::{Input, clamped, failed};
 use super::{SupervisorError, counted};
 use crate::config::{Config, Rx};
 use crate::rules;
 use crate::sys::interface::Interface;
+use crate::sys::memory;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::rule_programs::{Endpoint, RulePrograms};
 use crate::wire::ethernet;
@@ -46,10 +47,11 @@ impl Receive {
 
     fn by_rings(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
         let inputs = open_inputs(config, interfaces)?;
-        let smallest = Cell::new(config.ring);
+        let layout = affordable(config.ring, &inputs, config.num_workers)?;
+        let smallest = Cell::new(layout);
         let (workers, path) = match config.ring.version() {
             Version::V3 => {
-                let map = |_: &Interface, socket: &PacketSocket| BlockRing::map(socket, config.ring);
+                let map = |_: &Interface, socket: &PacketSocket| BlockRing::map(socket, layout);
                 (
                     rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Blocks).collect(),
                     "mmap-v3",
@@ -63,7 +65,7 @@ impl Receive {
                     }
                 }
                 let map = |interface: &Interface, socket: &PacketSocket| {
-                    SlotRing::map(socket, config.ring, frame_len(interface))
+                    SlotRing::map(socket, layout, frame_len(interface))
                 };
                 (
                     rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Slots).collect(),
@@ -124,6 +126,23 @@ fn rule_programs(config: &Config, interface: &str) -> Result<Option<RulePrograms
     }
 }
 
+/// The layout of rings that leave the machine half of the memory it has to give. The kernel would hand out more, and then end
+/// programs to get it.
+fn affordable(layout: Layout, inputs: &[Input], workers: usize) -> Result<Layout, SupervisorError> {
+    let Some(available) = memory::available() else { return Ok(layout) };
+    within(layout, inputs.len() * workers, available / 2).ok_or_else(|| SupervisorError::Ring {
+        interface: inputs.first().map(|input| input.interface.name.clone()).unwrap_or_default(),
+        layout,
+        error: io::Error::from_raw_os_error(libc::ENOMEM),
+    })
+}
+
+/// The layout of so many rings, halved until together they take at most `bytes`.
+fn within(layout: Layout, rings: usize, bytes: u64) -> Option<Layout> {
+    let fits = |layout: &Layout| (layout.size() as u64).saturating_mul(rings as u64) <= bytes;
+    iter::successors(Some(layout), Layout::halved).find(fits)
+}
+
 /// The rings that `map` makes, for each worker one of each input; `smallest` tells the smallest layout obtained.
 fn rings<R>(
     config: &Config,
@@ -169,4 +188,25 @@ fn for_each_worker<S>(
 /// Bytes of the largest frame that the interface's MTU allows.
 fn frame_len(interface: &Interface) -> usize {
     ethernet::HEADER_LEN + TAGS * ethernet::TAG_LEN + interface.mtu as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_halved_until_all_of_them_fit() {
+        let blocks =
+            |rings, bytes| within(Layout::default(), rings, bytes).map(|layout| layout.block_count());
+        let all = Layout::default().size() as u64;
+        assert_eq!(blocks(1, all), Some(512));
+        assert_eq!([blocks(1, all - 1), blocks(2, all), blocks(3, all)], [Some(256), Some(256), Some(128)]);
+        assert_eq!(blocks(1, all / 256), Some(2), "the fewest");
+        assert_eq!(blocks(1, all / 256 - 1), None);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(memory::available().is_some_and(|bytes| bytes > 1 << 20));
+    }
 }

@@ -154,6 +154,11 @@ fn by_name(counts: &BTreeMap<String, u64>) -> String {
     }
 }
 
+/// `once`, `2 times`.
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
 /// What went wrong between two reports, a sentence for each place: for the log.
 pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
     let mut losses = Vec::new();
@@ -168,7 +173,10 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
         }
         let downs = input.went_down.saturating_sub(earlier.map_or(0, |earlier| earlier.went_down));
         if downs > 0 {
-            losses.push(format!("{interface} went down {downs} times; if it was deleted, restart the relay"));
+            losses.push(format!(
+                "{interface} went down {}; if it was deleted, restart the relay",
+                times(downs)
+            ));
         }
     }
     for (name, lost) in
@@ -264,7 +272,7 @@ mod tests {
         let losses = losses(&before, &after);
         let parts = [
             "dropped 4 frames",
-            "went down 1 times",
+            "went down once",
             "6 frames as coalesced: turn off GRO",
             "1 datagrams: refused",
         ];

@@ -16,6 +16,13 @@ pub fn prefetch(bytes: &[u8]) {
     let _ = (bytes, LINE);
 }
 
+/// Bytes that programs can have without taking them from others: `MemAvailable` of `/proc/meminfo` (proc(5)).
+pub fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))?;
+    kib.parse::<u64>().ok()?.checked_mul(1_024)
+}
+
 /// Bytes of a page: a power of two, 4 KiB on most machines, up to 64 KiB.
 pub fn page_size() -> u64 {
     // SAFETY: the call takes a number and returns one.

@@ -39,7 +39,7 @@ pub enum ReadError {
         found: String,
     },
     /// The file is not as the schema has it.
-    #[error("{}: {source}; run the scenario again, or name the results.json of a run that came to its end", path.display())]
+    #[error("{} has no results of a run that came to its end ({source}): run the scenario again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

@@ -12,8 +12,8 @@ const BOUNDS: [Column<Found>; 3] = [
     Column::text("because of", |found| or_nothing(found.upper_by, |limit| words(limit).to_owned())),
 ];
 
-const LEGEND: &str = "rates in packets/s: the highest that passed, and the lowest above it that did not; \"the lab\" \
-                      could not offer or count that much, and the subject may do more";
+const LEGEND: &str = "rates in packets/s: the highest that passed, and the lowest above it that did not; \"the lab\": most \
+                      trials there showed nothing of the subject, which may do more";
 
 /// The table, and beneath it why a subject has no rate without loss.
 pub(super) fn table(searches: &[Found]) -> String {
@@ -41,8 +41,8 @@ const FINDINGS: [Column<FoundRatio>; 3] = [
     Column::text("verdict", |ratio| ratio.verdict.to_string()),
 ];
 
-const RATIO_LEGEND: &str = "ratio: at least \"without loss\" of the one by \"no more at\" of the other, at most the other \
-                            way round, where \"no more at\" is because of the subject";
+const RATIO_LEGEND: &str = "ratio: what the rates allow, from \"without loss\" of the one by \"no more at\" of the other to the \
+                            reverse; a \"no more at\" because of the lab is no bound";
 
 /// Those rates against each other, and beneath the table why a ratio is left undecided.
 pub(super) fn ratios(ratios: &[FoundRatio]) -> String {

@@ -11,6 +11,8 @@ use super::{Results, RunVerdict, SCHEMA};
 
 /// The name of the file with the results.
 pub const RESULTS_FILE: &str = "results.json";
+/// The name of the page that is made of them.
+pub const PAGE_FILE: &str = "report.html";
 /// How many runs of one scenario may go on at once without being told where to write.
 const MAX_RUNS: usize = 100;
 
@@ -44,7 +46,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder and sees that it can be written to, before anything is run for it. The trials of an earlier
+    /// Makes the folder and sees that it can be written to, before anything is run for it. Trials and page of an earlier
     /// run in it are removed, and a head of the results says until they are written that there are none: a run that is
     /// killed leaves a folder that the next one knows for the lab's.
     pub fn prepare(path: &Path) -> Result<Self, FolderError> {
@@ -63,11 +65,22 @@ impl Folder {
         if file.exists() && !folder.has_results() {
             return Err(FolderError::Foreign(file));
         }
-        if folder.trials().is_dir() && folder.has_results() {
-            fs::remove_dir_all(folder.trials()).map_err(failed("remove the earlier trials in"))?;
+        if folder.has_results() {
+            folder.clear()?;
         }
         folder.write(&Head { schema: SCHEMA.to_owned(), verdict: Some(RunVerdict::Error) })?;
         Ok(folder)
+    }
+
+    /// Removes what was made of earlier results.
+    fn clear(&self) -> Result<(), FolderError> {
+        let there = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        let failed = |operation| unusable(operation, &self.path);
+        there(fs::remove_dir_all(self.trials())).map_err(failed("remove the earlier trials in"))?;
+        there(fs::remove_file(self.path.join(PAGE_FILE))).map_err(failed("remove the earlier page in"))
     }
 
     /// Prepares `path`, or `path`-2 and so on when other runs are writing there.
@@ -142,12 +155,14 @@ mod tests {
         let out = dir.path().join("a/b");
         let folder = Folder::prepare(&out).unwrap();
         let old = folder.trial("001-x").unwrap();
+        let page = out.join(PAGE_FILE);
+        fs::write(&page, "old").unwrap();
         let path = folder.write_results(&results()).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         assert_eq!(read["schema"].as_str(), Some(SCHEMA));
         drop(folder);
         Folder::prepare(&out).unwrap();
-        assert!(!old.exists());
+        assert!(!old.exists() && !page.exists());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
 
-pub use folder::{Folder, FolderError, RESULTS_FILE};
+pub use folder::{Folder, FolderError, PAGE_FILE, RESULTS_FILE};
 
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;

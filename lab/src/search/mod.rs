@@ -69,7 +69,7 @@ pub struct Found {
 pub enum Limit {
     /// The subject, which lost something or failed otherwise.
     Subject,
-    /// The lab, which could not offer or count that much: the subject may well do more.
+    /// The lab, whose trials there showed nothing of the subject: it may well do more.
     Lab,
 }
 

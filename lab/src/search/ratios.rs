@@ -117,9 +117,9 @@ fn obstacles(of: &Found, to: &Found, at_least: f64) -> Vec<String> {
     let of_each = [of, to].into_iter().flat_map(|found| {
         let Found { subject, lower_pps, upper_pps, upper_by, .. } = found;
         let open = match (upper_pps, upper_by) {
-            (Some(rate), Some(Limit::Lab)) => {
-                Some(format!("the lab could not offer {rate} packets/s to {subject}, which may do more"))
-            }
+            (Some(rate), Some(Limit::Lab)) => Some(format!(
+                "trials at {rate} packets/s showed nothing of {subject}, which may do more: quiet the machine"
+            )),
             (None, _) => Some(format!("{subject} lost nothing at the highest rate: raise traffic.rate-pps")),
             _ => None,
         };
@@ -177,11 +177,17 @@ mod tests {
         use Limit::{Lab, Subject};
         let of = judged((300, 330, Lab), (200, 220, Subject));
         assert_eq!((of.verdict, of.least, of.most), (Verdict::Inconclusive, Some(300.0 / 220.0), None));
-        assert_eq!(of.reasons, ["the lab could not offer 330 packets/s to a, which may do more"]);
+        assert_eq!(
+            of.reasons,
+            ["trials at 330 packets/s showed nothing of a, which may do more: quiet the machine"]
+        );
         // Nor is it a pass: whom it is compared to may do more.
         let to = judged((900, 990, Subject), (200, 220, Lab));
         assert_eq!((to.verdict, to.least, to.most), (Verdict::Inconclusive, None, Some(990.0 / 200.0)));
-        assert_eq!(to.reasons, ["the lab could not offer 220 packets/s to b, which may do more"]);
+        assert_eq!(
+            to.reasons,
+            ["trials at 220 packets/s showed nothing of b, which may do more: quiet the machine"]
+        );
     }
 
     #[test]

@@ -36,12 +36,10 @@ use super::found;
 use super::groups::{self, Groups};
 use super::record::{self, ReadError, Record};
 use super::{condition, units, write_whole};
+use crate::results::PAGE_FILE;
 use drawing::Mark;
 use section::Section;
 use summary::Summary;
-
-/// The name of the page, beside the results.
-pub const FILE: &str = "report.html";
 
 /// A page that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +63,7 @@ pub enum PageError {
 /// Makes the page of the results in `file`: at `out`, or beside them. Returns where.
 pub fn make(file: &Path, out: Option<&Path>) -> Result<PathBuf, PageError> {
     let record = record::load(file)?;
-    let out = out.map_or_else(|| file.with_file_name(FILE), Path::to_owned);
+    let out = out.map_or_else(|| file.with_file_name(PAGE_FILE), Path::to_owned);
     if fs::canonicalize(file).ok() == fs::canonicalize(&out).ok() {
         return Err(PageError::OntoResults(out));
     }

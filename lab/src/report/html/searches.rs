@@ -10,7 +10,7 @@ pub(super) fn section(record: &Record) -> Section {
         id: "searches",
         title: "Highest rates without loss",
         intro: "In packets per second: the highest rate at which most trials passed, and the lowest above it at which \
-                they did not. Where that is because of the lab, which could not offer or count so much, the subject \
+                they did not. Where that is because of the lab, most trials there showed nothing of the subject, which \
                 may do more.",
         ..Section::default()
     };

@@ -25,7 +25,7 @@ fn refusal(content: &str) -> String {
     let file = dir.path().join(RESULTS_FILE);
     fs::write(&file, content).unwrap();
     let error = make(&file, None).unwrap_err().to_string();
-    assert!(!dir.path().join(FILE).exists());
+    assert!(!dir.path().join(PAGE_FILE).exists());
     assert!(error.contains(&file.display().to_string()), "{error}");
     error
 }
