@@ -13,7 +13,7 @@ use crate::generator::{self, GeneratorKind, xdp_obstacle};
 use crate::net::NetError;
 use crate::relay_binary::RelayBinaryError;
 use crate::results::{
-    Environment, FolderError, Results, RunKind, RunVerdict, SCHEMA, ScenarioSummary, Trial, last_attempts,
+    Environment, FolderError, Results, RunKind, RunVerdict, SCHEMA, ScenarioSummary, last_attempts,
 };
 use crate::scenario::{GeneratorChoice, Measure, Scenario, ScenarioError, Subject};
 use crate::search::{self, SearchError};
@@ -23,7 +23,7 @@ use crate::subject::{SubjectError, installed};
 use crate::topology::Segmentation;
 use crate::traffic_error::TrafficError;
 use crate::trial::TrialError;
-use crate::verdict::{STEAL_LIMIT_PERCENT, Verdict, of_run};
+use crate::verdict::{Verdict, of_run};
 
 /// Why a run could not begin or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +183,6 @@ fn conduct(
         notes,
     };
     let ended = hold(&session, &subjects, &mut results);
-    results.notes.extend(about_steal(&results.trials));
     results.verdict = match &ended {
         Ok(verdict) => (*verdict).into(),
         Err(RunError::Trial(TrialError::Interrupted)) => RunVerdict::Interrupted,
@@ -193,19 +192,6 @@ fn conduct(
     results.error = error.as_ref().map(|error| error_chain(error));
     let file = session.folder.write_results(&results).map_err(RunError::from);
     Ok(Finished { results, file, error })
-}
-
-/// What to know of the times in a run on a machine that is shared.
-fn about_steal(trials: &[Trial]) -> Option<String> {
-    let measured: Vec<_> = last_attempts(trials).filter_map(|trial| trial.measured.as_ref()).collect();
-    let count = measured.iter().filter(|measured| measured.steal_percent > STEAL_LIMIT_PERCENT).count();
-    let trials = measured.len();
-    (count > 0).then(|| {
-        format!(
-            "in {count} of {trials} trials the hypervisor kept more than {STEAL_LIMIT_PERCENT} % of the machine's time \
-             (steal): latencies and CPU times there are not the subject's alone"
-        )
-    })
 }
 
 /// Decides what "auto" sinks are on this machine, and says why where they are not the best.

@@ -41,7 +41,8 @@ const SCENARIO: &str = r#"
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn the_relay_loses_nothing_of_a_train() {
-    let run = Lab::as_root().run_text(SCENARIO, &[]);
+    let lab = Lab::as_root();
+    let run = lab.run_text(SCENARIO, &[]);
     assert_eq!(run.code, Some(0), "{}", run.said());
     let passed = run.trials().iter().filter(|trial| trial["verdict"] == "pass").count();
     assert_eq!(passed, 3 * 2 * 2, "{}", run.said());

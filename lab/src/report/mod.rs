@@ -22,7 +22,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::results::{RESULTS_FILE, Results, RunKind};
+use crate::results::{RESULTS_FILE, Results, RunKind, last_attempts};
+use crate::verdict::STEAL_LIMIT_PERCENT;
 use columns::Conditions;
 pub use progress::Progress;
 pub use record::ReadError;
@@ -33,11 +34,26 @@ pub fn report(results: &Results) -> String {
     if parts.is_empty() {
         parts.push("no trial was held to its end\n".to_owned());
     }
-    if !results.notes.is_empty() {
-        let notes: Vec<_> = results.notes.iter().map(|note| format!("note: {note}")).collect();
+    let measured = last_attempts(&results.trials).filter_map(|trial| trial.measured.as_ref());
+    let steal = about_steal(measured.map(|measured| measured.steal_percent));
+    let notes: Vec<_> = results.notes.iter().chain(&steal).map(|note| format!("note: {note}")).collect();
+    if !notes.is_empty() {
         parts.push(format!("{}\n", notes.join("\n")));
     }
     parts.join("\n")
+}
+
+/// What to know of the times in trials of which the hypervisor kept so many percent of the machine's time for others.
+fn about_steal(percents: impl Iterator<Item = f64>) -> Option<String> {
+    let percents: Vec<_> = percents.collect();
+    let count = percents.iter().filter(|percent| **percent > STEAL_LIMIT_PERCENT).count();
+    (count > 0).then(|| {
+        format!(
+            "in {count} of {} trials the hypervisor kept more than {STEAL_LIMIT_PERCENT} % of the machine's time for others \
+             (steal): latencies and CPU times there are not the subject's alone",
+            percents.len()
+        )
+    })
 }
 
 /// What was measured; nothing when no trial was held.

@@ -308,7 +308,7 @@ impl FromStr for Scenario {
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// The file cannot be read.
-    #[error("read scenario {}: name a TOML file that this user may read", path.display())]
+    #[error("read scenario {}: {source}; name a TOML file that this user may read", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -35,7 +35,7 @@ use askama::Template;
 use super::found;
 use super::groups::{self, Groups};
 use super::record::{self, ReadError, Record};
-use super::{condition, units, write_whole};
+use super::{about_steal, condition, units, write_whole};
 use crate::results::PAGE_FILE;
 use drawing::Mark;
 use section::Section;

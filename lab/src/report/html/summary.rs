@@ -1,5 +1,6 @@
 //! The verdict: a sentence, the reasons, and each subject under each condition in one line.
 
+use super::about_steal;
 use super::found::{Found, FoundRatio};
 use super::groups::{Group, Groups, Sides, about_repeated};
 use super::record::{Record, Trial};
@@ -43,6 +44,8 @@ impl Summary {
         let repeated = about_repeated(&record.trials, &record.last_attempts());
         notes.extend(repeated.map(|told| format!("{told}; all are marked below.")));
         notes.extend(about_unjudged(record));
+        let steal = record.last_attempts().into_iter().filter_map(|trial| trial.steal_percent);
+        notes.extend(about_steal(steal));
         let (word, sentence) = sentence(record, &trials, &searches, &ratios);
         Self { word, sentence, reasons, notes }
     }
