@@ -103,26 +103,35 @@ fn an_answer_from_the_receivers_host_costs_no_train_and_no_order(path: Path) {
     let spec = format!("ingress:{GROUP}:{PORT}={host}:{OUT_PORT}:egress0");
     let relay = Relay::start(topology, path, &["--rule", &spec]);
     let mut injector = Injector::new(&topology.generator);
+    let sent = payloads(200, 100);
+    // All wait together, so that they leave in trains.
+    let mut offer_at_once = || {
+        relay.signal(libc::SIGSTOP);
+        offer(&mut injector, &sent);
+        relay.signal(libc::SIGCONT);
+    };
+    let listen = || {
+        let bind = || UdpSocket::bind((host, OUT_PORT)).unwrap();
+        let socket = topology.sinks[0].namespace().run(bind).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    };
+    // Trains of this size are known to leave then.
+    let sink = listen();
+    offer_at_once();
+    assert!(receive(&sink, sent.len()) == sent, "as they came");
     // Nobody listens, and the host says so; the socket tells it at the next send.
-    offer(&mut injector, &payloads(1, 100));
+    drop(sink);
+    Injector::new(&topology.generator).send(&good(b"unheard"));
     let deadline = Instant::now() + DEADLINE;
     while unreachable_answers(topology) == 0 {
         assert!(Instant::now() < deadline, "the receiver's host says nothing");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let listen = || {
-        let socket = UdpSocket::bind((host, OUT_PORT)).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket
-    };
-    let sink = topology.sinks[0].namespace().run(listen).unwrap();
-    // All wait together, so that they leave in trains.
-    relay.signal(libc::SIGSTOP);
-    let sent = payloads(200, 100);
-    offer(&mut injector, &sent);
-    relay.signal(libc::SIGCONT);
+    let sink = listen();
+    offer_at_once();
     assert!(receive(&sink, sent.len()) == sent, "as they came");
-    assert_eq!(relay.stop().relayed, 1 + sent.len() as u64);
+    assert_eq!(relay.stop().relayed, 1 + 2 * sent.len() as u64);
 }
 
 /// How often the relay's host was told that a destination is unreachable.
