@@ -53,11 +53,12 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     Ok((socket.into(), obtained))
 }
 
-/// Whether `socket` is connected to a group. Errors that hosts on the way report (ICMP) never concern datagrams to one
-/// (RFC 1122 section 3.2.2), so none meets a send through it.
-pub fn sends_to_group(socket: BorrowedFd<'_>) -> bool {
-    let peer = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
-    peer.is_some_and(|peer| peer.ip().is_multicast())
+/// Whether a host on the way may answer a datagram of `socket`, a connected one, with an ICMP error, which the next send meets.
+/// Datagrams to IPv4 groups are never answered (RFC 1122 section 3.2.2); those to IPv6 groups may be too big (RFC 4443
+/// section 2.4).
+pub fn is_answered(socket: BorrowedFd<'_>) -> bool {
+    let peer = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket_ipv4());
+    !peer.is_some_and(|peer| peer.ip().is_multicast())
 }
 
 fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! Copies to one output that follow each other and are of one size, and a shorter one behind them, leave as a train: one
 //! send, which the kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in
-//! which its copies came: while a train may still be refused, what is behind it waits.
+//! which its copies came: while a train may still be refused, what is behind it waits. Only where a device begins to refuse
+//! what it took before, because its MTU shrank, copies of one batch change places.
 
 mod segmentation;
 mod train;
@@ -77,7 +78,7 @@ impl Egress {
     pub fn add_output(&mut self, name: String, socket: OwnedFd, segment: bool) -> u32 {
         self.outputs.push(Output {
             name,
-            is_answered: !udp_socket::sends_to_group(socket.as_fd()),
+            is_answered: udp_socket::is_answered(socket.as_fd()),
             socket: Arc::new(socket),
             segmentation: Segmentation::new(segment),
             queue: None,
