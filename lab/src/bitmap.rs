@@ -80,7 +80,9 @@ mod tests {
     #[test]
     fn clear_bits_are_counted_within_a_range() {
         let mut bits = Bitmap::new(200);
-        [3, 63, 64, 70, 199].into_iter().for_each(|bit| drop(bits.set(bit)));
+        for bit in [3, 63, 64, 70, 199] {
+            bits.set(bit);
+        }
         for (range, count) in [(0..200, 195), (3..4, 0), (0..3, 3), (60..72, 9), (190..900, 9), (7..7, 0)] {
             assert_eq!(bits.count_clear(range.clone()), count, "{range:?}");
         }

@@ -1,6 +1,8 @@
 //! What an event does to the flows: how long a sink hears nothing, how long datagrams are kept waiting, how soon they come
 //! again once a link is up. Pure code.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -102,22 +104,30 @@ pub struct Disturbance {
 }
 
 impl Disturbance {
-    /// What `sinks` heard while datagrams were `offered` and the measured links were `down` now and then.
-    pub fn new(sinks: &[Arrivals], offered: Span, down: &[Span], delay_ns: u64, link_down: u64) -> Self {
-        let silences: Vec<_> = sinks.iter().map(|sink| sink.silences_in(offered)).collect();
-        let all = silences.iter().flatten().filter(|silence| !down.iter().any(|down| silence.overlaps(*down)));
-        let recovery = |down: &Span| {
-            let waits = silences.iter().flatten().filter(|silence| {
-                silence.from_ns <= down.to_ns && down.to_ns < silence.to_ns
-            });
-            waits.map(|silence| silence.to_ns - down.to_ns).max().unwrap_or_default()
-        };
-        Self {
-            silence_ns: all.map(|silence| silence.length_ns()).max().unwrap_or_default(),
-            delay_ns,
-            recoveries_ns: down.iter().map(recovery).collect(),
-            link_down,
+    /// What each of `sinks` heard while datagrams were `offered`, and when a link on the way to it was down.
+    pub fn new<'a>(
+        sinks: impl Iterator<Item = (&'a Arrivals, Vec<Span>)>,
+        offered: Span,
+        delay_ns: u64,
+        link_down: u64,
+    ) -> Self {
+        let mut disturbance = Self { delay_ns, link_down, ..Self::default() };
+        let mut recoveries = BTreeMap::<u64, u64>::new();
+        for (arrivals, down) in sinks {
+            let silences = arrivals.silences_in(offered);
+            let undisturbed =
+                silences.iter().filter(|silence| !down.iter().any(|down| silence.overlaps(*down)));
+            let longest = undisturbed.map(|silence| silence.length_ns()).max().unwrap_or_default();
+            disturbance.silence_ns = disturbance.silence_ns.max(longest);
+            for Span { to_ns: up, .. } in down {
+                let waits = silences.iter().filter(|silence| silence.from_ns <= up && up < silence.to_ns);
+                let waited = waits.map(|silence| silence.to_ns - up).max().unwrap_or_default();
+                let recovery = recoveries.entry(up).or_default();
+                *recovery = (*recovery).max(waited);
+            }
         }
+        disturbance.recoveries_ns = recoveries.into_values().collect();
+        disturbance
     }
 
     /// The longest interruption of a flow.
@@ -151,7 +161,8 @@ impl EventLimits {
 
     /// Which of the times `disturbance` exceeds, in words.
     pub fn missed(&self, disturbance: &Disturbance) -> Vec<String> {
-        let exceeded = |limit: Option<Duration>, ns: u64| limit.filter(|limit| u128::from(ns) > limit.as_nanos());
+        let exceeded =
+            |limit: Option<Duration>, ns: u64| limit.filter(|limit| u128::from(ns) > limit.as_nanos());
         let mut missed = Vec::new();
         let times = [
             ("a sink heard nothing for", disturbance.silence_ns),
@@ -165,7 +176,9 @@ impl EventLimits {
         let longest = disturbance.recoveries_ns.iter().copied().max().unwrap_or_default();
         if let Some(limit) = exceeded(self.recovery, longest) {
             let longest = shown(longest);
-            missed.push(format!("nothing came for {longest} after a link was up again, expected at most {limit:?}"));
+            missed.push(format!(
+                "nothing came for {longest} after a link was up again, expected at most {limit:?}"
+            ));
         }
         missed
     }
@@ -185,15 +198,28 @@ fn shown(ns: u64) -> String {
     format!("{:.1} ms", ns as f64 / 1e6)
 }
 
-/// Which global sequences of `plan` that were due from `started_ns` on were offered while a link was `down`, or were under
-/// way when it went down.
-pub fn sequences_while(down: &[Span], started_ns: u64, plan: &Plan) -> Vec<std::ops::Range<u64>> {
+/// How measured datagrams follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// When the first was due, ns of `CLOCK_REALTIME`.
+    pub started_ns: u64,
+    /// How many are due each second.
+    pub rate_pps: u64,
+    /// How many are due at once.
+    pub burst: u64,
+    /// How many there are.
+    pub datagrams: u64,
+}
+
+/// Which global sequences were offered while a link was `down`, or were under way when it went down.
+pub fn sequences_while(down: &[Span], pace: Pace) -> Vec<Range<u64>> {
+    let Pace { started_ns, rate_pps, burst, datagrams } = pace;
     let first_at = |ns: u64| {
         let offset = u128::from(ns.saturating_sub(started_ns));
-        let bursts = (offset * u128::from(plan.rate_pps)).div_ceil(u128::from(plan.burst) * 1_000_000_000);
-        u64::try_from(bursts).unwrap_or(u64::MAX).saturating_mul(plan.burst).min(plan.datagrams)
+        let bursts = (offset * u128::from(rate_pps)).div_ceil(u128::from(burst.max(1)) * 1_000_000_000);
+        u64::try_from(bursts).unwrap_or(u64::MAX).saturating_mul(burst).min(datagrams)
     };
-    let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+    let mut ranges: Vec<Range<u64>> = Vec::new();
     for span in down {
         let from = first_at(span.from_ns.saturating_sub(UNDER_WAY.as_nanos() as u64));
         // Spans may overlap, and nothing is to be counted twice.
@@ -221,9 +247,17 @@ mod tests {
         Span { from_ns: from_ms * MS, to_ns: to_ms * MS }
     }
 
+    /// What sinks to which datagrams came at these times heard.
+    fn seen(sinks: &[&[u64]], offered: Span, down: &[Span], delay_ms: u64) -> Disturbance {
+        let sinks: Vec<_> = sinks.iter().map(|times| arrivals(times)).collect();
+        let sinks = sinks.iter().map(|arrivals| (arrivals, down.to_vec()));
+        Disturbance::new(sinks, offered, delay_ms * MS, 0)
+    }
+
     fn plan(rate_pps: u64, burst: u64) -> Plan {
         let address = ([239, 1, 1, 1], 5_000).into();
-        let flow = Flow { source: address, destination: address, destination_mac: [0; 6], delivered: address };
+        let flow =
+            Flow { source: address, destination: address, destination_mac: [0; 6], delivered: address };
         Plan::new(1, vec![flow], 100, rate_pps, 3 * rate_pps).unwrap().in_bursts_of(burst).unwrap()
     }
 
@@ -241,9 +275,7 @@ mod tests {
 
     #[test]
     fn silence_counts_from_the_first_to_the_last_that_is_offered() {
-        let disturbance = |times: &[u64], down: &[Span]| {
-            Disturbance::new(&[arrivals(times)], span(100, 200), down, 3 * MS, 0)
-        };
+        let disturbance = |times: &[u64], down: &[Span]| seen(&[times], span(100, 200), down, 3);
         assert_eq!(disturbance(&[101, 150, 199], &[]).silence_ns, 49 * MS);
         assert_eq!(disturbance(&[160, 199], &[]).silence_ns, 60 * MS);
         assert_eq!(disturbance(&[101, 120], &[]).silence_ns, 80 * MS);
@@ -254,14 +286,13 @@ mod tests {
 
     #[test]
     fn while_a_link_is_down_silence_is_its_own_and_then_it_is_recovery() {
-        let sinks = [arrivals(&[100, 120, 160, 161, 200]), arrivals(&[100, 120, 171, 200])];
-        let seen = Disturbance::new(&sinks, span(100, 200), &[span(125, 155), span(190, 195)], 0, 9);
+        let sinks: [&[u64]; 2] = [&[100, 120, 160, 161, 200], &[100, 120, 171, 200]];
+        let both = seen(&sinks, span(100, 200), &[span(125, 155), span(190, 195)], 0);
         // What overlaps a time when the link was down is no interruption; the second sink waits longer.
-        assert_eq!((seen.silence_ns, seen.link_down), (20 * MS, 9));
-        assert_eq!(seen.recoveries_ns, [16 * MS, 5 * MS]);
-        let dead = Disturbance::new(&[arrivals(&[100, 124])], span(100, 200), &[span(125, 155)], 0, 0);
+        assert_eq!((both.silence_ns, both.recoveries_ns), (20 * MS, vec![16 * MS, 5 * MS]));
+        let dead = seen(&[&[100, 124]], span(100, 200), &[span(125, 155)], 0);
         assert_eq!(dead.recoveries_ns, [45 * MS], "it never came back");
-        let quick = Disturbance::new(&[arrivals(&[100, 124, 156])], span(100, 157), &[span(125, 155)], 0, 0);
+        let quick = seen(&[&[100, 124, 156]], span(100, 157), &[span(125, 155)], 0);
         assert_eq!(quick.recoveries_ns, [MS]);
     }
 
@@ -295,15 +326,14 @@ mod tests {
 
     #[test]
     fn what_is_offered_while_a_link_is_down_is_known_by_its_sequence() {
-        let started = 1_000 * MS;
-        let ranges = |down: &[Span], plan: &Plan| sequences_while(down, started, plan);
-        let plain = plan(1_000, 1);
-        assert_eq!(ranges(&[span(1_100, 1_200)], &plain), [90..200]);
-        assert_eq!(ranges(&[span(1_100, 1_200), span(1_205, 1_300)], &plain), [90..200, 200..300]);
-        assert_eq!(ranges(&[span(900, 1_050)], &plain), [0..50]);
-        assert_eq!(ranges(&[span(3_990, 9_000)], &plain), [2_980..3_000]);
+        let pace = |burst| Pace { started_ns: 1_000 * MS, rate_pps: 1_000, burst, datagrams: 3_000 };
+        let ranges = |down: &[Span], burst| sequences_while(down, pace(burst));
+        assert_eq!(ranges(&[span(1_100, 1_200)], 1), [90..200]);
+        assert_eq!(ranges(&[span(1_100, 1_200), span(1_205, 1_300)], 1), [90..200, 200..300]);
+        assert_eq!(ranges(&[span(900, 1_050)], 1), [0..50]);
+        assert_eq!(ranges(&[span(3_990, 9_000)], 1), [2_980..3_000]);
         // A burst is due when its first datagram is.
-        assert_eq!(ranges(&[span(1_110, 1_201)], &plan(1_000, 50)), [100..250]);
+        assert_eq!(ranges(&[span(1_110, 1_201)], 50), [100..250]);
     }
 
     #[test]

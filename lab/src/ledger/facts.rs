@@ -18,6 +18,8 @@ pub struct Facts {
     pub refused: BTreeMap<String, u64>,
     /// Datagrams that were never due because the generator was too late and was stopped.
     pub not_offered: u64,
+    /// Datagrams the kernel did not take because the link was down, on purpose.
+    pub link_down: u64,
     /// What was offered beside them that no rule takes.
     pub foreign: ForeignReport,
     /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.

@@ -23,8 +23,8 @@ use serde::Serialize;
 
 pub use facts::{Facts, Output, RelayCounters, Wire};
 pub use foreign::Foreign;
-pub(crate) use settle::FOREIGN;
 pub use settle::settle;
+pub(crate) use settle::{FOREIGN, LINK_DOWN};
 
 /// A place where datagrams are counted, in the order in which they pass it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -11,6 +11,7 @@ pub fn settle(facts: &Facts) -> Ledger {
     ledger.steps.push(Step::new(Place::Intended, facts.intended));
     let mut unsent = named(&facts.refused, "generator");
     unsent.extend(one("not offered in time", "generator", facts.not_offered));
+    unsent.extend(one(LINK_DOWN, "the lab, which took the link down", facts.link_down));
     flow.pass(&mut ledger, Crossing::new(Place::Sent, facts.sent).drops(unsent));
     let strays = match &facts.ingress {
         Some(ingress) => through_the_subject(&mut flow, &mut ledger, facts, ingress),
@@ -134,6 +135,8 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
 const ASK_THE_PACKET_SINK: &str =
     "the socket sink does not see frames that are no UDP, sinks.kind = \"packet\" can tell";
 
+/// What the ledger calls a datagram that was offered while the link was down.
+pub(crate) const LINK_DOWN: &str = "link-down";
 /// What the ledger calls a datagram that ends at the relay's filter.
 pub(crate) const FOREIGN: &str = "foreign";
 

@@ -14,9 +14,10 @@ use serde_json::{Map, Value};
 
 use super::condition::{Condition, OtherCondition, one};
 use super::found::{Found, FoundRatio};
+use crate::disturbance::{Disturbance, EventLimits};
 use crate::memory::{Memory, MemoryLimits};
 use crate::results::{RunKind, SCHEMA};
-use crate::trial::Delays;
+use crate::trial::{Delays, Events};
 use crate::verdict::{Counts, Verdict};
 
 /// Results that cannot be used.
@@ -152,6 +153,8 @@ pub(super) struct Trial {
     #[serde(default)]
     pub(super) cpu_ns_per_packet: Cpu,
     pub(super) memory_bytes: Option<Memory>,
+    pub(super) events: Option<Events>,
+    pub(super) disturbance: Option<Disturbance>,
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,
@@ -166,6 +169,8 @@ pub(super) struct Expected {
     corrupted: u64,
     #[serde(default)]
     pub(super) memory_bytes: MemoryLimits,
+    #[serde(default)]
+    around_events: EventLimits,
 }
 
 impl Expected {
@@ -305,11 +310,17 @@ impl Trial {
         else {
             return false;
         };
-        let is_other = |count: Option<u64>, expected| count.is_some_and(|count| count != expected);
-        is_other(self.lost, lost)
-            || is_other(self.duplicated, duplicated)
-            || is_other(self.reordered, reordered)
-            || is_other(self.corrupted, corrupted)
+        let events = self.events.as_ref().map_or(0, Events::count);
+        let EventLimits { loss_per_event, duplicates_per_event, .. } =
+            self.expected.map(|expected| expected.around_events).unwrap_or_default();
+        let is_other = |count: Option<u64>, least: u64, each: u64| {
+            let most = least.saturating_add(each.saturating_mul(events));
+            count.is_some_and(|count| !(least..=most).contains(&count))
+        };
+        is_other(self.lost, lost, loss_per_event)
+            || is_other(self.duplicated, duplicated, duplicates_per_event)
+            || is_other(self.reordered, reordered, 0)
+            || is_other(self.corrupted, corrupted, 0)
     }
 
     pub(super) fn condition(&self) -> Condition<'_> {

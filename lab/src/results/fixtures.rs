@@ -66,7 +66,16 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
             system_less_wire: Some(1.5 * cpu_ns),
             relay_from_ticks: false,
         },
-        memory_bytes: Some(Memory { begin: 6 << 20, most: 7 << 20, end: 6 << 20, ring: 64 << 20 }),
+        memory_bytes: Some(Memory {
+            begin: 6 << 20,
+            most: 7 << 20,
+            end: 6 << 20,
+            ring: 64 << 20,
+            ..Memory::default()
+        }),
+        resources: Vec::new(),
+        events: None,
+        disturbance: None,
         steal_percent: 0.0,
         sinks: vec![sink(1_000)],
     };

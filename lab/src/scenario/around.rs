@@ -2,9 +2,9 @@
 
 use multicast_relay::config::document::Section;
 
+use super::SubjectKind;
 use super::expect::Known;
 use super::traffic::{DURATION, parse_duration};
-use super::SubjectKind;
 use crate::datagram::STAMPED_BYTES;
 use crate::disturbance::EventLimits;
 

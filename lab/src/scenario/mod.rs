@@ -30,8 +30,8 @@ pub use search::{Search, SearchRatio};
 pub use sinks::SinkChoice;
 pub use when::When;
 
-use crate::generator::GeneratorKind;
 use crate::disturbance::EventLimits;
+use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::memory::MemoryLimits;
 use crate::plan::LatencyFrom;
@@ -289,6 +289,13 @@ impl Scenario {
         }
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
+    }
+
+    /// Whether the relay has a link that nothing is offered on.
+    pub fn has_spare_link(&self) -> bool {
+        self.events
+            .iter()
+            .any(|event| matches!(event.action, Action::Flap { link: event::FlappedLink::Spare, .. }))
     }
 
     /// What `subject` may do around an event, beside the exact counts.

@@ -2,8 +2,8 @@
 
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
-use super::expect::{self, Known};
 use super::event;
+use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
     Cast, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic, Trials,

@@ -127,7 +127,8 @@ fn what_was_expected_of_memory_is_told_with_the_counts() {
     let with = |most_mib: u64, verdict, reasons: &[&str]| {
         let trials = [1, 2].map(|block| {
             let mut trial = trial("a", block, 1.0);
-            let limits = MemoryLimits { most: Some(most_mib << 20), growth: Some(256 << 10) };
+            let limits =
+                MemoryLimits { most: Some(most_mib << 20), growth: Some(256 << 10), descriptors: None };
             trial.expected.iter_mut().for_each(|expected| expected.memory_bytes = limits);
             let memory = trial.measured.as_mut().and_then(|measured| measured.memory_bytes.as_mut()).unwrap();
             memory.end += (block as u64) << 14;
