@@ -209,11 +209,14 @@ pub struct Pace {
     pub burst: u64,
     /// How many there are.
     pub datagrams: u64,
+    /// How late one was sent at worst, ns: what was due before a link went down may have met it all the same.
+    pub lag_ns: u64,
 }
 
 /// Which global sequences were offered while a link was `down`, or were under way when it went down.
 pub fn sequences_while(down: &[Span], pace: Pace) -> Vec<Range<u64>> {
-    let Pace { started_ns, rate_pps, burst, datagrams } = pace;
+    let Pace { started_ns, rate_pps, burst, datagrams, lag_ns } = pace;
+    let before_ns = lag_ns.saturating_add(UNDER_WAY.as_nanos() as u64);
     let first_at = |ns: u64| {
         let offset = u128::from(ns.saturating_sub(started_ns));
         let bursts = (offset * u128::from(rate_pps)).div_ceil(u128::from(burst.max(1)) * 1_000_000_000);
@@ -221,7 +224,7 @@ pub fn sequences_while(down: &[Span], pace: Pace) -> Vec<Range<u64>> {
     };
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for span in down {
-        let from = first_at(span.from_ns.saturating_sub(UNDER_WAY.as_nanos() as u64));
+        let from = first_at(span.from_ns.saturating_sub(before_ns));
         // Spans may overlap, and nothing is to be counted twice.
         let from = ranges.last().map_or(from, |last| from.max(last.end));
         let to = first_at(span.to_ns).max(from);
@@ -326,12 +329,15 @@ mod tests {
 
     #[test]
     fn what_is_offered_while_a_link_is_down_is_known_by_its_sequence() {
-        let pace = |burst| Pace { started_ns: 1_000 * MS, rate_pps: 1_000, burst, datagrams: 3_000 };
-        let ranges = |down: &[Span], burst| sequences_while(down, pace(burst));
+        let pace =
+            |burst, lag_ns| Pace { started_ns: 1_000 * MS, rate_pps: 1_000, burst, datagrams: 3_000, lag_ns };
+        let ranges = |down: &[Span], burst| sequences_while(down, pace(burst, 0));
         assert_eq!(ranges(&[span(1_100, 1_200)], 1), [90..200]);
         assert_eq!(ranges(&[span(1_100, 1_200), span(1_205, 1_300)], 1), [90..200, 200..300]);
         assert_eq!(ranges(&[span(900, 1_050)], 1), [0..50]);
         assert_eq!(ranges(&[span(3_990, 9_000)], 1), [2_980..3_000]);
+        let late = sequences_while(&[span(1_100, 1_200)], pace(1, 20 * MS));
+        assert_eq!(late, [70..200], "what is sent late was due before");
         // A burst is due when its first datagram is.
         assert_eq!(ranges(&[span(1_110, 1_201)], 50), [100..250]);
     }

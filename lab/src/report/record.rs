@@ -170,7 +170,7 @@ pub(super) struct Expected {
     #[serde(default)]
     pub(super) memory_bytes: MemoryLimits,
     #[serde(default)]
-    around_events: EventLimits,
+    pub(super) around_events: EventLimits,
 }
 
 impl Expected {

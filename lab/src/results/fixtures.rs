@@ -10,7 +10,7 @@ use crate::memory::Memory;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
 use crate::topology::Segmentation;
-use crate::trial::{CpuPerPacket, SinkSummary};
+use crate::trial::{CpuPerPacket, EventRecord, Events, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
 /// An ordinary condition.
@@ -37,6 +37,18 @@ pub(crate) fn sink(received: u64) -> SinkSummary {
         dropped: BTreeMap::new(),
         errors: BTreeMap::new(),
     }
+}
+
+/// So many events, of which the second failed.
+pub(crate) fn events(count: usize) -> Events {
+    let record = |i: usize| EventRecord {
+        at_ms: 100.0 * i as f64,
+        what: "kill worker (KILL)".into(),
+        took_ms: 7.5,
+        failed: (i == 1).then(|| "it stayed <dead>".into()),
+    };
+    let counts = BTreeMap::from([("kill worker (KILL)".into(), count as u64)]);
+    Events { records: (0..count).map(record).collect(), counts }
 }
 
 /// A trial that passed, with a thousand datagrams: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of

@@ -199,6 +199,7 @@ impl Record {
             rate_pps,
             burst: traffic.burst,
             datagrams: datagrams(rate_pps, traffic.duration),
+            lag_ns: self.generated.lag_ns.max,
         }
     }
 
