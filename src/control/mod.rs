@@ -13,6 +13,7 @@
 //! what was asked. Answers may gain fields without a new version, so whoever reads them skips what it does not know.
 
 mod framing;
+mod rates;
 mod request;
 mod response;
 mod rule;
