@@ -1,9 +1,12 @@
 //! The command line.
 
+pub mod client;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::client::{ClientCommand, DEFAULT_CONTROL_SOCKET};
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
@@ -30,6 +33,9 @@ pub enum Command {
         /// The configuration file
         file: PathBuf,
     },
+    /// What a running supervisor is asked.
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 /// Arguments of `supervisor`.
@@ -93,6 +99,9 @@ pub struct Supervisor {
     /// Print counters as one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Where to listen for add, remove, list and so on
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub control_socket: PathBuf,
 }
 
 impl Supervisor {

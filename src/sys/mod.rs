@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod buffer_pool;
+pub mod credentials;
 pub mod filter;
 pub mod interface;
 pub mod memory;
