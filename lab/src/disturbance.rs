@@ -139,10 +139,10 @@ impl Disturbance {
 /// What a subject may do around events, beside what is expected exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct EventLimits {
-    /// Datagrams more that may be lost for each event.
+    /// Datagrams more that may be lost for each worker that died and each measured link that went away.
     #[serde(default)]
     pub loss_per_event: u64,
-    /// Datagrams more that may come twice for each event.
+    /// Datagrams more that may come twice, likewise.
     #[serde(default)]
     pub duplicates_per_event: u64,
     /// The longest interruption.

@@ -137,10 +137,8 @@ pub struct Evidence<'a> {
 /// What a trial found out about its events.
 #[derive(Clone, Debug, Default)]
 pub struct EventEvidence {
-    /// How many there were.
-    pub count: u64,
-    /// How many of them ended a process, which may have had counters and datagrams in its hands.
-    pub kills: u64,
+    /// How many workers died and measured links went away.
+    pub outages: u64,
     /// How they disturbed the flows; `None` where nobody wants to know.
     pub disturbance: Option<Disturbance>,
     /// What the subject may do around them.
@@ -155,7 +153,7 @@ impl EventEvidence {
     /// How much further a count may go.
     fn more(&self) -> Counts {
         let EventLimits { loss_per_event, duplicates_per_event, .. } = self.limits;
-        let times = |each: u64| each.saturating_mul(self.count);
+        let times = |each: u64| each.saturating_mul(self.outages);
         Counts {
             lost: times(loss_per_event),
             duplicated: times(duplicates_per_event),
@@ -167,7 +165,7 @@ impl EventEvidence {
     /// How many datagrams the subject's own account may be wrong by: what died with a process in the midst of its work.
     fn miscounted(&self) -> u64 {
         let EventLimits { loss_per_event, duplicates_per_event, .. } = self.limits;
-        loss_per_event.saturating_add(duplicates_per_event).saturating_mul(self.kills)
+        loss_per_event.saturating_add(duplicates_per_event).saturating_mul(self.outages)
     }
 
     fn missed(&self) -> Vec<String> {

@@ -49,7 +49,7 @@ fn around_events_counts_may_go_further() {
             e.counts = Counts { lost, duplicated, ..ZERO };
             let limits =
                 EventLimits { loss_per_event: 10, duplicates_per_event: 5, ..EventLimits::default() };
-            e.events = EventEvidence { count: events, limits, ..EventEvidence::default() };
+            e.events = EventEvidence { outages: events, limits, ..EventEvidence::default() };
         })
     };
     assert_eq!(around(2, 20, 10).0, Verdict::Pass);
@@ -64,7 +64,7 @@ fn what_dies_with_a_process_may_be_missing_in_the_account() {
         let gap = Gap { unexplained, ..gap(Place::Matched) };
         judged(vec![gap], |e| {
             let limits = EventLimits { duplicates_per_event: 7, ..EventLimits::default() };
-            e.events = EventEvidence { count: 1, kills, limits, ..EventEvidence::default() };
+            e.events = EventEvidence { outages: kills, limits, ..EventEvidence::default() };
         })
     };
     assert_eq!(killed(1, -7).0, Verdict::Pass);

@@ -310,11 +310,11 @@ impl Trial {
         else {
             return false;
         };
-        let events = self.events.as_ref().map_or(0, Events::count);
+        let outages = self.events.as_ref().map_or(0, |events| events.outages);
         let EventLimits { loss_per_event, duplicates_per_event, .. } =
             self.expected.map(|expected| expected.around_events).unwrap_or_default();
         let is_other = |count: Option<u64>, least: u64, each: u64| {
-            let most = least.saturating_add(each.saturating_mul(events));
+            let most = least.saturating_add(each.saturating_mul(outages));
             count.is_some_and(|count| !(least..=most).contains(&count))
         };
         is_other(self.lost, lost, loss_per_event)

@@ -48,7 +48,7 @@ pub(crate) fn events(count: usize) -> Events {
         failed: (i == 1).then(|| "it stayed <dead>".into()),
     };
     let counts = BTreeMap::from([("kill worker (KILL)".into(), count as u64)]);
-    Events { records: (0..count).map(record).collect(), counts }
+    Events { records: (0..count).map(record).collect(), counts, outages: count as u64 }
 }
 
 /// A trial that passed, with a thousand datagrams: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of

@@ -30,10 +30,13 @@ pub(super) fn read(expect: &Section<'_>, known: &Known<'_>) -> (EventLimits, Vec
 
 /// What `section` says; what it does not is as in `else_`.
 fn read_limits(section: &Section<'_>, else_: EventLimits, known: &Known<'_>) -> EventLimits {
-    let has_events = !known.events.is_empty();
+    let has_outages = known.events.iter().any(|event| event.action.is_outage());
     for key in ["loss-per-event", "duplicates-per-event"].into_iter().filter(|key| section.has(key)) {
-        if !has_events {
-            section.mistake(key, "is about events, and there are none: write an [[event]], or remove it");
+        if !has_outages {
+            section.mistake(
+                key,
+                "is about workers that die and measured links that go away, and none does: write an [[event]], or remove it",
+            );
         }
     }
     if section.has("recovery") && !known.events.iter().any(|event| event.action.cuts_the_measured_link()) {

@@ -179,9 +179,10 @@ impl fmt::Display for Action {
 }
 
 impl Action {
-    /// Whether a process ends by it that has counters and datagrams in its hands.
-    pub fn is_kill(&self) -> bool {
-        matches!(self, Self::Kill { .. })
+    /// Whether it may cost datagrams: a worker dies that has some in its hands, or a measured link goes away.
+    pub fn is_outage(&self) -> bool {
+        let worker_dies = matches!(self, Self::Kill { victim: Victim::Worker | Victim::Workers, .. });
+        worker_dies || self.cuts_the_measured_link()
     }
 
     /// Whether nothing can cross a link of the measured flows meanwhile.

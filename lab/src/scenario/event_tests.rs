@@ -198,8 +198,12 @@ fn limits_that_mean_nothing_are_mistakes() {
     let with = |events: &str, expect: &str| only(scenario(&format!("{events}[expect]\n{expect}")));
     let kill = "[[event]]\nat = '1s'\nkill = 'worker'\n";
     for (events, expect, told) in [
-        ("", "loss-per-event = 1", "line 6: expect.loss-per-event: is about events, and there are none"),
-        ("", "duplicates-per-event = 1", "line 6: expect.duplicates-per-event: is about events"),
+        (
+            "",
+            "loss-per-event = 1",
+            "line 6: expect.loss-per-event: is about workers that die and measured links",
+        ),
+        ("", "duplicates-per-event = 1", "line 6: expect.duplicates-per-event: is about workers that die"),
         (kill, "recovery = '1s'", "line 9: expect.recovery: is about a measured link that was down"),
         (kill, "interruption = 5", "line 9: expect.interruption: must be a duration"),
         (

@@ -162,8 +162,7 @@ impl Record {
             memory_limits: order.scenario.memory_limits_of(order.subject),
             subject_failures: failures,
             events: EventEvidence {
-                count: self.log.count(),
-                kills: self.log.kills,
+                outages: self.log.outages,
                 disturbance: measurement.disturbance.clone(),
                 limits: order.scenario.event_limits_of(order.subject),
                 failures_of_the_subject: self.log.failures_of_the_subject.clone(),

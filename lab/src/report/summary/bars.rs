@@ -118,7 +118,7 @@ fn around(group: &Group<'_>, limits: &EventLimits) -> String {
 fn demanded_around(limits: &EventLimits) -> String {
     let EventLimits { loss_per_event, duplicates_per_event, interruption, recovery } = *limits;
     let each = |count: u64, what| {
-        (count > 0).then(|| format!("; at most {} {what} more for each event", grouped(count)))
+        (count > 0).then(|| format!("; at most {} {what} more for each outage", grouped(count)))
     };
     let interruption = interruption.map(|limit| format!("; interrupted for at most {limit:?}"));
     let recovery = recovery.map(|limit| format!("; recovered within {limit:?}"));

@@ -146,7 +146,7 @@ fn what_was_expected_around_events_is_told_with_the_counts() {
     assert_has(
         &lines,
         "| crash | counts, a, 1,000 packets/s | none lost, duplicated, reordered or corrupted; at most 512 lost more for \
-         each event; interrupted for at most 100ms; recovered within 1s | 20 of 2,020 lost in 2 blocks; 6 events; \
+         each outage; interrupted for at most 100ms; recovered within 1s | 20 of 2,020 lost in 2 blocks; 6 events; \
          interrupted for 40.0 ms at most; recovered in 7.0 ms at most | pass | lab run crash.toml |",
     );
 }

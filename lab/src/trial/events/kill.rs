@@ -26,6 +26,7 @@ impl Player<'_> {
         self.turn += 1;
         let struck = if victim == Victim::Workers { before.clone() } else { vec![*next] };
         self.remember_time(family)?;
+        self.log.outages += struck.len() as u64;
         let held = struck.iter().map(|pid| strike(*pid, blow)).collect::<Result<Vec<_>, _>>()?;
         let deadline = Instant::now() + PATIENCE;
         for (pid, process) in struck.iter().zip(&held) {

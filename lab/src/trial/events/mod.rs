@@ -53,6 +53,8 @@ pub struct Events {
     pub records: Vec<EventRecord>,
     /// How many there were of each kind.
     pub counts: BTreeMap<String, u64>,
+    /// How many workers died and measured links went away: what may cost datagrams, and nothing else.
+    pub outages: u64,
 }
 
 impl Events {
@@ -82,8 +84,8 @@ impl From<NetError> for Failure {
 pub(super) struct Log {
     events: Vec<(u64, u64, String, Option<String>)>,
     counts: BTreeMap<String, u64>,
-    /// How many of them ended a process.
-    pub(super) kills: u64,
+    /// How many workers died and measured links went away.
+    pub(super) outages: u64,
     /// When which measured link was down.
     pub(super) down: Vec<(Leg, Span)>,
     /// CPU time of processes shortly before they ended.
@@ -96,7 +98,6 @@ impl Log {
     fn add(&mut self, (from_ns, to_ns): (u64, u64), action: Action, failure: Option<Failure>) {
         let what = action.to_string();
         *self.counts.entry(what.clone()).or_default() += 1;
-        self.kills += u64::from(action.is_kill());
         let failed = failure.map(|failure| {
             let (failures, reason) = match failure {
                 Failure::Subject(reason) => (&mut self.failures_of_the_subject, reason),
@@ -112,11 +113,6 @@ impl Log {
         }
     }
 
-    /// How many events there were.
-    pub(super) fn count(&self) -> u64 {
-        self.counts.values().sum()
-    }
-
     /// The events with their times after `started_ns`.
     pub(super) fn events_since(&self, started_ns: u64) -> Events {
         let ms = |ns: u64, since: u64| (ns as f64 - since as f64) / 1e6;
@@ -126,7 +122,7 @@ impl Log {
             took_ms: ms(*to, *from),
             failed: failed.clone(),
         });
-        Events { records: records.collect(), counts: self.counts.clone() }
+        Events { records: records.collect(), counts: self.counts.clone(), outages: self.outages }
     }
 }
 
@@ -174,6 +170,9 @@ impl<'a> Player<'a> {
             let failure = self.happen(action).err();
             self.log.add((from_ns, realtime_ns()), action, failure);
         }
+        if let Err(Failure::Subject(reason) | Failure::Lab(reason)) = self.end_churn() {
+            self.log.failures_of_the_subject.push(format!("after the last event: {reason}"));
+        }
         self.log
     }
 
@@ -218,6 +217,7 @@ impl<'a> Player<'a> {
         // In any case, so that nothing else fails by it.
         let restored = self.topology.restore(leg, change);
         if leg != Leg::Spare && change != Change::Mtu {
+            self.log.outages += 1;
             self.log.down.push((leg, Span { from_ns, to_ns: realtime_ns() }));
         }
         disturbed.and(restored)?;
@@ -276,8 +276,9 @@ mod tests {
             log.add((5_000_000 + i * 1_000_000, 5_500_000 + i * 1_000_000), Action::Churn(2), failure);
         }
         log.add((0, 1), kill, Some(Failure::Lab("no such process".into())));
+        log.outages = 3;
         let events = log.events_since(4_000_000);
-        assert_eq!((events.records.len(), events.count(), log.count(), log.kills), (1_000, 1_501, 1_501, 1));
+        assert_eq!((events.records.len(), events.count(), events.outages), (1_000, 1_501, 3));
         assert_eq!((events.records[7].at_ms, events.records[7].took_ms), (8.0, 0.5));
         assert_eq!(events.records[7].failed.as_deref(), Some("number 7"));
         assert_eq!(events.counts["kill worker (SEGV)"], 1);

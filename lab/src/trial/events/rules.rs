@@ -122,6 +122,18 @@ impl Player<'_> {
             self.with_relay(|relay| (relay.further_rules(next, count), relay.further_rules(first, gone)))?;
         self.tell(&Command::Add { rules })?;
         self.further = (next, count);
+        self.remove(old)
+    }
+
+    /// Removes the rules that came last.
+    pub(super) fn end_churn(&mut self) -> Result<(), Failure> {
+        let (first, count) = self.further;
+        self.further = (first + count, 0);
+        let old = self.with_relay(|relay| relay.further_rules(first, count))?;
+        self.remove(old)
+    }
+
+    fn remove(&mut self, old: Vec<RuleSpec>) -> Result<(), Failure> {
         if old.is_empty() {
             return Ok(());
         }
