@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
+use crate::logging::LogFormat;
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
+
+/// Where a supervisor is controlled unless it is told otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/multicast_relay/control.sock";
 
 /// Relays UDP multicast between interfaces, from below the IP stack.
 #[derive(Debug, Parser)]
@@ -18,6 +22,20 @@ pub struct Cli {
     /// How much to log on standard error: error, warn, info, debug or trace
     #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     pub log_level: tracing::Level,
+    /// How log lines look: text, or json for one object a line [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&LogFormat::CHOICES))]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Cli {
+    /// The arguments that make another process log in the same way.
+    pub fn log_arguments(&self) -> Vec<String> {
+        let format = self.log_format.unwrap_or_default();
+        let format = LogFormat::CHOICES.iter().find(|(_, choice)| *choice == format);
+        let format = format.map(|(name, _)| ["--log-format".to_owned(), (*name).to_owned()]);
+        let level = ["--log-level".to_owned(), self.log_level.to_string().to_lowercase()];
+        level.into_iter().chain(format.into_iter().flatten()).collect()
+    }
 }
 
 /// What to do.
@@ -25,6 +43,9 @@ pub struct Cli {
 pub enum Command {
     /// Relay until SIGTERM or SIGINT; SIGUSR1 prints the counters
     Supervisor(Supervisor),
+    /// Relay as a supervisor says that connects to standard input
+    #[command(hide = true)]
+    Worker,
     /// Validate a configuration file: name line and key of every mistake
     Check {
         /// The configuration file
@@ -93,6 +114,9 @@ pub struct Supervisor {
     /// Print counters as one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Where `add`, `list` and the others reach this supervisor
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub control_socket: PathBuf,
 }
 
 impl Supervisor {

@@ -25,6 +25,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod logging;
 pub mod rules;
 pub mod stats;
 pub mod supervisor;

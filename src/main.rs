@@ -1,12 +1,14 @@
 //! `multicast_relay`: parse, dispatch, exit code.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use multicast_relay::cli::{Cli, Command, Supervisor};
 use multicast_relay::config::{Config, ConfigError};
-use multicast_relay::supervisor::{self, Format, SupervisorError};
+use multicast_relay::logging;
+use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
+use multicast_relay::worker::{self, WorkerError};
 
 /// Exit codes beside 0, success.
 const RUN_TIME_FAILURE: u8 = 1;
@@ -19,34 +21,34 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error(transparent)]
     RunTime(#[from] SupervisorError),
+    #[error("worker: {0}")]
+    Worker(#[from] WorkerError),
     #[error("write to standard output: {0}")]
     Output(io::Error),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(cli.log_level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    let result = match cli.command {
-        Command::Supervisor(arguments) => supervise(&arguments),
-        Command::Check { file } => check(&file),
+    logging::start(cli.log_level, cli.log_format.unwrap_or_default());
+    let result = match &cli.command {
+        Command::Supervisor(arguments) => supervise(&cli, arguments),
+        Command::Worker => worker::process::run().map_err(Failure::from),
+        Command::Check { file } => check(file),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
         Failure::Configuration(_) => BAD_CONFIGURATION,
-        Failure::RunTime(_) | Failure::Output(_) => RUN_TIME_FAILURE,
+        Failure::RunTime(_) | Failure::Worker(_) | Failure::Output(_) => RUN_TIME_FAILURE,
     })
 }
 
-fn supervise(arguments: &Supervisor) -> Result<(), Failure> {
+fn supervise(cli: &Cli, arguments: &Supervisor) -> Result<(), Failure> {
     let config = Config::load(&arguments.flags())?;
     let format = if arguments.json { Format::Json } else { Format::Table };
-    Ok(supervisor::run(&config, format)?)
+    let control_socket = arguments.control_socket.clone();
+    let worker_arguments = cli.log_arguments();
+    Ok(supervisor::run(config, Options { format, control_socket, worker_arguments })?)
 }
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {

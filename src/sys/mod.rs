@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod buffer_pool;
+pub mod channel;
 pub mod filter;
 pub mod interface;
 pub mod memory;
@@ -12,6 +13,7 @@ pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;
 pub mod rule_programs;
+pub mod shared_memory;
 mod sockopt;
 pub mod udp_socket;
 pub mod uring;
