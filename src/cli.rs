@@ -1,16 +1,16 @@
 //! The command line.
 
+pub mod client;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::client::{ClientCommand, DEFAULT_CONTROL_SOCKET};
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
 use crate::logging::LogFormat;
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
-
-/// Where a supervisor is controlled unless it is told otherwise.
-pub const DEFAULT_CONTROL_SOCKET: &str = "/run/multicast_relay/control.sock";
 
 /// Relays UDP multicast between interfaces, from below the IP stack.
 #[derive(Debug, Parser)]
@@ -51,6 +51,9 @@ pub enum Command {
         /// The configuration file
         file: PathBuf,
     },
+    /// What a running supervisor is asked.
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 /// Arguments of `supervisor`.
@@ -114,7 +117,7 @@ pub struct Supervisor {
     /// Print counters as one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Where `add`, `list` and the others reach this supervisor
+    /// Where to listen for add, remove, list and so on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
     pub control_socket: PathBuf,
 }

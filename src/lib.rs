@@ -19,10 +19,12 @@
 //! - [`stats`]: counters and the identity they obey.
 //! - [`rules`]: what goes where.
 //! - [`control`]: what other programs are told.
+//! - [`client`]: what asks them of a running supervisor.
 //! - [`worker`]: the data path.
 //! - [`supervisor`]: everything around it.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod logging;

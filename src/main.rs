@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use multicast_relay::cli::{Cli, Command, Supervisor};
+use multicast_relay::client::{self, ClientError};
 use multicast_relay::config::{Config, ConfigError};
 use multicast_relay::logging;
 use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
@@ -23,6 +24,8 @@ enum Failure {
     RunTime(#[from] SupervisorError),
     #[error("worker: {0}")]
     Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("write to standard output: {0}")]
     Output(io::Error),
 }
@@ -34,12 +37,14 @@ fn main() -> ExitCode {
         Command::Supervisor(arguments) => supervise(&cli, arguments),
         Command::Worker => worker::process::run().map_err(Failure::from),
         Command::Check { file } => check(file),
+        Command::Client(command) => client::run(command).map_err(Failure::from),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
         Failure::Configuration(_) => BAD_CONFIGURATION,
-        Failure::RunTime(_) | Failure::Worker(_) | Failure::Output(_) => RUN_TIME_FAILURE,
+        Failure::Client(ref error) if error.is_usage() => BAD_CONFIGURATION,
+        Failure::RunTime(_) | Failure::Worker(_) | Failure::Client(_) | Failure::Output(_) => RUN_TIME_FAILURE,
     })
 }
 

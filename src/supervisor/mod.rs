@@ -2,6 +2,7 @@
 //! reports, and stops it.
 
 mod book;
+mod control;
 mod error;
 mod filter;
 mod inputs;

@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod buffer_pool;
 pub mod channel;
+pub mod credentials;
 pub mod filter;
 pub mod interface;
 pub mod memory;
