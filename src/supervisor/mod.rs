@@ -1,6 +1,7 @@
 //! The supervisor: opens everything that takes privileges, starts the workers, reports, and stops them.
 
 mod inputs;
+pub mod links;
 mod membership;
 mod outputs;
 mod receive;

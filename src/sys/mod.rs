@@ -8,6 +8,7 @@ pub mod buffer_pool;
 pub mod filter;
 pub mod interface;
 pub mod memory;
+pub mod netlink;
 pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;
