@@ -260,3 +260,47 @@ impl Links {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without `lo` in its table, as if the news had been lost.
+    fn without_loopback() -> Links {
+        let mut links = Links::watch().unwrap();
+        let index = links.find("lo").unwrap().index;
+        links.table.apply(Event::LinkGone(index));
+        links.table.take_changes();
+        assert_eq!(links.find("lo"), None);
+        links
+    }
+
+    async fn finds_loopback(mut links: Links) {
+        let changes = tokio::time::timeout(Duration::from_secs(60), links.changed()).await.unwrap();
+        assert!(changes.contains(&Change { kind: Kind::Appeared, name: "lo".to_owned() }), "{changes:?}");
+        assert!(!links.behind && links.reopen_at.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_found_without_privileges() {
+        let links = Links::watch().unwrap();
+        assert_eq!(links.find("lo"), Interface::find("lo").ok().as_ref());
+        assert_eq!(links.find("no-such-if"), None);
+        assert_eq!(links.why_not("no-such-if", Side::Ingress), Some("no such interface"));
+    }
+
+    #[tokio::test]
+    async fn what_was_dropped_is_asked_for() {
+        let mut links = without_loopback();
+        links.fall_behind();
+        assert_eq!(links.overruns(), 1);
+        finds_loopback(links).await;
+    }
+
+    #[tokio::test]
+    async fn after_an_error_it_begins_anew() {
+        let mut links = without_loopback();
+        links.reopen_at = Some(Instant::now());
+        finds_loopback(links).await;
+    }
+}
