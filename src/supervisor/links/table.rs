@@ -33,14 +33,30 @@ struct Entry {
 struct Happened {
     /// What had it before.
     before: Option<Interface>,
-    /// It was removed.
-    gone: bool,
-    /// It was down.
-    down: bool,
-    /// It had no carrier.
-    no_carrier: bool,
+    /// How bad it got, be it for a moment.
+    worst: State,
     /// It got or lost an address, or got a route.
     addresses: bool,
+}
+
+/// From good to bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    #[default]
+    Carrier,
+    NoCarrier,
+    Down,
+    Gone,
+}
+
+impl State {
+    fn of(up: bool, carrier: bool) -> Self {
+        match (up, carrier) {
+            (false, _) => Self::Down,
+            (true, false) => Self::NoCarrier,
+            (true, true) => Self::Carrier,
+        }
+    }
 }
 
 impl Table {
@@ -78,8 +94,9 @@ impl Table {
             // Through several: which ones does not matter enough.
             Event::Route(None) => {
                 let up = self.interfaces().filter(|interface| interface.up);
-                let up: Vec<_> = up.map(|interface| interface.index).collect();
-                up.into_iter().for_each(|index| self.readdress(index));
+                for index in up.map(|interface| interface.index).collect::<Vec<_>>() {
+                    self.readdress(index);
+                }
             }
             Event::End(_) | Event::Other => {}
         }
@@ -94,8 +111,9 @@ impl Table {
     pub(super) fn sweep(&mut self) {
         let generation = self.generation;
         let old = self.entries.iter().filter(|(_, entry)| entry.generation != generation);
-        let old: Vec<_> = old.map(|(index, _)| *index).collect();
-        old.into_iter().for_each(|index| self.remove(index));
+        for index in old.map(|(index, _)| *index).collect::<Vec<_>>() {
+            self.remove(index);
+        }
         let mut changed = Vec::new();
         for (index, entry) in &mut self.entries {
             let before = entry.addresses.len();
@@ -104,7 +122,9 @@ impl Table {
                 changed.push(*index);
             }
         }
-        changed.into_iter().for_each(|index| self.readdress(index));
+        for index in changed {
+            self.readdress(index);
+        }
     }
 
     /// What changed since the last time: removals first, then by name.
@@ -137,9 +157,7 @@ impl Table {
         }
         let former = self.entries.get(&index).map(|entry| entry.names.clone()).unwrap_or_default();
         for name in former.iter().chain(&names) {
-            let happened = self.happened(name);
-            happened.down |= !up;
-            happened.no_carrier |= !carrier;
+            self.happened(name).reaches(State::of(up, carrier));
         }
         for name in &former {
             self.names.remove(name);
@@ -153,7 +171,7 @@ impl Table {
     fn remove(&mut self, index: u32) {
         let Some(names) = self.entries.get(&index).map(|entry| entry.names.clone()) else { return };
         for name in &names {
-            self.happened(name).gone = true;
+            self.happened(name).reaches(State::Gone);
             self.names.remove(name);
         }
         self.entries.remove(&index);
@@ -162,7 +180,9 @@ impl Table {
     /// The addresses or routes of an interface changed.
     fn readdress(&mut self, index: u32) {
         let names = self.entries.get(&index).map(|entry| entry.names.clone()).unwrap_or_default();
-        names.iter().for_each(|name| self.happened(name).addresses = true);
+        for name in names {
+            self.happened(&name).addresses = true;
+        }
     }
 
     /// What happened to a name so far.
@@ -176,6 +196,10 @@ impl Table {
 }
 
 impl Happened {
+    fn reaches(&mut self, state: State) {
+        self.worst = self.worst.max(state);
+    }
+
     /// What became of it, now that this is what has the name.
     fn kinds(&self, now: Option<&Interface>) -> Vec<Kind> {
         let (before, now) = match (&self.before, now) {
@@ -184,20 +208,17 @@ impl Happened {
             (Some(_), None) => return vec![Kind::Gone],
             (Some(before), Some(now)) => (before, now),
         };
-        if self.gone || before.index != now.index || before.ethernet != now.ethernet {
+        if self.worst == State::Gone || before.index != now.index || before.ethernet != now.ethernet {
             return vec![Kind::Recreated];
         }
-        let state = match (before.up, now.up) {
-            (false, false) => None,
-            (true, false) => Some(Kind::WentDown),
-            (false, true) => Some(Kind::WentUp),
-            (true, true) if self.down => Some(Kind::WentUp),
-            (true, true) => match (before.carrier, now.carrier) {
-                (true, false) => Some(Kind::LostCarrier),
-                (false, true) => Some(Kind::GotCarrier),
-                (true, true) if self.no_carrier => Some(Kind::GotCarrier),
-                _ => None,
-            },
+        let state = match (State::of(before.up, before.carrier), State::of(now.up, now.carrier)) {
+            (State::Down, State::Down) => None,
+            (_, State::Down) => Some(Kind::WentDown),
+            (State::Down, _) => Some(Kind::WentUp),
+            _ if self.worst == State::Down => Some(Kind::WentUp),
+            (State::NoCarrier, State::NoCarrier) => None,
+            (_, State::NoCarrier) => Some(Kind::LostCarrier),
+            _ => (self.worst == State::NoCarrier || !before.carrier).then_some(Kind::GotCarrier),
         };
         let mtu = (before.mtu != now.mtu).then_some(Kind::Mtu);
         let addresses = self.addresses.then_some(Kind::AddressesChanged);
