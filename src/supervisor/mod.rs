@@ -6,6 +6,7 @@ mod control;
 mod error;
 mod filter;
 mod inputs;
+pub mod links;
 mod membership;
 mod outputs;
 mod places;

@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod filter;
 pub mod interface;
 pub mod memory;
+pub mod netlink;
 pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;
