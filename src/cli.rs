@@ -30,6 +30,25 @@ pub enum Command {
         /// The configuration file
         file: PathBuf,
     },
+    /// Look at kernel, privileges, limits and interfaces: what will bite a relay here, and how to mend it
+    Doctor(Doctor),
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Interfaces to look at [default: all that are up]
+    #[arg(value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Look at the interfaces of this configuration file, for what its rules use them
+    #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
+    pub config: Option<PathBuf>,
+    /// Where a supervisor's control socket would be
+    #[arg(long, value_name = "PATH", default_value = "/run/multicast_relay/control.sock")]
+    pub control_socket: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `supervisor`.

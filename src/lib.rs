@@ -21,10 +21,12 @@
 //! - [`control`]: what other programs are told.
 //! - [`worker`]: the data path.
 //! - [`supervisor`]: everything around it.
+//! - [`doctor`]: what of a host will bite a relay, beside all that.
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod rules;
 pub mod stats;
 pub mod supervisor;

@@ -4,8 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use multicast_relay::cli::{Cli, Command, Supervisor};
+use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::config::{Config, ConfigError};
+use multicast_relay::doctor::gather::GatherError;
+use multicast_relay::doctor::{self, Scope};
 use multicast_relay::supervisor::{self, Format, SupervisorError};
 
 /// Exit codes beside 0, success.
@@ -19,6 +21,11 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error(transparent)]
     RunTime(#[from] SupervisorError),
+    #[error(transparent)]
+    Doctor(#[from] GatherError),
+    /// It has said so itself.
+    #[error("this host has a problem; see above")]
+    Problem,
     #[error("write to standard output: {0}")]
     Output(io::Error),
 }
@@ -34,12 +41,13 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Supervisor(arguments) => supervise(&arguments),
         Command::Check { file } => check(&file),
+        Command::Doctor(arguments) => diagnose(arguments),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
         Failure::Configuration(_) => BAD_CONFIGURATION,
-        Failure::RunTime(_) | Failure::Output(_) => RUN_TIME_FAILURE,
+        Failure::RunTime(_) | Failure::Doctor(_) | Failure::Problem | Failure::Output(_) => RUN_TIME_FAILURE,
     })
 }
 
@@ -53,4 +61,15 @@ fn check(file: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load_file(file)?;
     let rules = supervisor::counted(config.rules.len(), "rule");
     writeln!(io::stdout(), "{}: {rules}, no mistake", file.display()).map_err(Failure::Output)
+}
+
+fn diagnose(arguments: Doctor) -> Result<(), Failure> {
+    let scope = match &arguments.config {
+        Some(file) => Scope::of_rules(&Config::load_file(file)?.rules),
+        None => Scope::of_names(arguments.interfaces),
+    };
+    let diagnosis = doctor::examine(&scope, &arguments.control_socket)?;
+    let text = if arguments.json { diagnosis.to_json() } else { diagnosis.to_string() };
+    writeln!(io::stdout(), "{text}").map_err(Failure::Output)?;
+    if diagnosis.works() { Ok(()) } else { Err(Failure::Problem) }
 }

@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod buffer_pool;
+pub mod ethtool;
 pub mod filter;
 pub mod interface;
 pub mod memory;
