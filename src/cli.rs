@@ -32,6 +32,20 @@ pub enum Command {
     },
     /// Look at kernel, privileges, limits and interfaces: what will bite a relay here, and how to mend it
     Doctor(Doctor),
+    /// Print a script that completes the command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a page of the manual for `man -l -`, or write all of them
+    Man {
+        /// A command, `multicast_relay` or `multicast_relay.toml`
+        #[arg(default_value = "multicast_relay")]
+        page: String,
+        /// Write all pages below this folder, into man5 and man8
+        #[arg(long, value_name = "DIR", conflicts_with = "page")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `doctor`.

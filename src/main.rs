@@ -8,6 +8,7 @@ use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::config::{Config, ConfigError};
 use multicast_relay::doctor::gather::GatherError;
 use multicast_relay::doctor::{self, Scope};
+use multicast_relay::manual::{self, ManualError};
 use multicast_relay::supervisor::{self, Format, SupervisorError};
 
 /// Exit codes beside 0, success.
@@ -23,6 +24,8 @@ enum Failure {
     RunTime(#[from] SupervisorError),
     #[error(transparent)]
     Doctor(#[from] GatherError),
+    #[error(transparent)]
+    Manual(#[from] ManualError),
     /// It has said so itself.
     #[error("this host has a problem; see above")]
     Problem,
@@ -42,12 +45,19 @@ fn main() -> ExitCode {
         Command::Supervisor(arguments) => supervise(&arguments),
         Command::Check { file } => check(&file),
         Command::Doctor(arguments) => diagnose(arguments),
+        Command::Completions { shell } => print(&manual::completions(shell)),
+        Command::Man { out: Some(folder), .. } => {
+            manual::write_pages(&folder).map(drop).map_err(Failure::from)
+        }
+        Command::Man { page, .. } => {
+            manual::page(&page).map_err(Failure::from).and_then(|page| print(page.roff.as_bytes()))
+        }
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
-        Failure::Configuration(_) => BAD_CONFIGURATION,
-        Failure::RunTime(_) | Failure::Doctor(_) | Failure::Problem | Failure::Output(_) => RUN_TIME_FAILURE,
+        Failure::Configuration(_) | Failure::Manual(ManualError::Unknown(_)) => BAD_CONFIGURATION,
+        _ => RUN_TIME_FAILURE,
     })
 }
 
@@ -72,4 +82,8 @@ fn diagnose(arguments: Doctor) -> Result<(), Failure> {
     let text = if arguments.json { diagnosis.to_json() } else { diagnosis.to_string() };
     writeln!(io::stdout(), "{text}").map_err(Failure::Output)?;
     if diagnosis.works() { Ok(()) } else { Err(Failure::Problem) }
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    io::stdout().write_all(text).map_err(Failure::Output)
 }
