@@ -4,6 +4,10 @@
 mod control;
 mod inputs;
 mod membership;
+#[cfg_attr(not(test), expect(dead_code))] // Until the supervisor serves it.
+mod metrics;
+#[expect(dead_code)] // Until the supervisor notifies.
+mod notify;
 mod outputs;
 mod receive;
 mod report;
