@@ -54,6 +54,39 @@ pub enum Command {
     /// What a running supervisor is asked.
     #[command(flatten)]
     Client(ClientCommand),
+    /// Look at kernel, privileges, limits and interfaces: what will bite a relay here, and how to mend it
+    Doctor(Doctor),
+    /// Print a script that completes the command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a page of the manual for `man -l -`, or write all of them
+    Man {
+        /// A command, `multicast_relay` or `multicast_relay.toml`
+        #[arg(default_value = "multicast_relay")]
+        page: String,
+        /// Write all pages below this folder, into man5 and man8
+        #[arg(long, value_name = "DIR", conflicts_with = "page")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Interfaces to look at [default: all that are up]
+    #[arg(value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Look at the interfaces of this configuration file, for what its rules use them
+    #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
+    pub config: Option<PathBuf>,
+    /// Where a supervisor's control socket would be
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub control_socket: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `supervisor`.

@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod buffer_pool;
 pub mod channel;
 pub mod credentials;
+pub mod ethtool;
 pub mod filter;
 pub mod interface;
 pub mod memory;
