@@ -224,6 +224,9 @@ pub(super) struct Step {
     /// Of what was offered beside the trial's; absent where there could be none.
     #[serde(default)]
     pub(super) foreign: u64,
+    /// Absent where no worker died.
+    #[serde(default)]
+    pub(super) taken_again: u64,
     pub(super) other_frames: u64,
     pub(super) added_by_subject: u64,
     pub(super) unexplained: i64,

@@ -156,6 +156,9 @@ fn remarks(step: &Step) -> String {
     if step.foreign > 0 {
         words.push(format!("+ {} foreign", grouped(step.foreign)));
     }
+    if step.taken_again > 0 {
+        words.push(format!("+ {} taken again", grouped(step.taken_again)));
+    }
     if step.other_frames > 0 {
         words.push(format!("+ {} other frames", grouped(step.other_frames)));
     }

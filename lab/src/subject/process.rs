@@ -125,12 +125,16 @@ impl Process {
     /// within `patience`.
     pub(crate) fn strike(&mut self, signal: Signal, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
-        signal::send(self.pid(), signal)?;
-        while !signal::has_ended(self.pid())? {
+        loop {
+            // More than once: the runtime of Rust survives the first SIGSEGV that is nobody's fault.
+            signal::send(self.pid(), signal)?;
+            thread::sleep(STRIKE_LOOK);
+            if signal::has_ended(self.pid())? {
+                break;
+            }
             if Instant::now() >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            thread::sleep(STRIKE_LOOK);
         }
         self.status = Some(self.child.wait()?);
         Ok(())

@@ -64,13 +64,11 @@ impl OurRelay {
         let (control, _socket_folder) = control_socket(assignment.dir)
             .map_err(|source| SubjectError::File { path: assignment.dir.join("control.sock"), source })?;
         let path = |path: &Path| path.display().to_string();
-        let mut arguments = ["supervisor", "--config", &path(&file), "--json"].map(str::to_owned).to_vec();
-        if assignment.has_events {
-            arguments.extend(["--control-socket".to_owned(), path(&control)]);
-        }
+        let arguments =
+            ["supervisor", "--config", &path(&file), "--control-socket", &path(&control), "--json"];
         let launch = Launch {
             program: assignment.relay_binary.to_owned(),
-            arguments,
+            arguments: arguments.map(str::to_owned).to_vec(),
             dir: assignment.dir.to_owned(),
             cpus: assignment.cpus.clone(),
         };

@@ -14,6 +14,9 @@ use crate::sys::signal::Signal;
 
 /// What a worker has on its command line.
 const WORKER: &str = "worker";
+/// How far faults that do not end a process are apart, and for how long they come.
+const NEXT_FAULT: Duration = Duration::from_millis(2);
+const FAULTS: Duration = Duration::from_secs(1);
 
 impl Player<'_> {
     /// Ends workers, or has them hang, and waits until they have been replaced.
@@ -104,6 +107,12 @@ fn signal(blow: Blow) -> Signal {
 fn strike(pid: u32, blow: Blow) -> Result<Pidfd, Failure> {
     let process = Pidfd::open(pid).map_err(failed(pid))?;
     process.send(signal(blow)).map_err(failed(pid))?;
+    // The runtime of Rust looks for an overflow of the stack first, finds none, and leaves it to the next fault to end the
+    // process: a real one would come again at once.
+    let deadline = Instant::now() + FAULTS;
+    while blow == Blow::Segv && !process.wait(NEXT_FAULT).map_err(failed(pid))? && Instant::now() < deadline {
+        process.send(signal(blow)).map_err(failed(pid))?;
+    }
     Ok(process)
 }
 
