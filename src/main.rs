@@ -4,15 +4,15 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::client::{self, ClientError};
 use multicast_relay::config::{Config, ConfigError};
-use multicast_relay::logging;
-use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
-use multicast_relay::worker::{self, WorkerError};
-use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::doctor::gather::GatherError;
 use multicast_relay::doctor::{self, Scope};
+use multicast_relay::logging;
 use multicast_relay::manual::{self, ManualError};
+use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
+use multicast_relay::worker::{self, WorkerError};
 
 /// Exit codes beside 0, success.
 const RUN_TIME_FAILURE: u8 = 1;
@@ -69,9 +69,14 @@ fn main() -> ExitCode {
 fn supervise(cli: &Cli, arguments: &Supervisor) -> Result<(), Failure> {
     let config = Config::load(&arguments.flags())?;
     let format = if arguments.json { Format::Json } else { Format::Table };
-    let control_socket = arguments.control_socket.clone();
-    let worker_arguments = cli.log_arguments();
-    Ok(supervisor::run(config, Options { format, control_socket, worker_arguments })?)
+    let options = Options {
+        flags: arguments.flags(),
+        format,
+        control_socket: arguments.control_socket.clone(),
+        metrics: arguments.metrics,
+        worker_arguments: cli.log_arguments(),
+    };
+    Ok(supervisor::run(config, options)?)
 }
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {
