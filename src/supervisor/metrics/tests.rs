@@ -39,6 +39,8 @@ fn snapshot() -> Snapshot {
         went_down: 6,
         freezes: 7,
         follows_loss: 8,
+        abandoned: 9,
+        taken_again: 10,
     };
     let causes =
         Cause::ALL.iter().enumerate().skip(1).map(|(i, cause)| (cause.name().to_owned(), 200 + i as u64));
@@ -51,6 +53,7 @@ fn snapshot() -> Snapshot {
         dropped: causes.collect(),
         inputs: vec![input],
         rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
+        removed: RemovedStats::default(),
     };
     let worker = WorkerStatus {
         number: 0,
