@@ -1,10 +1,14 @@
 //! The command line.
 
+pub mod client;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::client::{ClientCommand, DEFAULT_CONTROL_SOCKET};
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
+use crate::logging::LogFormat;
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
 
@@ -18,6 +22,20 @@ pub struct Cli {
     /// How much to log on standard error: error, warn, info, debug or trace
     #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     pub log_level: tracing::Level,
+    /// How log lines look: text, or json for one object a line [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&LogFormat::CHOICES))]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Cli {
+    /// The arguments that make another process log in the same way.
+    pub fn log_arguments(&self) -> Vec<String> {
+        let format = self.log_format.unwrap_or_default();
+        let format = LogFormat::CHOICES.iter().find(|(_, choice)| *choice == format);
+        let format = format.map(|(name, _)| ["--log-format".to_owned(), (*name).to_owned()]);
+        let level = ["--log-level".to_owned(), self.log_level.to_string().to_lowercase()];
+        level.into_iter().chain(format.into_iter().flatten()).collect()
+    }
 }
 
 /// What to do.
@@ -25,11 +43,17 @@ pub struct Cli {
 pub enum Command {
     /// Relay until SIGTERM or SIGINT; SIGUSR1 prints the counters
     Supervisor(Supervisor),
+    /// Relay as a supervisor says that connects to standard input
+    #[command(hide = true)]
+    Worker,
     /// Validate a configuration file: name line and key of every mistake
     Check {
         /// The configuration file
         file: PathBuf,
     },
+    /// What a running supervisor is asked.
+    #[command(flatten)]
+    Client(ClientCommand),
     /// Look at kernel, privileges, limits and interfaces: what will bite a relay here, and how to mend it
     Doctor(Doctor),
     /// Print a script that completes the command line in a shell
@@ -58,7 +82,7 @@ pub struct Doctor {
     #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
     pub config: Option<PathBuf>,
     /// Where a supervisor's control socket would be
-    #[arg(long, value_name = "PATH", default_value = "/run/multicast_relay/control.sock")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
     pub control_socket: PathBuf,
     /// Print one line of JSON
     #[arg(long)]
@@ -126,6 +150,9 @@ pub struct Supervisor {
     /// Print counters as one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Where to listen for add, remove, list and so on
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub control_socket: PathBuf,
 }
 
 impl Supervisor {

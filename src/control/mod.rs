@@ -13,6 +13,7 @@
 //! what was asked. Answers may gain fields without a new version, so whoever reads them skips what it does not know.
 
 mod framing;
+mod rates;
 mod request;
 mod response;
 mod rule;
@@ -28,4 +29,4 @@ pub use response::{
 };
 pub use rule::{InputSpec, InvalidRule, OutputSpec, RuleSpec};
 
-pub use crate::stats::{InputStats, OutputStats, RuleStats, Stats, WorkerStats};
+pub use crate::stats::{InputStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};

@@ -92,7 +92,7 @@ impl fmt::Display for Selector {
 }
 
 /// How severe what is logged must be at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
     /// What the relay cannot do.
