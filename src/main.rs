@@ -4,15 +4,15 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::client::{self, ClientError};
 use multicast_relay::config::{Config, ConfigError};
-use multicast_relay::logging;
-use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
-use multicast_relay::worker::{self, WorkerError};
-use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::doctor::gather::GatherError;
 use multicast_relay::doctor::{self, Scope};
+use multicast_relay::logging;
 use multicast_relay::manual::{self, ManualError};
+use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
+use multicast_relay::worker::{self, WorkerError};
 
 /// Exit codes beside 0, success.
 const RUN_TIME_FAILURE: u8 = 1;

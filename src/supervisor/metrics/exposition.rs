@@ -75,7 +75,7 @@ impl Snapshot {
 
     fn encode_inputs(&self, to: &mut Metrics<'_>) -> fmt::Result {
         type Count = fn(&InputStats) -> u64;
-        let counters: [(&str, &str, Count); 9] = [
+        let counters: [(&str, &str, Count); 11] = [
             ("input_foreign_datagrams", "UDP that no rule takes and that was not captured", |i| i.foreign),
             ("input_consumed_frames", "Frames that ended at the interface after capture", |i| i.consumed),
             ("input_captured_frames", "Frames that passed the filter, dropped ones included", |i| i.captured),
@@ -84,6 +84,8 @@ impl Snapshot {
             ("input_received_datagrams", "Datagrams in the frames taken from the sockets", |i| i.received),
             ("input_ring_freezes", "Times that a version 3 ring had no block left", |i| i.freezes),
             ("input_loss_marks", "Loans of a ring marked as following a loss", |i| i.follows_loss),
+            ("input_abandoned_frames", "Frames that went with a worker or interface", |i| i.abandoned),
+            ("input_taken_again_frames", "Frames taken a second time after a worker died", |i| i.taken_again),
             ("input_down_events", "Times that the interface went down", |i| i.went_down),
         ];
         for (name, help, count) in counters {

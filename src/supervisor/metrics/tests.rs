@@ -39,6 +39,8 @@ fn snapshot() -> Snapshot {
         went_down: 6,
         freezes: 7,
         follows_loss: 8,
+        abandoned: 9,
+        taken_again: 10,
     };
     let causes =
         Cause::ALL.iter().enumerate().skip(1).map(|(i, cause)| (cause.name().to_owned(), 200 + i as u64));
@@ -118,7 +120,9 @@ fn every_count_is_told() {
         "input_down_events_total{interface=\"eth0\"} 6".to_owned(),
         "input_ring_freezes_total{interface=\"eth0\"} 7".to_owned(),
         "input_loss_marks_total{interface=\"eth0\"} 8".to_owned(),
-        "input_queued_frames{interface=\"eth0\"} 53.0".to_owned(),
+        "input_abandoned_frames_total{interface=\"eth0\"} 9".to_owned(),
+        "input_taken_again_frames_total{interface=\"eth0\"} 10".to_owned(),
+        "input_queued_frames{interface=\"eth0\"} 44.0".to_owned(),
         format!("rule_received_datagrams_total{{{rule}}} 14"),
         format!("rule_received_bytes_total{{{rule}}} 15"),
         format!("rule_relaying{{{rule}}} 0.0"),
