@@ -2,6 +2,7 @@
 
 pub mod client;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use self::client::{ClientCommand, DEFAULT_CONTROL_SOCKET};
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
 use crate::logging::LogFormat;
+use crate::supervisor::listen_address;
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
 
@@ -153,6 +155,9 @@ pub struct Supervisor {
     /// Where to listen for add, remove, list and so on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
     pub control_socket: PathBuf,
+    /// Serve counters to Prometheus here: a port of the loopback interface such as 9464, or an address with a port
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Supervisor {

@@ -69,9 +69,14 @@ fn main() -> ExitCode {
 fn supervise(cli: &Cli, arguments: &Supervisor) -> Result<(), Failure> {
     let config = Config::load(&arguments.flags())?;
     let format = if arguments.json { Format::Json } else { Format::Table };
-    let control_socket = arguments.control_socket.clone();
-    let worker_arguments = cli.log_arguments();
-    Ok(supervisor::run(config, Options { format, control_socket, worker_arguments })?)
+    let options = Options {
+        flags: arguments.flags(),
+        format,
+        control_socket: arguments.control_socket.clone(),
+        metrics: arguments.metrics,
+        worker_arguments: cli.log_arguments(),
+    };
+    Ok(supervisor::run(config, options)?)
 }
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {

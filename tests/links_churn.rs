@@ -240,3 +240,28 @@ fn set_mtu(index: u32, mtu: u32) -> Vec<u8> {
     let attribute = [&8_u16.to_ne_bytes()[..], &libc::IFLA_MTU.to_ne_bytes(), &mtu.to_ne_bytes()];
     [header.concat(), info.concat(), attribute.concat()].concat()
 }
+
+#[test]
+#[ignore = "needs root: makes a network namespace"]
+fn what_is_there_is_read_while_it_changes() {
+    Host::new().run(async || {
+        ip(&thousand());
+        let kind = lone_kind();
+        let lines =
+            each(1000..2000, |i| format!("link add x{i} type {kind}\nlink set x{} mtu 1300", i - 1000));
+        let changing = tokio::task::spawn_blocking(move || ip(&(lines + "link del group 7\n")));
+        let mut watched = Vec::new();
+        while !changing.is_finished() {
+            let start = Instant::now();
+            let links = Links::watch().unwrap();
+            println!("{} interfaces read in {:?}", links.iter().count(), start.elapsed());
+            watched.push((Follower::of(&links), links));
+        }
+        changing.await.unwrap();
+        // Each has what was there, and hears of the rest.
+        for (mut follower, mut links) in watched {
+            follower.hear(rest(&mut links).await, &links);
+            follower.is_right(&links);
+        }
+    });
+}

@@ -146,7 +146,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
 
         #[test]
         fn what_is_listed_as_toml_is_read_back_as_it_was(specs in prop::collection::vec(rule(), 1..5)) {

@@ -13,6 +13,8 @@
 //! what was asked. Answers may gain fields without a new version, so whoever reads them skips what it does not know.
 
 mod framing;
+#[cfg(test)]
+pub(crate) mod hostile;
 mod rates;
 mod request;
 mod response;
@@ -30,3 +32,6 @@ pub use response::{
 pub use rule::{InputSpec, InvalidRule, OutputSpec, RuleSpec};
 
 pub use crate::stats::{InputStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::control::ControlError;
 use crate::sys::rule_programs::RuleProgramError;
 use crate::worker::packet_ring::Layout;
 
@@ -63,6 +64,19 @@ pub enum SupervisorError {
         rule: String,
         /// The output, as `GROUP:PORT:IF`.
         output: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// There is no control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Metrics cannot be served.
+    #[error(
+        "serve metrics at {address}: {error} (give --metrics an address of this host with a port that is free)"
+    )]
+    Metrics {
+        /// Where.
+        address: std::net::SocketAddr,
         /// Why not.
         error: io::Error,
     },

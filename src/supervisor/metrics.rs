@@ -44,7 +44,7 @@ pub(super) struct Scrape {
 }
 
 /// The address that `text` says to listen on: `9464` and `:9464` on the loopback interface, or `192.0.2.1:9464`, `[::]:9464`.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));

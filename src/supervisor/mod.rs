@@ -1,36 +1,47 @@
 //! The supervisor: opens everything that takes privileges, starts the workers and replaces those that end, changes what runs,
 //! reports, and stops it.
 
+mod answers;
 mod book;
 mod control;
 mod error;
 mod filter;
 mod inputs;
-pub mod links;
+mod links;
 mod membership;
-#[cfg_attr(not(test), expect(dead_code))] // Until the supervisor serves it.
 mod metrics;
-#[expect(dead_code)] // Until the supervisor notifies.
 mod notify;
 mod outputs;
 mod places;
 mod receive;
 mod relay;
+mod reload;
 mod report;
+mod samples;
 mod workers;
 
+use std::collections::BTreeSet;
+use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub use control::ControlError;
+use control::{Call, ControlServer};
 pub use error::SupervisorError;
+use links::Links;
+pub use metrics::listen_address;
+use metrics::{MetricsServer, Scrape};
 use receive::Way;
 use relay::Relay;
 pub use report::Format;
+use samples::Samples;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, channel};
 use workers::Workers;
 
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::stats::Stats;
 use crate::sys::rlimit;
 
@@ -41,19 +52,26 @@ const PULSE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often rules that wait try again by themselves.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Requests that wait for the supervisor, of all clients together.
+const QUEUE: usize = 64;
+
 /// How a supervisor works, beside its configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What the configuration was read by, and is when it is read again.
+    pub flags: Flags,
     /// How reports are written.
     pub format: Format,
     /// Where it is controlled.
     pub control_socket: PathBuf,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// What workers are started with, before their command.
     pub worker_arguments: Vec<String>,
 }
 
 /// Relays by `config` until SIGTERM or SIGINT, then drains, writes the final report to standard output and returns.
-/// SIGUSR1 writes a report in between.
+/// SIGUSR1 writes a report in between, SIGHUP reads the configuration again.
 pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
     let setup = |operation| move |error| SupervisorError::Setup { operation, error };
     if let Err(error) = rlimit::raise_open_files() {
@@ -64,9 +82,10 @@ pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(setup("start the runtime"))?.block_on(async {
         // Before the first packet is captured, so that no signal finds the relay unprepared.
-        let signals = Signals::new().map_err(setup("listen for signals"))?;
+        let mut signals = Signals::new().map_err(setup("listen for signals"))?;
         let mut supervisor = Supervisor::start(config, options).await?;
-        let result = supervisor.run(signals).await;
+        supervisor.run(&mut signals).await;
+        let result = supervisor.stop().await;
         supervisor.report();
         result
     })
@@ -76,6 +95,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     report: Signal,
+    reload: Signal,
 }
 
 impl Signals {
@@ -84,6 +104,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             report: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
         })
     }
 }
@@ -91,35 +112,64 @@ impl Signals {
 struct Supervisor {
     relay: Relay,
     options: Options,
+    began: Instant,
+    /// What is known of interfaces; absent where the kernel does not tell.
+    links: Option<Links>,
+    calls: Receiver<Call>,
+    scrapes: Receiver<Scrape>,
     /// What was counted at the last look for losses.
     watched: Stats,
+    samples: Samples,
 }
 
 impl Supervisor {
     async fn start(config: Config, options: Options) -> Result<Self, SupervisorError> {
+        let control = ControlServer::bind(&options.control_socket)?;
+        let metrics = options.metrics.map(bind_metrics).transpose()?;
+        // Before the interfaces are looked at, so that no change is missed.
+        let links = Links::watch().inspect_err(|error| {
+            tracing::warn!(
+                "follow network interfaces: {error}; one that comes or goes is noticed a second later"
+            );
+        });
         let way = Way::choose(&config)?;
         let (socket, arguments) = (&options.control_socket, options.worker_arguments.clone());
         let workers = Workers::new(config.num_workers, way.path(), config.busy_poll, socket, arguments)?;
         let mut relay = Relay::new(config, way, workers);
         relay.start().await?;
-        Ok(Self { relay, options, watched: Stats::default() })
+        let (call, calls) = channel(QUEUE);
+        tokio::spawn(control.run(call));
+        let (scrape, scrapes) = channel(QUEUE);
+        if let Some(metrics) = metrics {
+            tokio::spawn(metrics.serve(scrape));
+        }
+        notify::ready("relaying");
+        let (links, began) = (links.ok(), Instant::now());
+        let (watched, samples) = Default::default();
+        Ok(Self { relay, options, began, links, calls, scrapes, watched, samples })
     }
 
     /// Until a signal asks to stop.
-    async fn run(&mut self, mut signals: Signals) -> Result<(), SupervisorError> {
+    async fn run(&mut self, signals: &mut Signals) {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         let mut pulse = tokio::time::interval(PULSE_INTERVAL);
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
+        let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
         loop {
             tokio::select! {
                 biased;
                 number = self.relay.workers.due() => self.replace(number),
-                _ = signals.terminate.recv() => return self.stop().await,
-                _ = signals.interrupt.recv() => return self.stop().await,
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
                 _ = signals.report.recv() => self.report(),
+                _ = signals.reload.recv() => self.reload_by_signal().await,
+                names = changed(&mut self.links) => self.relay.reconsider(&names).await,
                 _ = pulse.tick() => self.relay.workers.check_pulses(),
                 _ = retry.tick() => self.relay.look_again().await,
                 _ = watch.tick() => self.watch(),
+                () = tick(&mut watchdog) => notify::watchdog(),
+                Some(call) = self.calls.recv() => self.answer(call).await,
+                Some(scrape) = self.scrapes.recv() => self.expose(scrape),
             }
         }
     }
@@ -137,8 +187,18 @@ impl Supervisor {
         }
     }
 
+    async fn reload_by_signal(&mut self) {
+        notify::reloading();
+        if let Err(refusal) = self.reload().await {
+            tracing::error!("read the configuration again: {refusal}");
+        }
+        notify::ready("relaying");
+    }
+
     async fn stop(&mut self) -> Result<(), SupervisorError> {
+        notify::stopping();
         let failed = self.relay.stop().await;
+        self.watch();
         if failed.is_empty() {
             return Ok(());
         }
@@ -159,6 +219,34 @@ impl Supervisor {
         if let Err(error) = report::write(&stats, self.options.format, &mut io::stdout().lock()) {
             tracing::warn!("write the report to standard output: {error}");
         }
+    }
+}
+
+fn bind_metrics(address: SocketAddr) -> Result<MetricsServer, SupervisorError> {
+    if !address.ip().is_loopback() {
+        tracing::warn!("metrics are served at {address} to whoever can reach it");
+    }
+    MetricsServer::bind(address).map_err(|error| SupervisorError::Metrics { address, error })
+}
+
+/// The names of interfaces that have changed.
+async fn changed(links: &mut Option<Links>) -> BTreeSet<String> {
+    match links {
+        Some(links) => {
+            let changes = links.changed().await;
+            for change in &changes {
+                tracing::debug!("{} {}", change.name, change.kind);
+            }
+            changes.into_iter().map(|change| change.name).collect()
+        }
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => _ = interval.tick().await,
+        None => pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::net::{
@@ -129,7 +130,7 @@ pub struct Peer {
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens at `path`, in place of a socket that is left there.
+    /// Listens at `path`, in place of a socket that is left there, for this user's processes and root's.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -137,6 +138,8 @@ impl Listener {
         }
         let socket = open()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // Nobody can connect before.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         rustix::net::listen(&socket, 8)?;
         Ok(Self(socket))
     }

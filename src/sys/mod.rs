@@ -14,6 +14,7 @@ pub mod memory;
 pub mod netlink;
 pub mod packet_socket;
 pub mod poll;
+pub mod process;
 pub mod rlimit;
 pub mod rule_programs;
 pub mod shared_memory;

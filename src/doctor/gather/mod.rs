@@ -36,7 +36,7 @@ pub fn host(socket: &Path) -> Host {
         packet_socket: PacketSocket::open().into(),
         io_uring: Uring::new(COMPLETIONS).map(drop).into(),
         io_uring_disabled: sysctl("kernel/io_uring_disabled"),
-        bpf: RulePrograms::load(&[]).into(),
+        bpf: RulePrograms::load(&[], 1).into(),
         rmem_max: sysctl("net/core/rmem_max"),
         wmem_max: sysctl("net/core/wmem_max"),
         igmp_max_memberships: sysctl("net/ipv4/igmp_max_memberships"),

@@ -12,7 +12,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::socket::{Owner, folder_fault};
 use super::*;
-use crate::control::{Answer, LineBuffer, MAX_ANSWER, Selector, decode_response, encode_request, read_line};
+use crate::control::hostile::{Hostile, messages, seed};
+use crate::control::{
+    Answer, LineBuffer, MAX_ANSWER, Selector, decode_request, decode_response, encode_request, read_line,
+};
 
 /// Long enough for a machine that is busy with other things, short enough to notice that nothing comes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -94,9 +97,13 @@ impl Drop for Relay {
     }
 }
 
-/// What a supervisor without rules answers.
 fn answer(call: Call) {
-    let outcome = match call.command {
+    let _ = call.reply.send(outcome(call.command));
+}
+
+/// What a supervisor without rules answers.
+fn outcome(command: Command) -> Outcome {
+    match command {
         Command::Ping => Ok(Answer::Pong { pid: std::process::id(), version: "0".to_owned(), uptime_ms: 0 }),
         Command::Add { rules } => Ok(Answer::Added { names: rules.iter().map(|rule| rule.name()).collect() }),
         Command::Remove { rules } => {
@@ -104,8 +111,7 @@ fn answer(call: Call) {
             Err(Refusal::new(RefusalKind::UnknownRule, names.join(", ")))
         }
         command => Err(Refusal::new(RefusalKind::Failed, command.name())),
-    };
-    let _ = call.reply.send(outcome);
+    }
 }
 
 struct Client {
@@ -408,4 +414,66 @@ fn of_many_supervisors_one_gets_the_socket() {
         });
         assert_eq!(won, 1);
     }
+}
+
+/// Sends `count` hostile messages, many at once, and compares every response with what it must be.
+fn attack(relay: &Relay, seed: u64, count: usize, limit: usize) -> [usize; 3] {
+    let mut hostile = Hostile::new(seed);
+    let (mut sent, mut understood, mut refused) = (0, 0, 0);
+    while sent < count {
+        let mut client = relay.connect();
+        // The answers to one volley fit into the socket's buffers, so that neither side waits for the other.
+        for _ in 0..1 + hostile.below(20) {
+            let mut volley = Vec::new();
+            for _ in 0..1 + hostile.below(24) {
+                volley.extend(hostile.message(limit));
+                volley.push(b'\n');
+                sent += 1;
+            }
+            // The server may hang up within it: before that it has answered what came first.
+            let written = client.stream.write_all(&volley);
+            let mut hung_up = false;
+            for line in volley.split_inclusive(|byte| *byte == b'\n').map(|line| &line[..line.len() - 1]) {
+                if line.len() > limit {
+                    assert_eq!(client.refusal().kind, RefusalKind::TooLarge);
+                    assert!(client.is_closed());
+                    hung_up = true;
+                    break;
+                }
+                let expected = decode_request(line).and_then(outcome);
+                *if expected.is_ok() { &mut understood } else { &mut refused } += 1;
+                assert_eq!(client.outcome(), Some(expected), "{:?}", String::from_utf8_lossy(line));
+            }
+            if hung_up {
+                client = relay.connect();
+            } else {
+                written.unwrap();
+            }
+        }
+        if hostile.below(2) == 0 {
+            // And leaves in the middle of a line.
+            let _ = client.stream.write_all(&hostile.message(limit));
+        }
+    }
+    [sent, understood, refused]
+}
+
+#[test]
+fn hostile_clients_get_one_response_a_line_and_harm_nobody() {
+    const LIMIT: usize = 4_096;
+    let limits = Limits { request: LIMIT, ..Limits::default() };
+    let relay = Relay::start(limits);
+    let counts = thread::scope(|scope| {
+        let attack = |seed| attack(&relay, seed, messages() / 4, LIMIT);
+        let attackers: Vec<_> = (1..5)
+            .map(|thread| seed() ^ (thread << 32))
+            .map(|seed| scope.spawn(move || attack(seed)))
+            .collect();
+        let counts = attackers.into_iter().map(|attacker| attacker.join().unwrap());
+        counts.fold([0; 3], |sum, counts| [0, 1, 2].map(|i| sum[i] + counts[i]))
+    });
+    let [sent, understood, refused] = counts;
+    println!("{sent} messages: {understood} commands carried out, {refused} lines refused");
+    assert!(understood > sent / 50 && refused > sent / 2);
+    relay.wait_for_a_place();
 }

@@ -40,7 +40,9 @@ fn table() -> Table {
 
 /// What is told after `events`.
 fn told(table: &mut Table, events: impl IntoIterator<Item = Event>) -> Vec<(Kind, String)> {
-    events.into_iter().for_each(|event| table.apply(event));
+    for event in events {
+        table.apply(event);
+    }
     let changes = table.take_changes();
     assert_eq!(table.take_changes(), [], "told twice");
     changes.into_iter().map(|Change { kind, name }| (kind, name)).collect()
@@ -148,7 +150,9 @@ fn what_an_answer_does_not_mention_is_gone() {
     assert_eq!(told(&mut table, []), expected.map(|(kind, name)| (kind, name.to_owned())));
     table.begin();
     let again = [Event::Link(link(2, &["eth0"])), Event::Link(link(4, &["eth2"]))];
-    again.into_iter().for_each(|event| table.apply(event));
+    for event in again {
+        table.apply(event);
+    }
     table.sweep();
     assert_eq!(told(&mut table, []), []);
 }
@@ -183,7 +187,9 @@ proptest! {
         let mut table = Table::default();
         for batch in batches {
             let before = snapshot(&table);
-            batch.into_iter().for_each(|event| table.apply(event));
+            for event in batch {
+                table.apply(event);
+            }
             let changes = table.take_changes();
             let after = snapshot(&table);
             for name in ["a", "b", "c", "d"] {
