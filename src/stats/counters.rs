@@ -87,6 +87,18 @@ impl<'a, N: Named> CounterSet<'a, N> {
 }
 
 macro_rules! record {
+    ($(#[$doc:meta])* @private $type:ident { $($field:ident = $place:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        struct $type<'a>(&'a Record);
+
+        impl<'a> $type<'a> {
+            $(#[inline]
+            fn $field(self) -> Counter<'a> {
+                Counter(&self.0[$place])
+            })+
+        }
+    };
     ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident = $place:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
@@ -160,10 +172,11 @@ impl<'a> OutputCounters<'a> {
 
 record! {
     /// What belongs to no input and no rule.
-    General {
+    @private General {
         turns = 0,
         removed_received = 1,
         removed_matched = 2,
+        removed_relayed = 3,
     }
 }
 
@@ -267,19 +280,23 @@ impl Counters {
         clear(input.0);
     }
 
-    /// Makes the counters of the rule at `place` zero, for another one; what it took stays in the total. The worker knows it
-    /// no more.
-    pub fn remove_rule(&self, place: usize) {
-        let Some(rule) = self.rule(place) else { return };
-        self.general().removed_matched().add(rule.matched().get());
-        clear(rule.0);
-    }
-
-    /// Makes the counters of the output at `place` zero, for another one. The worker knows it no more.
-    pub fn remove_output(&self, place: usize) {
-        if let Some(output) = self.output(place) {
+    /// Makes the counters of the rule at `place`, and those of its outputs at `outputs`, zero, for another one; what they took and
+    /// what left stays in the totals. The worker knows them no more.
+    pub fn remove_rule(&self, place: usize, outputs: impl Iterator<Item = usize>) {
+        for output in outputs.filter_map(|place| self.output(place)) {
+            self.general().removed_relayed().add(output.relayed().get());
             clear(output.0);
         }
+        if let Some(rule) = self.rule(place) {
+            self.general().removed_matched().add(rule.matched().get());
+            clear(rule.0);
+        }
+    }
+
+    /// What was counted for inputs and rules that have been removed: received, matched, relayed.
+    pub fn removed(&self) -> [u64; 3] {
+        let general = self.general();
+        [general.removed_received(), general.removed_matched(), general.removed_relayed()].map(Counter::get)
     }
 
     /// Counts as interrupted what the worker, which is dead, had begun and not finished: `inputs` are the places of its inputs,
@@ -376,10 +393,13 @@ mod tests {
         counters.received(1, 5);
         counters.matched(2, 4, 100);
         counters.remove_input(1);
-        counters.remove_rule(2);
+        counters.output(3).unwrap().relayed().add(9);
+        counters.remove_rule(2, [3].into_iter());
         counters.received(1, 1);
         assert_eq!(counters.input(1).unwrap().received().get(), 1);
         assert_eq!(counters.total_received([1].into_iter()), 6);
         assert_eq!(counters.total_matched([2].into_iter()), 4);
+        assert_eq!(counters.removed(), [5, 4, 9]);
+        assert_eq!(counters.output(3).unwrap().relayed().get(), 0);
     }
 }

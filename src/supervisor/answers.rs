@@ -108,7 +108,7 @@ impl Supervisor {
             };
             let Some((place, live)) = place.and_then(|place| Some((place, self.relay.book.get(place)?)))
             else {
-                let message = format!("there is no {selector}; `list` shows those there are");
+                let message = format!("there is no {selector}");
                 return Err(Refusal::new(RefusalKind::UnknownRule, message));
             };
             if !places.contains(&place) {

@@ -84,9 +84,10 @@ impl LiveRule {
         self.input.as_ref().err().into_iter().chain(outputs).map(String::as_str)
     }
 
-    /// Whether its input or an output is on the interface `name`.
-    pub(super) fn mentions(&self, name: &str) -> bool {
-        self.rule.input.interface == name || self.rule.outputs.iter().any(|output| output.interface == name)
+    /// The interfaces that it listens on and sends through.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let outputs = self.rule.outputs.iter().map(|output| output.interface.as_str());
+        std::iter::once(self.rule.input.interface.as_str()).chain(outputs)
     }
 
     /// The places of what is counted for its outputs.
@@ -189,6 +190,12 @@ impl Book {
     /// The place of the rule with this input.
     pub(super) fn with_input(&self, input: &Input) -> Option<u32> {
         self.by_input.get(input).copied()
+    }
+
+    /// Whether this very rule runs.
+    pub(super) fn has(&self, rule: &Rule) -> bool {
+        let live = self.with_input(&rule.input).and_then(|place| self.get(place));
+        live.is_some_and(|live| live.rule == *rule)
     }
 
     /// All rules in the order in which they came, with their places.

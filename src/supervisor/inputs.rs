@@ -76,11 +76,6 @@ impl Input {
         Ok(Self { interface, place, sockets, shapes, filter, has_started: true, suspects: None })
     }
 
-    /// Whether its sockets can still capture: not when the interface has been deleted, even if there is another of that name.
-    pub(super) fn is_bound_to(&self, interface: &Interface) -> bool {
-        self.interface.index == interface.index
-    }
-
     /// The order for a worker to receive.
     pub(super) fn order(&self, worker: usize) -> io::Result<(Order, Descriptor)> {
         let socket = self.sockets.get(worker).ok_or(io::ErrorKind::NotFound)?.try_clone()?;

@@ -7,7 +7,7 @@ mod control;
 mod error;
 mod filter;
 mod inputs;
-mod links;
+pub mod links;
 mod membership;
 mod metrics;
 mod notify;
@@ -18,6 +18,7 @@ mod relay;
 mod reload;
 mod report;
 mod samples;
+mod takeover;
 mod workers;
 
 use std::collections::BTreeSet;

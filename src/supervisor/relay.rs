@@ -14,7 +14,7 @@ use super::workers::Workers;
 use super::{SupervisorError, counted};
 use crate::config::Config;
 use crate::rules::{Output, Rule};
-use crate::stats::{InputStats, MAX_INPUTS, RemovedStats};
+use crate::stats::{InputStats, MAX_INPUTS};
 use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
 use crate::worker::order::Order;
@@ -30,13 +30,12 @@ pub(super) struct Relay {
     pub(super) book: Book,
     /// By the names of their interfaces.
     pub(super) inputs: BTreeMap<String, LiveInput>,
-    input_places: Places,
+    pub(super) input_places: Places,
     pub(super) outputs: Outputs,
     pub(super) memberships: Memberships,
     pub(super) workers: Workers,
     /// What inputs have counted that were closed, by the names of their interfaces.
     pub(super) past_inputs: BTreeMap<String, InputStats>,
-    pub(super) removed: RemovedStats,
 }
 
 /// An input and how many rules listen to it.
@@ -58,26 +57,26 @@ impl Relay {
             memberships: Memberships::default(),
             workers,
             past_inputs: BTreeMap::new(),
-            removed: RemovedStats::default(),
             config,
         }
     }
 
-    /// Begins with the rules of the configuration.
+    /// Begins with the rules of the configuration. Where workers of another supervisor relay still, they go on, and rules of
+    /// the configuration that they do not have yet are added.
     pub(super) async fn start(&mut self) -> Result<(), SupervisorError> {
         let rules = std::mem::take(&mut self.config.rules);
-        // All of them first, so that an input knows them when it is opened.
-        let places = rules.into_iter().map(|rule| self.book.enter(rule)).collect::<Result<Vec<_>, _>>()?;
-        places.into_iter().try_for_each(|place| self.reconcile(place))?;
-        for number in 0..self.workers.len() {
-            self.launch(number)?;
+        match self.workers.adopt().await {
+            Some(all_told) => {
+                self.take_over(all_told).await?;
+                let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
+                let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
+                let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
+                let replaced = same_input.chain(same_name).collect::<BTreeSet<_>>();
+                self.change(&replaced.into_iter().collect::<Vec<_>>(), others).await?;
+                tracing::info!("took over from another supervisor, whose workers have gone on");
+            }
+            None => self.begin(rules).await?,
         }
-        self.workers.sync().await;
-        if let Some(error) = self.workers.why_down() {
-            self.workers.drain(DRAIN_TIME).await;
-            return Err(error);
-        }
-        self.start_inputs()?;
         for (_, live) in self.book.iter().filter(|(_, live)| live.waits()) {
             tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
         }
@@ -90,6 +89,22 @@ impl Relay {
             self.way.name()
         );
         Ok(())
+    }
+
+    /// Begins with `rules` and new workers.
+    async fn begin(&mut self, rules: Vec<Rule>) -> Result<(), SupervisorError> {
+        // All of them first, so that an input knows them when it is opened.
+        let places = rules.into_iter().map(|rule| self.book.enter(rule)).collect::<Result<Vec<_>, _>>()?;
+        places.into_iter().try_for_each(|place| self.reconcile(place))?;
+        for number in 0..self.workers.len() {
+            self.launch(number)?;
+        }
+        self.workers.sync().await;
+        if let Some(error) = self.workers.why_down() {
+            self.workers.drain(DRAIN_TIME).await;
+            return Err(error);
+        }
+        self.start_inputs()
     }
 
     /// Has all rules that wait try again, and finds out what became of frames that a worker died over.
@@ -223,14 +238,9 @@ impl Relay {
         }
         self.close_unused().await;
         for (place, live) in struck {
-            let counters = self.workers.counters();
-            for counters in counters {
-                let outputs = live.outputs.iter().filter_map(|o| counters.output(o.counters as usize));
-                self.removed.relayed += outputs.map(|output| output.relayed().get()).sum::<u64>();
-                let rule = counters.rule(place as usize);
-                self.removed.matched += rule.map_or(0, |rule| rule.matched().get());
-                counters.remove_rule(place as usize);
-                live.outputs.iter().for_each(|output| counters.remove_output(output.counters as usize));
+            for counters in self.workers.counters() {
+                let outputs = live.outputs.iter().map(|output| output.counters as usize);
+                counters.remove_rule(place as usize, outputs);
             }
             self.book.give_back(place, &live);
         }
@@ -387,7 +397,7 @@ impl Relay {
     /// Looks again at what there is of the interfaces `names`: lets go what is gone, and has rules that wait try again.
     pub(super) async fn reconsider(&mut self, names: &BTreeSet<String>) {
         let stale: HashSet<_> = names.iter().filter(|name| self.is_stale(name)).collect();
-        let mentions = |live: &LiveRule| names.iter().any(|name| live.mentions(name));
+        let mentions = |live: &LiveRule| live.interfaces().any(|name| names.contains(name));
         let places: Vec<_> =
             self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
         let mut touched = Vec::new();

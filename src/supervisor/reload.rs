@@ -53,7 +53,7 @@ impl Supervisor {
         for rule in rules {
             let running = self.relay.book.with_input(&rule.input);
             match running.and_then(|place| Some((place, self.relay.book.get(place)?))) {
-                Some((place, live)) if live.rule == rule => {
+                Some((place, _)) if self.relay.book.has(&rule) => {
                     kept.insert(place);
                     difference.unchanged += 1;
                     continue;

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use super::book::{Book, LiveRule};
 use super::relay::Relay;
 use crate::rules::Output;
-use crate::stats::{Cause, Counters, Named, OutputStats, RuleStats, Stats, WorkerStats};
+use crate::stats::{Cause, Counters, Named, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
 
 /// How reports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +43,21 @@ impl Relay {
         }
         let inputs: Vec<_> = inputs.into_values().collect();
         let relayed: u64 = rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
+        let removed = counters.iter().map(|counters| counters.removed());
+        let removed = removed.fold(RemovedStats::default(), |sum, [_, matched, relayed]| RemovedStats {
+            matched: sum.matched + matched,
+            relayed: sum.relayed + relayed,
+        });
         Stats {
             rx: self.way.name().to_owned(),
             workers,
             received: inputs.iter().map(|input| input.received).sum(),
-            matched: rules.iter().map(|rule| rule.matched).sum::<u64>() + self.removed.matched,
+            matched: rules.iter().map(|rule| rule.matched).sum::<u64>() + removed.matched,
             dropped,
-            relayed: relayed + self.removed.relayed,
+            relayed: relayed + removed.relayed,
             inputs,
             rules,
-            removed: self.removed.clone(),
+            removed,
         }
     }
 }
@@ -232,7 +237,7 @@ fn since<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{InputStats, RemovedStats, SendFailure};
+    use crate::stats::{InputStats, SendFailure};
 
     fn stats(refused: u64, kernel_dropped: u64) -> Stats {
         let mut book = Book::new();

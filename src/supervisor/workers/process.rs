@@ -39,6 +39,9 @@ pub(super) struct Process {
     pulse: Pulse,
 }
 
+/// Orders that a worker was given, with their descriptors.
+pub(in crate::supervisor) type Told = Vec<(Order, Option<OwnedFd>)>;
+
 /// When a worker has last shown that it lives.
 #[derive(Clone, Copy, Debug)]
 struct Pulse {
@@ -56,18 +59,34 @@ impl Process {
         command.args(arguments).arg("worker").stdin(OwnedFd::from(listener)).stdout(Stdio::null());
         // A terminal's interrupt is for the supervisor.
         let child = command.process_group(0).spawn()?;
-        Self::new(Channel::connect(path)?, child.id(), Some(child))
+        Self::new(Channel::connect(path)?.register()?, child.id(), Some(child))
     }
 
-    /// One that another supervisor has started.
-    pub(super) fn adopt(channel: Channel, pid: u32) -> io::Result<Self> {
-        Self::new(channel, pid, None)
+    /// One that another supervisor has started and that listens at `path`, and what it was told.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` or `NotFound` when there is none, `InvalidData` when it is of another version.
+    pub(super) async fn adopt(path: &Path) -> io::Result<(Self, Told)> {
+        let channel = Channel::connect(path)?.register()?;
+        let (mut inbox, mut told, mut here) = (Inbox::<Answer>::default(), Told::new(), None);
+        loop {
+            match inbox.receive(channel.get_ref()) {
+                Ok((Answer::Here { pid }, _)) => here = Some(pid),
+                Ok((Answer::Told(order), descriptor)) => told.push((order, descriptor)),
+                Ok((Answer::ToldAll, _)) => break,
+                Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+        let pid = here.ok_or(io::ErrorKind::InvalidData)?;
+        Ok((Self::new(channel, pid, None)?, told))
     }
 
-    fn new(channel: Channel, pid: u32, child: Option<Child>) -> io::Result<Self> {
+    fn new(channel: AsyncFd<Channel>, pid: u32, child: Option<Child>) -> io::Result<Self> {
         let number = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {
-            channel: channel.register()?,
+            channel,
             outbox: Outbox::default(),
             inbox: Inbox::default(),
             child,
