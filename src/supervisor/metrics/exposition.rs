@@ -65,6 +65,11 @@ impl Snapshot {
         to.plain_counter("received_datagrams", help, stats.received)?;
         to.plain_counter("matched_datagrams", "Datagrams that a rule took", stats.matched)?;
         to.plain_counter("relayed_datagrams", "Copies that left, over all outputs", stats.relayed)?;
+        // Without these the sums over the rules would not come to the totals.
+        let help = "Datagrams that rules took which have been removed since";
+        to.plain_counter("removed_matched_datagrams", help, stats.removed.matched)?;
+        let help = "Copies that left through outputs that have been removed since";
+        to.plain_counter("removed_relayed_datagrams", help, stats.removed.relayed)?;
         let help = "Datagrams that a worker has not finished with";
         to.plain_gauge("under_way_datagrams", help, stats.under_way() as f64)?;
         // Zeros too, as what appears with its first count is no increase to Prometheus.

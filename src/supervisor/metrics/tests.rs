@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::control::{OutputStatus, RuleStatus, State, WorkerState, WorkerStatus};
 use crate::rules::Rule;
-use crate::stats::{Cause, InputStats, Named, OutputStats, RuleStats, SendFailure, Stats, WorkerStats};
+use crate::stats::{Cause, InputStats, Named, OutputStats, RemovedStats, RuleStats, SendFailure, Stats, WorkerStats};
 
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +51,7 @@ fn snapshot() -> Snapshot {
         matched: 12,
         relayed: 13,
         dropped: causes.collect(),
+        removed: RemovedStats { matched: 16, relayed: 17 },
         inputs: vec![input],
         rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
     };
@@ -109,6 +110,8 @@ fn every_count_is_told() {
         "received_datagrams_total 9000".to_owned(),
         "matched_datagrams_total 12".to_owned(),
         "relayed_datagrams_total 13".to_owned(),
+        "removed_matched_datagrams_total 16".to_owned(),
+        "removed_relayed_datagrams_total 17".to_owned(),
         "dropped_frames_total{cause=\"no_rule\"} 0".to_owned(),
         "dropped_frames_total{cause=\"malformed\"} 209".to_owned(),
         "input_foreign_datagrams_total{interface=\"eth0\"} 1".to_owned(),
