@@ -101,26 +101,32 @@ pub fn run(
     ready: impl FnOnce(),
 ) -> Result<(), WorkerError> {
     let Descriptors { inputs, mut egress } = descriptors;
-    let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
+    let mut ring = Uring::disabled(COMPLETIONS).map_err(WorkerError::Setup)?;
+    // Once nothing is left to be registered.
+    let ready = |ring: &mut Uring| {
+        ring.restrict().map_err(WorkerError::Setup)?;
+        ready();
+        Ok::<_, WorkerError>(())
+    };
     let surroundings = Surroundings { rules, egress: &mut egress, counters, busy_poll };
     match inputs {
         Inputs::Blocks(rings) => {
-            ready();
+            ready(&mut ring)?;
             UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
         }
         Inputs::Slots(rings) => {
-            ready();
+            ready(&mut ring)?;
             UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
         }
         Inputs::Recv { sockets, coalesce } => {
             let mode = Mode::Multishot { coalesce };
             let receiver = Recv::new(&mut ring, sockets, mode).map_err(WorkerError::Buffers)?;
-            ready();
+            ready(&mut ring)?;
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }
         Inputs::RecvSingleShot(sockets) => {
             let receiver = Recv::new(&mut ring, sockets, Mode::SingleShot).map_err(WorkerError::Buffers)?;
-            ready();
+            ready(&mut ring)?;
             UnifiedLoop { ring, receiver, surroundings }.run(stop)
         }
     }
