@@ -12,6 +12,7 @@ pub mod packet_socket;
 pub mod poll;
 pub mod rlimit;
 pub mod rule_programs;
+pub mod sandbox;
 mod sockopt;
 pub mod udp_socket;
 pub mod uring;
