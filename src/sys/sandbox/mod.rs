@@ -213,7 +213,10 @@ fn change_group(held: CapabilitySet, gid: u32) -> Result<(), Reason> {
 
 fn change_user(held: CapabilitySet, uid: u32) -> Result<(), Reason> {
     let uid = Uid::from_raw_unchecked(uid);
-    with(held, CapabilitySet::SETUID, "CAP_SETUID", || Ok(thread::set_thread_res_uid(uid, uid, uid)?))
+    with(held, CapabilitySet::SETUID, "CAP_SETUID", || {
+        // What this process does not hold its parent does not either, and could not end another user's process.
+        with(held, CapabilitySet::KILL, "CAP_KILL", || Ok(thread::set_thread_res_uid(uid, uid, uid)?))
+    })
 }
 
 fn clear_capabilities() -> Result<(), SandboxError> {

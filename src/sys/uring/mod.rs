@@ -171,11 +171,36 @@ impl Uring {
         self.ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendZc::CODE)
     }
 
-    /// Asks to be told once when `fd` is readable or its other end is closed.
-    pub fn poll(&mut self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32).build();
+    /// Asks to be told once when `fd` is readable or its other end is closed, and with `room` also when it can be written to.
+    pub fn poll(&mut self, fd: BorrowedFd<'_>, room: bool, token: Token) -> io::Result<()> {
+        let events = libc::POLLIN | if room { libc::POLLOUT } else { 0 };
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events as u32).build();
         // SAFETY: the operation reads and writes no memory of the process.
         unsafe { self.push(entry, token, None) }
+    }
+
+    /// Ends the operation in flight on `fd` whose results come with `token`: no more of them come. Before Linux 5.19 it goes on,
+    /// and keeps what `fd` stands for open, as long as the ring.
+    pub fn cancel(&mut self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let all = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
+        // SAFETY: the operation reads and writes no memory of the process.
+        unsafe { self.push(opcode::AsyncCancel2::new(all).build(), Token::Cancel, None) }?;
+        let (mut cancelled, mut ended) = (false, false);
+        while !(cancelled && ended) {
+            enter(&self.ring, 1)?;
+            while let Some(entry) = self.ring.completion().next() {
+                let completion = read(&entry, &mut self.pool);
+                if completion.token == Token::Cancel {
+                    cancelled = true;
+                    // None was there to be cancelled, or it cannot be.
+                    ended |= !matches!(completion.result, Ok(1..));
+                } else {
+                    ended |= completion.token == token && !completion.more;
+                    self.deferred.push_back(completion);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Receives into provided buffers until an error ends it (Linux 6.0).

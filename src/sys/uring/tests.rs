@@ -24,7 +24,7 @@ fn next(ring: &mut Uring) -> Completion {
 
 #[test]
 fn user_data_survives_packing() {
-    for token in [Token::Stop, Token::Receive(65_535), Token::Wake, Token::Send(255)] {
+    for token in [Token::Order, Token::Receive(65_535), Token::Wake, Token::Send(255), Token::Cancel] {
         for buffer in [None, Some(0), Some(32_767)] {
             let data = UserData { token, buffer };
             assert_eq!(UserData::unpack(data.pack()), data);
@@ -46,7 +46,7 @@ fn a_failed_batch_is_never_submitted_later() {
     assert!(ended.is_err());
     drop(payload);
     assert!(ring.wait(Wait::First).is_err() && ring.wait(Wait::Not).is_err());
-    assert!(ring.poll(receiver.as_fd(), Token::Stop).is_err());
+    assert!(ring.poll(receiver.as_fd(), false, Token::Order).is_err());
     assert!(ring.send_all(&[], |_, _| ()).is_err());
 }
 
@@ -191,9 +191,9 @@ fn receives_that_complete_during_sends_are_kept() {
 fn a_closed_pipe_ends_a_wait() {
     let (reader, writer) = io::pipe().unwrap();
     let mut ring = Uring::new(1_024).unwrap();
-    ring.poll(reader.as_fd(), Token::Stop).unwrap();
+    ring.poll(reader.as_fd(), false, Token::Order).unwrap();
     drop(writer);
-    assert_eq!(next(&mut ring).token, Token::Stop);
+    assert_eq!(next(&mut ring).token, Token::Order);
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! A rule as it is told: what a `[[rule]]` of a configuration file says, not checked yet.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU8, NonZeroU16};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{Fault, Input, Output, Rule};
+
+/// A rule as it is told; [`Rule::try_from`] checks it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RuleSpec {
+    /// Its name; without one it is named after its input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it takes.
+    pub input: InputSpec,
+    /// Where copies go; at least one.
+    pub outputs: Vec<OutputSpec>,
+}
+
+/// The datagrams that a rule takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InputSpec {
+    /// Interface on which they arrive.
+    pub interface: String,
+    /// Destination address.
+    pub group: IpAddr,
+    /// UDP destination port.
+    pub port: NonZeroU16,
+    /// Source address they must have; absent for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+}
+
+/// Where a rule sends a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OutputSpec {
+    /// Destination address.
+    pub group: IpAddr,
+    /// UDP destination port.
+    pub port: NonZeroU16,
+    /// Interface through which copies leave.
+    pub interface: String,
+    /// Time to live (hop limit) of the copies; absent for [`Output::DEFAULT_TTL`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<NonZeroU8>,
+}
+
+/// A rule that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rule {name:?}: {}", .faults.iter().map(shown).collect::<Vec<_>>().join("; "))]
+pub struct InvalidRule {
+    /// Its name.
+    pub name: String,
+    /// Everything that is wrong with it.
+    pub faults: Vec<Fault>,
+}
+
+fn shown(fault: &Fault) -> String {
+    format!("{} {}", fault.key, fault.message)
+}
+
+impl TryFrom<RuleSpec> for Rule {
+    type Error = InvalidRule;
+
+    fn try_from(spec: RuleSpec) -> Result<Self, InvalidRule> {
+        let input = Input::from(spec.input);
+        let name = spec.name.unwrap_or_else(|| input.to_string());
+        let rule = Self { name, input, outputs: spec.outputs.into_iter().map(Output::from).collect() };
+        match rule.faults() {
+            faults if faults.is_empty() => Ok(rule),
+            faults => Err(InvalidRule { name: rule.name, faults }),
+        }
+    }
+}
+
+impl From<&Rule> for RuleSpec {
+    fn from(rule: &Rule) -> Self {
+        let outputs = rule.outputs.iter().map(OutputSpec::from).collect();
+        Self { name: Some(rule.name.clone()), input: (&rule.input).into(), outputs }
+    }
+}
+
+impl RuleSpec {
+    /// Its name, or what it is named without one.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.input.to_string())
+    }
+}
+
+impl From<InputSpec> for Input {
+    fn from(InputSpec { interface, group, port, source }: InputSpec) -> Self {
+        Self { interface, group, port: port.get(), source }
+    }
+}
+
+impl From<&Input> for InputSpec {
+    fn from(Input { interface, group, port, source }: &Input) -> Self {
+        let port = NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN);
+        Self { interface: interface.clone(), group: *group, port, source: *source }
+    }
+}
+
+impl From<OutputSpec> for Output {
+    fn from(OutputSpec { group, port, interface, ttl }: OutputSpec) -> Self {
+        Self { group, port: port.get(), interface, ttl: ttl.map_or(Self::DEFAULT_TTL, NonZeroU8::get) }
+    }
+}
+
+impl From<&Output> for OutputSpec {
+    fn from(Output { group, port, interface, ttl }: &Output) -> Self {
+        let port = NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN);
+        Self { group: *group, port, interface: interface.clone(), ttl: NonZeroU8::new(*ttl) }
+    }
+}
+
+impl fmt::Display for InputSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Input::from(self.clone()).fmt(f)
+    }
+}
+
+impl fmt::Display for OutputSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", SocketAddr::new(self.group, self.port.get()), self.interface)
+    }
+}
