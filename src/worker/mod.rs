@@ -73,7 +73,7 @@ pub fn run(
 ) -> Result<(), WorkerError> {
     let (task, memory) = begin(&mut link)?;
     let counters = Counters::open(memory).map_err(WorkerError::Orders)?;
-    let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
+    let mut ring = Uring::disabled(COMPLETIONS).map_err(WorkerError::Setup)?;
     let by_recv = |ring: &mut Uring, mode| Recv::new(ring, mode).map_err(WorkerError::Buffers);
     match task.path {
         Path::Blocks => work(ring, Mmap::<BlockRing>::new(&counters), link, task, &counters, confine),
@@ -104,6 +104,8 @@ fn work(
     counters: &Counters,
     confine: impl FnOnce(&Task, &mut Uring) -> Result<(), WorkerError>,
 ) -> Result<(), WorkerError> {
+    // Nothing is left to be registered with it.
+    ring.restrict().map_err(WorkerError::Setup)?;
     confine(&task, &mut ring)?;
     let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
     let mut work =
