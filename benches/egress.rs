@@ -10,7 +10,7 @@ use multicast_relay::rules::RuleIndex;
 use multicast_relay::stats::Counters;
 use multicast_relay::sys::udp_socket::occupy;
 use multicast_relay::sys::uring::Uring;
-use multicast_relay::worker::egress::Egress;
+use multicast_relay::worker::egress::{Egress, Hop};
 
 /// What a block of the packet ring brings in a millisecond at 100,000 frames per second.
 const PAYLOADS: usize = 100;
@@ -19,13 +19,14 @@ const PAYLOAD_LEN: usize = 100;
 /// A rule with so many outputs.
 fn egress(outputs: usize, segment: bool, to: SocketAddr) -> Egress {
     let mut egress = Egress::default();
-    let place = |_| {
+    let hop = |place| {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a socket");
         socket.connect(to).expect("connect a socket");
-        egress.add_output("lo".to_owned(), socket.into(), segment)
+        egress.set_output(place, "lo".to_owned(), socket.into(), segment).expect("add an output");
+        Hop { output: Some(place), counters: place }
     };
-    let places = (0..outputs).map(place).collect();
-    egress.add_rule(places);
+    let hops: Vec<_> = (0..outputs as u32).map(hop).collect();
+    egress.set_route(RuleIndex(0), &hops).expect("add a route");
     egress
 }
 
@@ -40,7 +41,7 @@ fn batches(c: &mut Criterion) {
         bench.throughput(Throughput::Elements((outputs * PAYLOADS) as u64));
         for (name, segment) in [("trains", true), ("single datagrams", false)] {
             let mut egress = egress(outputs, segment, to);
-            let counters = Counters::new(1, [outputs]);
+            let counters = Counters::new().expect("make memory for counters");
             bench.bench_function(BenchmarkId::new(name, format!("{outputs} outputs")), |b| {
                 b.iter(|| {
                     let mut batch = egress.begin(&counters);
@@ -49,8 +50,8 @@ fn batches(c: &mut Criterion) {
                     }
                     batch.send(&mut ring).expect("send what is queued");
                 });
-                let outputs = &counters.rules[0].outputs;
-                assert!(outputs.iter().all(|output| output.relayed.get() > 0), "nothing was sent");
+                let relayed = |place| counters.output(place).map_or(0, |output| output.relayed().get());
+                assert!((0..outputs).all(|place| relayed(place) > 0), "nothing was sent");
             });
         }
     }

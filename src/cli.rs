@@ -2,12 +2,15 @@
 
 pub mod client;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use self::client::{ClientCommand, DEFAULT_CONTROL_SOCKET};
 use crate::config::{FANOUTS, Flags, Profile, RING_VERSIONS, RingFlags, Rx};
+use crate::logging::LogFormat;
+use crate::supervisor::listen_address;
 use crate::sys::packet_socket::FanoutMode;
 use crate::worker::packet_ring::Version;
 
@@ -21,6 +24,20 @@ pub struct Cli {
     /// How much to log on standard error: error, warn, info, debug or trace
     #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     pub log_level: tracing::Level,
+    /// How log lines look: text, or json for one object a line [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&LogFormat::CHOICES))]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Cli {
+    /// The arguments that make another process log in the same way.
+    pub fn log_arguments(&self) -> Vec<String> {
+        let format = self.log_format.unwrap_or_default();
+        let format = LogFormat::CHOICES.iter().find(|(_, choice)| *choice == format);
+        let format = format.map(|(name, _)| ["--log-format".to_owned(), (*name).to_owned()]);
+        let level = ["--log-level".to_owned(), self.log_level.to_string().to_lowercase()];
+        level.into_iter().chain(format.into_iter().flatten()).collect()
+    }
 }
 
 /// What to do.
@@ -28,6 +45,9 @@ pub struct Cli {
 pub enum Command {
     /// Relay until SIGTERM or SIGINT; SIGUSR1 prints the counters
     Supervisor(Supervisor),
+    /// Relay as a supervisor says that connects to standard input
+    #[command(hide = true)]
+    Worker,
     /// Validate a configuration file: name line and key of every mistake
     Check {
         /// The configuration file
@@ -36,6 +56,39 @@ pub enum Command {
     /// What a running supervisor is asked.
     #[command(flatten)]
     Client(ClientCommand),
+    /// Look at kernel, privileges, limits and interfaces: what will bite a relay here, and how to mend it
+    Doctor(Doctor),
+    /// Print a script that completes the command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a page of the manual for `man -l -`, or write all of them
+    Man {
+        /// A command, `multicast_relay` or `multicast_relay.toml`
+        #[arg(default_value = "multicast_relay")]
+        page: String,
+        /// Write all pages below this folder, into man5 and man8
+        #[arg(long, value_name = "DIR", conflicts_with = "page")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Interfaces to look at [default: all that are up]
+    #[arg(value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Look at the interfaces of this configuration file, for what its rules use them
+    #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
+    pub config: Option<PathBuf>,
+    /// Where a supervisor's control socket would be
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub control_socket: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `supervisor`.
@@ -102,6 +155,9 @@ pub struct Supervisor {
     /// Where to listen for add, remove, list and so on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL_SOCKET)]
     pub control_socket: PathBuf,
+    /// Serve counters to Prometheus here: a port of the loopback interface such as 9464, or an address with a port
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Supervisor {

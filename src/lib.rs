@@ -22,11 +22,16 @@
 //! - [`client`]: what asks them of a running supervisor.
 //! - [`worker`]: the data path.
 //! - [`supervisor`]: everything around it.
+//! - [`doctor`]: what of a host will bite a relay, beside all that.
+//! - [`manual`]: manual pages and shell completions.
 
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod doctor;
+pub mod logging;
+pub mod manual;
 pub mod rules;
 pub mod stats;
 pub mod supervisor;

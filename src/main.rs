@@ -1,13 +1,18 @@
 //! `multicast_relay`: parse, dispatch, exit code.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use multicast_relay::cli::{Cli, Command, Supervisor};
+use multicast_relay::cli::{Cli, Command, Doctor, Supervisor};
 use multicast_relay::client::{self, ClientError};
 use multicast_relay::config::{Config, ConfigError};
-use multicast_relay::supervisor::{self, Format, SupervisorError};
+use multicast_relay::doctor::gather::GatherError;
+use multicast_relay::doctor::{self, Scope};
+use multicast_relay::logging;
+use multicast_relay::manual::{self, ManualError};
+use multicast_relay::supervisor::{self, Format, Options, SupervisorError};
+use multicast_relay::worker::{self, WorkerError};
 
 /// Exit codes beside 0, success.
 const RUN_TIME_FAILURE: u8 = 1;
@@ -20,42 +25,77 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error(transparent)]
     RunTime(#[from] SupervisorError),
+    #[error("worker: {0}")]
+    Worker(#[from] WorkerError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Doctor(#[from] GatherError),
+    #[error(transparent)]
+    Manual(#[from] ManualError),
+    /// It has said so itself.
+    #[error("this host has a problem; see above")]
+    Problem,
     #[error("write to standard output: {0}")]
     Output(io::Error),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(cli.log_level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    let result = match cli.command {
-        Command::Supervisor(arguments) => supervise(&arguments),
-        Command::Check { file } => check(&file),
-        Command::Client(command) => client::run(&command).map_err(Failure::from),
+    logging::start(cli.log_level, cli.log_format.unwrap_or_default());
+    let result = match &cli.command {
+        Command::Supervisor(arguments) => supervise(&cli, arguments),
+        Command::Worker => worker::process::run().map_err(Failure::from),
+        Command::Check { file } => check(file),
+        Command::Client(command) => client::run(command).map_err(Failure::from),
+        Command::Doctor(arguments) => diagnose(arguments),
+        Command::Completions { shell } => print(&manual::completions(*shell)),
+        Command::Man { out: Some(folder), .. } => {
+            manual::write_pages(folder).map(drop).map_err(Failure::from)
+        }
+        Command::Man { page, .. } => {
+            manual::page(page).map_err(Failure::from).and_then(|page| print(page.roff.as_bytes()))
+        }
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
-        Failure::Configuration(_) => BAD_CONFIGURATION,
+        Failure::Configuration(_) | Failure::Manual(ManualError::Unknown(_)) => BAD_CONFIGURATION,
         Failure::Client(ref error) if error.is_usage() => BAD_CONFIGURATION,
-        Failure::RunTime(_) | Failure::Client(_) | Failure::Output(_) => RUN_TIME_FAILURE,
+        _ => RUN_TIME_FAILURE,
     })
 }
 
-fn supervise(arguments: &Supervisor) -> Result<(), Failure> {
+fn supervise(cli: &Cli, arguments: &Supervisor) -> Result<(), Failure> {
     let config = Config::load(&arguments.flags())?;
     let format = if arguments.json { Format::Json } else { Format::Table };
-    Ok(supervisor::run(&config, format)?)
+    let options = Options {
+        flags: arguments.flags(),
+        format,
+        control_socket: arguments.control_socket.clone(),
+        metrics: arguments.metrics,
+        worker_arguments: cli.log_arguments(),
+    };
+    Ok(supervisor::run(config, options)?)
 }
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load_file(file)?;
     let rules = supervisor::counted(config.rules.len(), "rule");
     writeln!(io::stdout(), "{}: {rules}, no mistake", file.display()).map_err(Failure::Output)
+}
+
+fn diagnose(arguments: &Doctor) -> Result<(), Failure> {
+    let scope = match &arguments.config {
+        Some(file) => Scope::of_rules(&Config::load_file(file)?.rules),
+        None => Scope::of_names(arguments.interfaces.clone()),
+    };
+    let diagnosis = doctor::examine(&scope, &arguments.control_socket)?;
+    let text = if arguments.json { diagnosis.to_json() } else { diagnosis.to_string() };
+    writeln!(io::stdout(), "{text}").map_err(Failure::Output)?;
+    if diagnosis.works() { Ok(()) } else { Err(Failure::Problem) }
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    io::stdout().write_all(text).map_err(Failure::Output)
 }

@@ -1,43 +1,31 @@
 //! Counters of the data path, the report made from them, and the conservation identity they obey.
 //!
-//! Each worker writes its own, anybody reads. Nothing disappears silently:
+//! Each worker writes its own, in memory that it shares with the supervisor and that outlives it. Nothing disappears
+//! silently:
 //!
 //! ```text
-//! captured by the kernel = dropped by the kernel + queued in the socket + frames        for each input
+//! captured by the kernel = dropped by the kernel + queued in the socket + lost with a worker + frames   for each input
 //! received               = matched by a rule + dropped before a rule, by Cause
-//! matched                = relayed + dropped at the output, by SendFailure               for each output
+//! matched                = relayed + dropped at the output, by SendFailure                              for each output
 //! ```
 //!
 //! What no rule takes is told apart by a filter in the kernel, which counts it and captures nothing of it. A frame brings
 //! one datagram to `received`, or several where it is a train of them that a rule takes.
 //!
 //! A worker that is within a turn holds some datagrams between those counts, so a report made meanwhile reads them
-//! from the last to the first: then what is missing in a line is what is still under way, and nothing is in excess.
+//! from the last to the first: then what is missing in a line is what is still under way, and nothing is in excess. What a
+//! worker held that died is counted as `interrupted` when it is replaced ([`Counters::settle`]).
 
+mod counters;
 mod report;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use report::{Imbalance, InputStats, OutputStats, RuleStats, Stats, WorkerStats};
-
-/// A monotonic count with one writer and any number of readers.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `n`. Only the one writer may call it: load and store are cheaper than a locked add.
-    pub fn add(&self, n: u64) {
-        // Pairs with the load in `get`: who sees this count sees all that were written before it.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Release);
-    }
-
-    /// The count so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-}
+pub use counters::{
+    Counter, CounterSet, Counters, InputCounters, MAX_INPUTS, MAX_OUTPUTS, MAX_RULES, OutputCounters,
+    RuleCounters,
+};
+pub use report::{Imbalance, InputStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
 
 /// A closed set of names, each with a counter of its own.
 pub trait Named: Copy + 'static {
@@ -86,6 +74,8 @@ named! {
         NotUdp = "not_udp",
         /// A header that contradicts itself or the frame's length.
         Malformed = "malformed",
+        /// A worker died over it.
+        Interrupted = "interrupted",
     }
 }
 
@@ -102,12 +92,14 @@ named! {
         Unreachable = "unreachable",
         /// The receiver's host refuses the port (ECONNREFUSED).
         Refused = "refused",
-        /// The interface is down or gone (ENETDOWN, ENODEV, ENXIO).
+        /// The interface is down, gone or not there yet (ENETDOWN, ENODEV, ENXIO).
         InterfaceDown = "interface_down",
         /// A firewall or security policy forbids it (EPERM, EACCES).
         Forbidden = "forbidden",
         /// Any other errno.
         Other = "other",
+        /// A worker died over it. It may have left, and its replacement sends it again where it can.
+        Interrupted = "interrupted",
     }
 }
 
@@ -127,122 +119,6 @@ impl SendFailure {
     }
 }
 
-/// One counter for each member of a closed set.
-#[derive(Debug)]
-pub struct CounterSet<N: Named> {
-    counts: Box<[Counter]>,
-    names: std::marker::PhantomData<N>,
-}
-
-impl<N: Named> Default for CounterSet<N> {
-    fn default() -> Self {
-        Self { counts: N::ALL.iter().map(|_| Counter::default()).collect(), names: std::marker::PhantomData }
-    }
-}
-
-impl<N: Named> CounterSet<N> {
-    /// Adds `n` to the counter of `name`.
-    pub fn add(&self, name: N, n: u64) {
-        if let Some(counter) = self.counts.get(name.index()) {
-            counter.add(n);
-        }
-    }
-
-    /// What is not zero, by name.
-    pub fn report(&self) -> BTreeMap<String, u64> {
-        let counts =
-            N::ALL.iter().zip(&self.counts).map(|(name, count)| (name.name().to_owned(), count.get()));
-        counts.filter(|(_, count)| *count > 0).collect()
-    }
-}
-
-/// What one worker counts.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// One for each input, in the order of the inputs.
-    pub inputs: Box<[InputCounters]>,
-    /// Frames that reached no rule.
-    pub dropped: CounterSet<Cause>,
-    /// One for each rule, in the order of the rules.
-    pub rules: Box<[RuleCounters]>,
-}
-
-/// What is counted for one input.
-#[derive(Debug, Default)]
-pub struct InputCounters {
-    /// Frames taken from the socket.
-    pub frames: Counter,
-    /// Datagrams in them; a frame that reached no rule counts as one.
-    pub received: Counter,
-    /// Times its interface went down.
-    pub went_down: Counter,
-    /// Loans of a ring that the kernel marked as following a loss.
-    pub follows_loss: Counter,
-}
-
-/// What is counted for one rule.
-#[derive(Debug, Default)]
-pub struct RuleCounters {
-    /// Datagrams the rule took.
-    pub matched: Counter,
-    /// Their payload bytes.
-    pub bytes: Counter,
-    /// One for each output, in the order of the outputs.
-    pub outputs: Box<[OutputCounters]>,
-}
-
-/// What is counted for one output of a rule.
-#[derive(Debug, Default)]
-pub struct OutputCounters {
-    /// Datagrams the kernel took.
-    pub relayed: Counter,
-    /// Their payload bytes.
-    pub bytes: Counter,
-    /// Datagrams the kernel refused.
-    pub dropped: CounterSet<SendFailure>,
-}
-
-impl Counters {
-    /// Zeroed counters for so many inputs, and for rules with these numbers of outputs.
-    pub fn new(inputs: usize, outputs_per_rule: impl IntoIterator<Item = usize>) -> Self {
-        let inputs = std::iter::repeat_with(InputCounters::default).take(inputs).collect();
-        let outputs = |n| std::iter::repeat_with(OutputCounters::default).take(n).collect();
-        let rules =
-            outputs_per_rule.into_iter().map(|n| RuleCounters { outputs: outputs(n), ..Default::default() });
-        Self { inputs, rules: rules.collect(), ..Default::default() }
-    }
-
-    /// Counts a frame taken from the input at place `input`, with so many datagrams.
-    pub fn received(&self, input: usize, datagrams: u64) {
-        if let Some(input) = self.inputs.get(input) {
-            input.frames.add(1);
-            input.received.add(datagrams);
-        }
-    }
-
-    /// Counts that the interface of the input at place `input` went down.
-    pub fn interface_down(&self, input: usize) {
-        if let Some(input) = self.inputs.get(input) {
-            input.went_down.add(1);
-        }
-    }
-
-    /// Counts that a loan of the ring of the input at place `input` was marked as following a loss.
-    pub fn follows_loss(&self, input: usize) {
-        if let Some(input) = self.inputs.get(input) {
-            input.follows_loss.add(1);
-        }
-    }
-
-    /// Counts datagrams of `bytes` payload bytes together that the rule at place `rule` took.
-    pub fn matched(&self, rule: usize, datagrams: u64, bytes: usize) {
-        if let Some(rule) = self.rules.get(rule) {
-            rule.matched.add(datagrams);
-            rule.bytes.add(bytes as u64);
-        }
-    }
-}
-
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -258,16 +134,6 @@ impl fmt::Display for SendFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_report_by_name_what_is_not_zero() {
-        let counters = Counters::new(1, [1, 2]);
-        counters.dropped.add(Cause::Fragment, 3);
-        counters.rules[1].outputs[1].dropped.add(SendFailure::from_errno(libc::ENOBUFS), 2);
-        assert_eq!(counters.dropped.report(), BTreeMap::from([("fragment".into(), 3)]));
-        assert_eq!(counters.rules[1].outputs[1].dropped.report(), BTreeMap::from([("queue_full".into(), 2)]));
-        assert_eq!(counters.rules[0].outputs.len(), 1);
-    }
 
     #[test]
     fn names_are_distinct_and_indices_dense() {

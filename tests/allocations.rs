@@ -5,14 +5,11 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lab::topology::Family;
-use multicast_relay::rules::{Rule, RuleTable};
-use multicast_relay::stats::Counters;
-use multicast_relay::worker;
-use support::in_process::{INPUTS, descriptors};
+use multicast_relay::rules::Rule;
+use support::in_process::{InProcess, PATHS};
 use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
 
 #[global_allocator]
@@ -25,10 +22,10 @@ fn allocations(
     frames: &[Vec<u8>],
     taken: u64,
     injector: &mut Injector,
-    counters: &Counters,
+    worker: &InProcess,
 ) -> u64 {
     let _profiler = dhat::Profiler::builder().testing().build();
-    let received = || counters.inputs[0].received.get();
+    let received = || worker.input().received().get();
     let expected = received() + rounds * taken;
     let deadline = Instant::now() + DEADLINE;
     let before = dhat::HeapStats::get().total_blocks;
@@ -47,18 +44,11 @@ fn allocations(
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn no_receive_path_allocates_for_a_frame() {
-    for (path, make) in INPUTS {
+    for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
         let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
-        let (descriptors, _tap) = descriptors(topology, &rules, make);
-        let counters = Arc::new(Counters::new(1, [1]));
-        let (stopped, stop) = std::io::pipe().unwrap();
-        let counted = Arc::clone(&counters);
-        let worker = std::thread::spawn(move || {
-            let table = RuleTable::new(&rules, &["ingress"]);
-            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
-        });
+        let worker = InProcess::start(topology, &rules, path);
         // Relayed, of no rule, an IPv6 fragment, and three IPv4 fragments: this socket is in no group that would put
         // them together.
         let mut frames = vec![
@@ -69,12 +59,10 @@ fn no_receive_path_allocates_for_a_frame() {
         frames.extend(fragments(&good(&[8; 4_000]), 1));
         let taken = frames.len() as u64;
         let mut injector = Injector::new(&topology.generator);
-        let mut count = |rounds| allocations(rounds, &frames, taken, &mut injector, &counters);
+        let mut count = |rounds| allocations(rounds, &frames, taken, &mut injector, &worker);
         count(50);
-        assert_eq!(count(100), 0, "{path}");
-        assert_eq!(count(2_000), 0, "{path}");
-        drop(stop);
-        worker.join().unwrap().unwrap();
-        assert!(counters.rules[0].outputs[0].relayed.get() > 0, "{path}");
+        assert_eq!(count(100), 0, "{name}");
+        assert_eq!(count(2_000), 0, "{name}");
+        assert!(worker.stop().output(0).unwrap().relayed().get() > 0, "{name}");
     }
 }

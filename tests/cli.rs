@@ -213,3 +213,21 @@ fn a_missing_interface_is_a_failure_that_names_it_and_its_rule() {
     assert!(error.contains("find interface no-such-if: No such device"), "{error}");
     assert!(error.contains("rule \"no-such-if:239.1.1.1:1\" needs it"), "{error}");
 }
+
+#[test]
+fn the_manual_and_completions_are_printed_and_written() {
+    let printed = |arguments: &[&str]| {
+        let output = relay(arguments).success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    assert!(printed(&["man"]).contains(".TH MULTICAST_RELAY 8"));
+    assert!(printed(&["man", "check"]).contains(".TH MULTICAST_RELAY-CHECK 8"));
+    assert!(printed(&["completions", "bash"]).contains("complete -F _multicast_relay"));
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(printed(&["man", "--out", folder.path().to_str().unwrap()]), "");
+    assert!(folder.path().join("man5/multicast_relay.toml.5").is_file());
+    assert!(folder.path().join("man8/multicast_relay-doctor.8").is_file());
+    assert!(fails(2, &["man", "nonsense"]).contains("no page \"nonsense\""));
+    assert!(fails(1, &["man", "--out", "/proc/nowhere"]).contains("write manual page /proc/nowhere/man8"));
+    assert!(fails(2, &["completions", "nonsense"]).contains("possible values: bash"));
+}

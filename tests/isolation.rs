@@ -5,18 +5,15 @@
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::topology::{Family, Topology};
-use multicast_relay::rules::{Rule, RuleTable};
-use multicast_relay::stats::Counters;
+use multicast_relay::rules::Rule;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
-use multicast_relay::worker;
-use multicast_relay::worker::egress::Egress;
-use support::in_process::{INPUTS, MakeInputs, descriptors_through};
+use support::in_process::{InProcess, Output, PATHS};
 use support::{Injector, good, network};
 
 /// As many as a receive buffer of 4 MiB holds unread.
@@ -39,23 +36,22 @@ fn sink(topology: &Topology) -> UdpSocket {
     port.namespace().run(open).unwrap()
 }
 
-/// One rule that sends first through `blocked`, then to each of `sinks`.
-fn egress(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> Egress {
+/// What sends first through `blocked`, then to each of `sinks`.
+fn outputs(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> Vec<Output> {
     let port = &topology.egress[0];
-    let mut egress = Egress::default();
-    let mut outputs = vec![egress.add_output("blocked".to_owned(), blocked.into(), true)];
+    let to = |destination| EgressAddress {
+        destination,
+        interface: port.device().to_owned(),
+        interface_index: port.index(),
+        ttl: 64,
+    };
+    let mut outputs = vec![(to((Ipv4Addr::LOCALHOST, 1).into()), OwnedFd::from(blocked))];
     for sink in sinks {
-        let address = EgressAddress {
-            destination: sink.local_addr().unwrap(),
-            interface: port.device().to_owned(),
-            interface_index: port.index(),
-            ttl: 64,
-        };
+        let address = to(sink.local_addr().unwrap());
         let socket = topology.relay_namespace().run(|| open_egress(&address, 4 << 20)).unwrap().unwrap().0;
-        outputs.push(egress.add_output(address.destination.to_string(), socket, true));
+        outputs.push((address, socket));
     }
-    egress.add_rule(outputs);
-    egress
+    outputs
 }
 
 fn offer(injector: &mut Injector) {
@@ -89,34 +85,27 @@ fn backlog_drops() -> u64 {
 
 /// Relays through one blocked output and seven others; returns what has arrived behind these, and how many frames the kernel
 /// had no room for because the worker was kept from its processor.
-fn relay(path: &str, make: MakeInputs) -> (Vec<Vec<Vec<u8>>>, u32) {
+fn relay(name: &str, path: Path) -> (Vec<Vec<Vec<u8>>>, u32) {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;
     let sinks: Vec<_> = (0..GOOD).map(|_| sink(topology)).collect();
     // Nobody reads at its other end, so it is full after a few datagrams.
     let (blocked, _unread) = UnixDatagram::pair().unwrap();
     socket2::SockRef::from(&blocked).set_send_buffer_size(4_096).unwrap();
-    let (descriptors, tap) = descriptors_through(topology, egress(topology, blocked, &sinks), make);
-    let counters = Arc::new(Counters::new(1, [1 + usize::from(GOOD)]));
-    let (stopped, stop) = std::io::pipe().unwrap();
-    let counted = Arc::clone(&counters);
-    let worker = thread::spawn(move || {
-        let rule = format!("ingress:{}:{}={}:1:egress", support::GROUP, support::PORT, Ipv4Addr::LOCALHOST);
-        let rules: [Rule; 1] = [rule.parse().unwrap()];
-        let table = RuleTable::new(&rules, &["ingress"]);
-        worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
-    });
+    let rule = format!("ingress:{}:{}={}:1:egress", support::GROUP, support::PORT, Ipv4Addr::LOCALHOST);
+    let rules: [Rule; 1] = [rule.parse().unwrap()];
+    let worker = InProcess::through(topology, &rules, vec![outputs(topology, blocked, &sinks)], path);
     offer(&mut Injector::new(&topology.generator));
-    drop(stop);
-    worker.join().unwrap().unwrap();
+    let missed = worker.tap.take_statistics().unwrap().dropped;
+    let counters = worker.stop();
 
-    let [blocked, good @ ..] = &*counters.rules[0].outputs else { unreachable!("eight outputs") };
-    let missed = tap.take_statistics().unwrap().dropped;
+    let outputs: Vec<_> = (0..=usize::from(GOOD)).map(|place| counters.output(place).unwrap()).collect();
+    let [blocked, good @ ..] = outputs.as_slice() else { unreachable!("eight outputs") };
     let received = u64::from(COUNT - missed);
-    assert!(good.iter().all(|output| output.relayed.get() == received), "{path}");
-    let dropped = blocked.dropped.report();
-    assert!(dropped["buffer_full"] > received / 2 && dropped.len() == 1, "{path}: {dropped:?}");
-    assert_eq!(blocked.relayed.get() + dropped["buffer_full"], received, "{path}");
+    assert!(good.iter().all(|output| output.relayed().get() == received), "{name}");
+    let dropped = blocked.dropped().report();
+    assert!(dropped["buffer_full"] > received / 2 && dropped.len() == 1, "{name}: {dropped:?}");
+    assert_eq!(blocked.relayed().get() + dropped["buffer_full"], received, "{name}");
     (sinks.iter().map(arrived).collect(), missed)
 }
 
@@ -124,10 +113,10 @@ fn relay(path: &str, make: MakeInputs) -> (Vec<Vec<Vec<u8>>>, u32) {
 #[ignore = "needs root: builds network namespaces"]
 fn one_blocked_output_of_eight_costs_the_others_nothing() {
     let expected: Vec<_> = (0..COUNT).map(|i| i.to_be_bytes().to_vec()).collect();
-    for (path, make) in INPUTS {
+    for (name, path) in PATHS {
         let attempt = || {
             let before = backlog_drops();
-            let (arrived, missed) = relay(path, make);
+            let (arrived, missed) = relay(name, path);
             // What the machine itself has dropped, before or behind the relay, is no loss of the relay's.
             (arrived, missed > 0 || backlog_drops() > before)
         };

@@ -6,14 +6,11 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 use lab::topology::Family;
-use multicast_relay::rules::{Rule, RuleTable};
-use multicast_relay::stats::Counters;
-use multicast_relay::worker;
-use support::in_process::{INPUTS, descriptors};
+use multicast_relay::rules::Rule;
+use support::in_process::{InProcess, PATHS};
 use support::{
     DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, changed, fragments, frame, good,
     is_empty, network, proc_of_relay, receive, rule, sink,
@@ -228,32 +225,24 @@ fn a_sender_to_a_unicast_input_is_not_told_that_nobody_listens(path: Path) {
 #[ignore = "needs root: builds network namespaces"]
 fn every_receive_path_relays_the_same() {
     const SENT: u32 = 2_000;
-    for (path, make) in INPUTS {
+    for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
         let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
-        let (descriptors, tap) = descriptors(topology, &rules, make);
         let sink = sink(&topology.sinks[0]);
-        let counters = Arc::new(Counters::new(1, [1]));
-        let (stopped, stop) = std::io::pipe().unwrap();
-        let counted = Arc::clone(&counters);
-        let worker = std::thread::spawn(move || {
-            let table = RuleTable::new(&rules, &["ingress"]);
-            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
-        });
+        let worker = InProcess::start(topology, &rules, path);
         let mut injector = Injector::new(&topology.generator);
         let expected: Vec<_> = (0..SENT).map(|i| vec![i as u8; i as usize % 1_400 + 1]).collect();
         for payload in &expected {
             injector.send(&good(payload));
         }
-        drop(stop);
-        worker.join().unwrap().unwrap();
         let received = receive(&sink, expected.len());
         let wrong = received.iter().zip(&expected).position(|(received, expected)| received != expected);
-        assert_eq!(wrong, None, "{path}: the first datagram that is not the one sent");
-        assert_eq!(counters.inputs[0].received.get(), u64::from(SENT));
-        assert_eq!(counters.rules[0].outputs[0].relayed.get(), u64::from(SENT));
-        assert_eq!(tap.take_statistics().unwrap().captured, SENT);
+        assert_eq!(wrong, None, "{name}: the first datagram that is not the one sent");
+        assert_eq!(worker.tap.take_statistics().unwrap().captured, SENT);
+        let counters = worker.stop();
+        assert_eq!(counters.input(0).unwrap().received().get(), u64::from(SENT));
+        assert_eq!(counters.output(0).unwrap().relayed().get(), u64::from(SENT));
     }
 }
 

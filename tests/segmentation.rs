@@ -8,16 +8,13 @@ use std::io::IoSlice;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lab::topology::{Checksum, Family, Link, Segmentation, Topology};
-use multicast_relay::rules::{Rule, RuleTable};
-use multicast_relay::stats::Counters;
+use multicast_relay::rules::Rule;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
 use multicast_relay::sys::uring::{Send, Uring};
-use multicast_relay::worker;
-use support::in_process::{INPUTS, descriptors_with};
+use support::in_process::{InProcess, PATHS};
 use support::{
     DEADLINE, GROUP, Injector, OUT_PORT, PORT, Path, Relay, Tap, fragments, frame, good, network, network_of,
     proc_of_relay, receive, rule, sink,
@@ -243,19 +240,12 @@ fn a_size_that_cannot_leave_in_trains_is_reported_once() {
 #[ignore = "needs root: builds network namespaces"]
 fn a_send_buffer_smaller_than_a_train_holds_none_up() {
     const COUNT: u64 = 2_000;
-    for (path, make) in INPUTS {
+    for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
         let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
-        let (descriptors, _tap) = descriptors_with(topology, &rules, 4_096, make);
         let sink = sink(&topology.sinks[0]);
-        let counters = Arc::new(Counters::new(1, [1]));
-        let (stopped, stop) = std::io::pipe().unwrap();
-        let counted = Arc::clone(&counters);
-        let worker = std::thread::spawn(move || {
-            let table = RuleTable::new(&rules, &["ingress"]);
-            worker::run(descriptors, Duration::ZERO, &table, &counted, &stopped, || ())
-        });
+        let worker = InProcess::with_send_buffer(topology, &rules, path, 4_096);
         let mut injector = Injector::new(&topology.generator);
         for _ in 0..COUNT / 100 {
             offer(&mut injector, &payloads(100, 1_400));
@@ -263,11 +253,10 @@ fn a_send_buffer_smaller_than_a_train_holds_none_up() {
         // A device that takes at once what is sent leaves the buffer empty: a socket whose buffer is full is in
         // isolation.rs.
         let arrived = receive(&sink, COUNT as usize);
-        assert!(arrived.iter().all(|payload| payload.len() == 1_400), "{path}");
-        drop(stop);
-        worker.join().unwrap().unwrap();
-        let output = &counters.rules[0].outputs[0];
-        assert_eq!((output.relayed.get(), output.dropped.report().len()), (COUNT, 0), "{path}");
-        assert!(support::is_empty(&sink), "{path}");
+        assert!(arrived.iter().all(|payload| payload.len() == 1_400), "{name}");
+        let counters = worker.stop();
+        let output = counters.output(0).unwrap();
+        assert_eq!((output.relayed().get(), output.dropped().report().len()), (COUNT, 0), "{name}");
+        assert!(support::is_empty(&sink), "{name}");
     }
 }

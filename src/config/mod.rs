@@ -210,11 +210,6 @@ pub enum ConfigError {
         /// What is wrong and how to mend it.
         message: String,
     },
-    /// Nothing to relay.
-    #[error(
-        "{0}no rule, so nothing to relay: write a [[rule]] in the configuration file or give --rule IF:GROUP:PORT=GROUP:PORT:IF"
-    )]
-    NoRule(String),
 }
 
 impl Config {
@@ -224,13 +219,9 @@ impl Config {
         Self::parse_draft(text).map(Draft::finish_file)
     }
 
-    /// Reads and checks the file at `path`, which must have a rule.
+    /// Reads and checks the file at `path`. It may have no rule.
     pub fn load_file(path: &Path) -> Result<Self, ConfigError> {
-        let config = Self::read_file(path)?.finish_file();
-        if config.rules.is_empty() {
-            return Err(ConfigError::NoRule(format!("{}: ", path.display())));
-        }
-        Ok(config)
+        Self::read_file(path).map(Draft::finish_file)
     }
 
     /// Puts file, environment and flags together. Rules of flags come after those of the file.
@@ -249,10 +240,23 @@ impl Config {
         config.recv_coalesce = recv_coalesce.unwrap_or(profile.recv_coalesce());
         config.overlay(flags)?;
         config.add_rules(&flags.rules)?;
-        if config.rules.is_empty() {
-            return Err(ConfigError::NoRule(String::new()));
-        }
         Ok(config)
+    }
+
+    /// The settings, by their keys in a file, that differ from those of `other`; rules are none.
+    pub fn settings_that_differ(&self, other: &Self) -> Vec<&'static str> {
+        let settings = [
+            ("rx", self.rx != other.rx),
+            ("the ring's shape", self.ring != other.ring),
+            ("num-workers", self.num_workers != other.num_workers),
+            ("fanout", self.fanout != other.fanout),
+            ("busy-poll-us", self.busy_poll != other.busy_poll),
+            ("recv-coalesce-us", self.recv_coalesce != other.recv_coalesce),
+            ("gso", self.gso != other.gso),
+            ("rule-filter", self.rule_filter != other.rule_filter),
+            ("consume", self.consume != other.consume),
+        ];
+        settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     /// Lets the flags that stand for themselves beat what is there.

@@ -31,7 +31,7 @@ pub use response::{
 };
 pub use rule::{InputSpec, InvalidRule, OutputSpec, RuleSpec};
 
-pub use crate::stats::{InputStats, OutputStats, RuleStats, Stats, WorkerStats};
+pub use crate::stats::{InputStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
 
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// Relays every datagram of one input to each of its outputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Unique among the rules; stands in reports and errors.
     pub name: String,
@@ -15,7 +17,7 @@ pub struct Rule {
 }
 
 /// The datagrams that a rule takes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Input {
     /// Interface on which they arrive.
     pub interface: String,
@@ -28,7 +30,7 @@ pub struct Input {
 }
 
 /// Where a rule sends a copy.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Output {
     /// Destination address: a multicast group, or a unicast or broadcast address. Its family need not be the input's.
     pub group: IpAddr,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::Rule;
+use super::{Input, Rule};
 use crate::wire::Datagram;
 
 /// Which of the interfaces that are listened on a frame came from.
@@ -20,6 +20,12 @@ struct FlowKey {
     input: InputIndex,
     destination: IpAddr,
     port: u16,
+}
+
+impl FlowKey {
+    fn new(interface: InputIndex, input: &Input) -> Self {
+        Self { input: interface, destination: input.group, port: input.port }
+    }
 }
 
 // A fast hash is safe here: senders choose what is looked up, but only the configuration inserts.
@@ -40,14 +46,29 @@ impl RuleTable {
             interfaces.iter().enumerate().map(|(i, name)| (*name, InputIndex(i as u16))).collect();
         let mut table = Self::default();
         for (i, rule) in rules.iter().enumerate() {
-            let Some(&input) = inputs.get(rule.input.interface.as_str()) else { continue };
-            let key = FlowKey { input, destination: rule.input.group, port: rule.input.port };
-            match rule.input.source {
-                Some(source) => table.one_source.insert((key, source), RuleIndex(i as u32)),
-                None => table.any_source.insert(key, RuleIndex(i as u32)),
-            };
+            if let Some(interface) = inputs.get(rule.input.interface.as_str()) {
+                table.insert(*interface, &rule.input, RuleIndex(i as u32));
+            }
         }
         table
+    }
+
+    /// Has `rule` take what comes from the interface `interface` and is what `input` says.
+    pub fn insert(&mut self, interface: InputIndex, input: &Input, rule: RuleIndex) {
+        let key = FlowKey::new(interface, input);
+        match input.source {
+            Some(source) => self.one_source.insert((key, source), rule),
+            None => self.any_source.insert(key, rule),
+        };
+    }
+
+    /// Takes back what [`RuleTable::insert`] has done.
+    pub fn remove(&mut self, interface: InputIndex, input: &Input) {
+        let key = FlowKey::new(interface, input);
+        match input.source {
+            Some(source) => self.one_source.remove(&(key, source)),
+            None => self.any_source.remove(&key),
+        };
     }
 
     /// The rule that takes `datagram`; one that names its source goes before one that does not.
@@ -82,6 +103,25 @@ mod tests {
         .collect();
         rules[1].input.source = Some("10.0.0.9".parse().unwrap());
         rules
+    }
+
+    #[test]
+    fn a_rule_comes_and_goes_beside_others() {
+        let rules = rules();
+        let mut table = RuleTable::default();
+        let find = |table: &RuleTable| {
+            table.find(InputIndex(0), &datagram("10.0.0.9", "239.1.1.1", 5000)).map(|rule| rule.0)
+        };
+        table.insert(InputIndex(0), &rules[0].input, RuleIndex(7));
+        assert_eq!(find(&table), Some(7));
+        table.insert(InputIndex(0), &rules[1].input, RuleIndex(8));
+        assert_eq!(find(&table), Some(8));
+        table.remove(InputIndex(1), &rules[1].input);
+        assert_eq!(find(&table), Some(8), "of another interface");
+        table.remove(InputIndex(0), &rules[1].input);
+        assert_eq!(find(&table), Some(7));
+        table.remove(InputIndex(0), &rules[0].input);
+        assert_eq!(find(&table), None);
     }
 
     #[test]

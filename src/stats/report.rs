@@ -23,6 +23,8 @@ pub struct Stats {
     pub inputs: Vec<InputStats>,
     /// One for each rule.
     pub rules: Vec<RuleStats>,
+    /// What rules counted that have been removed since.
+    pub removed: RemovedStats,
 }
 
 /// Counters of one worker.
@@ -57,13 +59,42 @@ pub struct InputStats {
     pub freezes: u64,
     /// Loans of a ring that the kernel marked as following a loss (`TP_STATUS_LOSING`).
     pub follows_loss: u64,
+    /// Frames that nobody took: a worker that died had them in its own memory, or the interface went with them.
+    pub abandoned: u64,
+    /// Frames taken a second time, because the worker that had taken them died before it gave them back. Not among `frames`;
+    /// their datagrams are among `received`.
+    pub taken_again: u64,
 }
 
 impl InputStats {
+    /// Adds what another one has counted, of the same interface at another time.
+    pub fn add(&mut self, other: &Self) {
+        self.foreign += other.foreign;
+        self.consumed += other.consumed;
+        self.captured += other.captured;
+        self.dropped += other.dropped;
+        self.frames += other.frames;
+        self.received += other.received;
+        self.went_down += other.went_down;
+        self.freezes += other.freezes;
+        self.follows_loss += other.follows_loss;
+        self.abandoned += other.abandoned;
+        self.taken_again += other.taken_again;
+    }
+
     /// Frames that wait in the socket's buffer: captured, neither dropped nor taken.
     pub fn queued(&self) -> u64 {
-        self.captured.saturating_sub(self.dropped).saturating_sub(self.frames)
+        self.captured.saturating_sub(self.dropped + self.frames + self.abandoned)
     }
+}
+
+/// What rules and outputs counted that have been removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedStats {
+    /// Datagrams that the rules took.
+    pub matched: u64,
+    /// Copies that left.
+    pub relayed: u64,
 }
 
 /// Counters of one rule.
@@ -121,8 +152,9 @@ impl Stats {
     /// under way. It holds when a relay has stopped, and whenever no traffic comes.
     pub fn balance(&self) -> Result<(), Imbalance> {
         for input in &self.inputs {
-            let what = format!("input {}: captured = dropped by the kernel + frames", input.interface);
-            equal(what, input.captured, input.dropped + input.frames)?;
+            let what =
+                format!("input {}: captured = dropped by the kernel + frames + abandoned", input.interface);
+            equal(what, input.captured, input.dropped + input.frames + input.abandoned)?;
         }
         let received = self.inputs.iter().map(|input| input.received).sum();
         equal("received = sum over the inputs", self.received, received)?;
@@ -130,10 +162,11 @@ impl Stats {
         equal("received = sum over the workers", self.received, received)?;
         let dropped: u64 = self.dropped.values().sum();
         equal("received = matched + dropped", self.received, self.matched + dropped)?;
-        let matched = self.rules.iter().map(|rule| rule.matched).sum();
-        equal("matched = sum over the rules", self.matched, matched)?;
-        let relayed = self.rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
-        equal("relayed = sum over the outputs", self.relayed, relayed)?;
+        let matched: u64 = self.rules.iter().map(|rule| rule.matched).sum();
+        equal("matched = sum over the rules", self.matched, matched + self.removed.matched)?;
+        let relayed: u64 =
+            self.rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
+        equal("relayed = sum over the outputs", self.relayed, relayed + self.removed.relayed)?;
         for (rule, output) in self.outputs() {
             let what =
                 format!("rule \"{}\" to {}: matched = relayed + dropped", rule.name, output.destination);
@@ -146,8 +179,11 @@ impl Stats {
     /// Checks that no count exceeds the one that it is a part of, which holds at every moment.
     pub fn consistent(&self) -> Result<(), Imbalance> {
         for input in &self.inputs {
-            let what = format!("input {}: dropped by the kernel + frames within captured", input.interface);
-            within(what, input.dropped + input.frames, input.captured)?;
+            let what = format!(
+                "input {}: dropped by the kernel + frames + abandoned within captured",
+                input.interface
+            );
+            within(what, input.dropped + input.frames + input.abandoned, input.captured)?;
         }
         let dropped: u64 = self.dropped.values().sum();
         within("matched + dropped within received", self.matched + dropped, self.received)?;
@@ -214,6 +250,7 @@ mod tests {
                 bytes: 1_000,
                 outputs: vec![output(10, 0), output(7, 3)],
             }],
+            removed: RemovedStats::default(),
         }
     }
 

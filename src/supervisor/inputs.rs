@@ -1,34 +1,50 @@
 //! Packet sockets, for each interface that a rule listens on one for each worker, and what the kernel counts for them.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::SupervisorError;
-use crate::stats::{InputCounters, InputStats};
+use super::filter::Filter;
+use super::receive::Way;
+use crate::config::Config;
+use crate::rules;
+use crate::stats::{Counters, InputStats};
 use crate::sys::filter;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::{FanoutMode, PacketSocket};
-use crate::sys::rule_programs::{RuleProgramError, RulePrograms};
+use crate::sys::poll;
+use crate::worker::order::{Descriptor, Order};
+use crate::worker::packet_ring::Shape;
 
 /// Receive buffer asked for, in bytes: some 40,000 small frames, 0.4 seconds at 100,000 per second.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-/// The packet sockets of an interface. The supervisor keeps them; workers get descriptors or rings of them.
+/// The packet sockets of an interface. The supervisor keeps them; workers get descriptors.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) interface: Interface,
+    /// What workers know it by.
+    pub(super) place: u16,
     /// One for each worker.
-    pub(super) sockets: Vec<PacketSocket>,
-    /// Decide in the kernel what a rule takes; without them all UDP is captured.
-    programs: Option<RulePrograms>,
-    totals: InputStats,
+    sockets: Vec<PacketSocket>,
+    /// Their rings, unless frames are received by `recv`.
+    shapes: Vec<Option<Shape>>,
+    filter: Filter,
+    /// Whether capture has begun.
+    has_started: bool,
+    /// What was counted at the last look, since a worker died that had frames in its memory.
+    suspects: Option<InputStats>,
 }
 
 impl Input {
-    /// Opens sockets for so many workers that capture nothing yet.
-    pub(super) fn open(
+    /// Opens sockets that capture nothing yet, for rules with these inputs.
+    pub(super) fn open<'a>(
+        config: &Config,
+        way: &Way,
         interface: Interface,
-        workers: usize,
-        programs: Option<RulePrograms>,
+        place: u16,
+        inputs: impl Iterator<Item = &'a rules::Input>,
     ) -> Result<Self, SupervisorError> {
         let open = || {
             let socket = PacketSocket::open()?;
@@ -38,21 +54,41 @@ impl Input {
             socket.attach_filter(&filter::nothing())?;
             Ok(socket)
         };
-        let sockets = std::iter::repeat_with(open).take(workers).collect::<Result<_, _>>();
+        let sockets = std::iter::repeat_with(open).take(config.num_workers).collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| failed(&interface, error))?;
-        let totals = InputStats { interface: interface.name.clone(), ..InputStats::default() };
-        Ok(Self { interface, sockets, programs, totals })
+        let shapes = way.prepare(&interface, &sockets)?;
+        let filter = Filter::load(config, &interface.name, inputs)?;
+        Ok(Self { interface, place, sockets, shapes, filter, has_started: false, suspects: None })
     }
 
-    /// Enlarges the sockets' receive buffers and returns the size of the smallest, in bytes.
-    pub(super) fn enlarge_buffers(&self) -> Result<usize, SupervisorError> {
-        let sizes = self.sockets.iter().map(|socket| socket.set_receive_buffer(RECEIVE_BUFFER));
-        let sizes = sizes.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&self.interface, error))?;
-        Ok(sizes.into_iter().min().unwrap_or(0))
+    /// The sockets that another supervisor has opened, of workers in their order, and which capture.
+    pub(super) fn adopt<'a>(
+        config: &Config,
+        interface: Interface,
+        place: u16,
+        sockets: Vec<(OwnedFd, Option<Shape>)>,
+        inputs: impl Iterator<Item = &'a rules::Input>,
+    ) -> Result<Self, SupervisorError> {
+        let (sockets, shapes): (Vec<_>, _) =
+            sockets.into_iter().map(|(socket, shape)| (PacketSocket::from(socket), shape)).unzip();
+        let mut filter = Filter::load(config, &interface.name, inputs)?;
+        filter.attach(&sockets)?;
+        Ok(Self { interface, place, sockets, shapes, filter, has_started: true, suspects: None })
     }
 
-    /// Begins capture. Done last, when everything that follows a frame is in place.
-    pub(super) fn start(&self, fanout: FanoutMode) -> Result<(), SupervisorError> {
+    /// The order for a worker to receive.
+    pub(super) fn order(&self, worker: usize) -> io::Result<(Order, Descriptor)> {
+        let socket = self.sockets.get(worker).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        let shape = self.shapes.get(worker).copied().flatten();
+        let (place, interface) = (self.place, self.interface.name.clone());
+        Ok((Order::Input { place, interface, shape }, Arc::new(socket)))
+    }
+
+    /// Begins capture, unless it has begun. Done last, when everything that follows a frame is in place.
+    pub(super) fn start(&mut self, fanout: FanoutMode) -> Result<(), SupervisorError> {
+        if std::mem::replace(&mut self.has_started, true) {
+            return Ok(());
+        }
         let failed = |error| failed(&self.interface, error);
         // A group of one is for the sake of fragments only. Every mode is the same to it, and this one hashes nothing.
         let fanout = if self.sockets.len() == 1 { FanoutMode::Cpu } else { fanout };
@@ -66,7 +102,11 @@ impl Input {
                 Err(error) if self.sockets.len() == 1 => tracing::warn!(
                     "put together fragments on {}: {error}; they are dropped as `fragment`{}",
                     self.interface.name,
-                    if self.interface.up { "" } else { " unless it is up when the relay starts" }
+                    if self.interface.up {
+                        ""
+                    } else {
+                        " unless it is up when the relay begins to listen on it"
+                    }
                 ),
                 // Each of them would relay everything.
                 Err(error) => {
@@ -75,65 +115,104 @@ impl Input {
                 }
             }
         }
-        let all_udp = filter::udp_over_ip();
-        let attach = |socket: &PacketSocket| match &self.programs {
-            Some(programs) => programs.attach(socket),
-            None => socket.attach_filter(&all_udp),
-        };
-        self.sockets.iter().try_for_each(attach).map_err(failed)
+        self.filter.attach(&self.sockets)
     }
 
-    /// Ends what the rules take at the interface, after capture has begun.
-    pub(super) fn consume(&mut self) -> Result<(), SupervisorError> {
-        let Self { interface, programs: Some(programs), .. } = self else { return Ok(()) };
-        programs
-            .consume(&interface.name)
-            .map_err(|error| SupervisorError::Consume { interface: interface.name.clone(), error })
+    /// Captures also what `inputs` take.
+    pub(super) fn add_rules<'a>(
+        &mut self,
+        inputs: impl Iterator<Item = &'a rules::Input>,
+    ) -> Result<(), SupervisorError> {
+        self.filter.add(inputs, &self.sockets)
+    }
+
+    /// Captures no more what `inputs` take.
+    pub(super) fn remove_rules<'a>(&mut self, inputs: impl Iterator<Item = &'a rules::Input>) {
+        self.filter.remove(inputs);
     }
 
     /// Leaves to the IP stack again what the rules take, before capture ends.
     pub(super) fn end_consumption(&mut self) {
-        let Some(programs) = &mut self.programs else { return };
-        if let Err(error) = programs.end_consumption() {
-            tracing::warn!("consume on {}: {error}; it ends with the relay", self.interface.name);
-        }
+        self.filter.end_consumption();
     }
 
-    /// What the workers and the kernel have counted, the workers first. The kernel's counters have 32 bits and begin
-    /// anew with every call, so the last one must not be more than an hour ago.
-    pub(super) fn stats<'a>(&mut self, counters: impl Iterator<Item = &'a InputCounters>) -> InputStats {
-        let (mut went_down, mut frames, mut received, mut follows_loss) = (0, 0, 0, 0);
-        for counters in counters {
-            // An interface goes down for all of its sockets.
-            went_down = counters.went_down.get().max(went_down);
-            received += counters.received.get();
-            frames += counters.frames.get();
-            follows_loss += counters.follows_loss.get();
-        }
-        self.totals = InputStats { frames, received, went_down, follows_loss, ..self.totals.clone() };
-        if let Some(Err(error)) = self.programs.as_ref().map(|programs| self.totals.read(programs)) {
-            tracing::warn!("read what programs on {} have counted: {error}", self.interface.name);
-        }
-        for socket in &self.sockets {
+    /// Reads what the kernel has counted, into the counters of the workers in their order. The kernel's counters have 32 bits
+    /// and begin anew with every call, so the last one must not be more than an hour ago.
+    fn read_kernel(&self, counters: &[&Counters]) {
+        let inputs = counters.iter().filter_map(|counters| counters.input(self.place.into()));
+        for (socket, input) in self.sockets.iter().zip(inputs) {
             match socket.take_statistics() {
                 Ok(statistics) => {
-                    self.totals.captured += u64::from(statistics.captured);
-                    self.totals.dropped += u64::from(statistics.dropped);
-                    self.totals.freezes += u64::from(statistics.freezes);
+                    input.captured().add(statistics.captured.into());
+                    input.kernel_dropped().add(statistics.dropped.into());
+                    input.freezes().add(statistics.freezes.into());
                 }
                 Err(error) => tracing::warn!("read PACKET_STATISTICS of {}: {error}", self.interface.name),
             }
         }
-        self.totals.clone()
+    }
+
+    /// What the workers and the kernel have counted, the workers first.
+    pub(super) fn stats(&mut self, counters: &[&Counters]) -> InputStats {
+        let mut stats = InputStats { interface: self.interface.name.clone(), ..InputStats::default() };
+        for input in counters.iter().filter_map(|counters| counters.input(self.place.into())) {
+            // An interface goes down for all of its sockets.
+            stats.went_down = input.went_down().get().max(stats.went_down);
+            stats.received += input.received().get();
+            stats.frames += input.frames().get() - input.taken_again().get();
+            stats.taken_again += input.taken_again().get();
+            stats.follows_loss += input.follows_loss().get();
+            stats.abandoned += input.abandoned().get();
+        }
+        self.filter.read(&mut stats);
+        self.read_kernel(counters);
+        for input in counters.iter().filter_map(|counters| counters.input(self.place.into())) {
+            stats.captured += input.captured().get();
+            stats.dropped += input.kernel_dropped().get();
+            stats.freezes += input.freezes().get();
+        }
+        stats
+    }
+
+    /// A worker has died that received by `recv`: what it had in its memory nobody will take.
+    pub(super) fn suspect(&mut self) {
+        self.suspects = Some(InputStats::default());
+    }
+
+    /// Where a worker has died, finds out what it had in its memory: when nothing comes any more, what was captured and neither
+    /// taken nor is there to be taken. `is_over` says that no worker will take anything more.
+    pub(super) fn settle(&mut self, counters: &[&Counters], is_over: bool) {
+        let Some(before) = self.suspects.take() else { return };
+        let now = self.stats(counters);
+        let is_empty = |socket: &PacketSocket| matches!(poll::is_readable(socket.as_fd()), Ok(false));
+        let is_quiet = before == now && self.sockets.iter().all(is_empty);
+        if !is_quiet && !is_over {
+            self.suspects = Some(now);
+        } else if let Some(input) = counters.first().and_then(|counters| counters.input(self.place.into())) {
+            input.abandoned().add(now.queued());
+        }
+    }
+
+    /// Ends it: what its counters say at last. Workers know it no more.
+    pub(super) fn close(mut self, counters: &[&Counters]) -> InputStats {
+        let mut stats = self.stats(counters);
+        stats.abandoned += stats.queued();
+        counters.iter().for_each(|counters| counters.remove_input(self.place.into()));
+        stats
     }
 }
 
-impl InputStats {
-    fn read(&mut self, programs: &RulePrograms) -> Result<(), RuleProgramError> {
-        self.foreign = programs.foreign()?;
-        self.consumed = programs.consumed()?;
-        Ok(())
+/// Enlarges the receive buffers of `sockets`.
+pub(super) fn enlarge_buffers(
+    interface: &Interface,
+    sockets: &[PacketSocket],
+) -> Result<(), SupervisorError> {
+    let sizes = sockets.iter().map(|socket| socket.set_receive_buffer(RECEIVE_BUFFER));
+    let sizes = sizes.collect::<Result<Vec<_>, _>>().map_err(|error| failed(interface, error))?;
+    if let Some(warning) = clamped(&interface.name, sizes.into_iter().min().unwrap_or(0)) {
+        tracing::warn!("{warning}");
     }
+    Ok(())
 }
 
 /// An operation on a socket of `interface` that failed.
@@ -142,7 +221,7 @@ pub(super) fn failed(interface: &Interface, error: io::Error) -> SupervisorError
 }
 
 /// What to say when less than the wanted receive buffer was obtained.
-pub(super) fn clamped(interface: &str, obtained: usize) -> Option<String> {
+fn clamped(interface: &str, obtained: usize) -> Option<String> {
     (obtained < RECEIVE_BUFFER).then(|| {
         format!(
             "receive buffer of {interface} is {obtained} bytes, {RECEIVE_BUFFER} were asked for: bursts can be lost; \

@@ -1,53 +1,127 @@
 //! The host's part in what is captured: group memberships, without which switches and the devices' own filters keep a
 //! group's traffic out, and sockets that keep the host from refusing datagrams sent to its own addresses.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
+use crate::rules::Input;
 use crate::sys::udp_socket::{MembershipSocket, occupy};
+use crate::worker::order::Descriptor;
 
-/// Groups that the relay is a member of. They are left when this is dropped.
+/// What the relay is a member of. Groups are left when this is dropped, unless somebody else has the sockets too.
 #[derive(Debug, Default)]
 pub(super) struct Memberships {
-    sockets_v4: Vec<MembershipSocket>,
-    sockets_v6: Vec<MembershipSocket>,
-    joined: HashSet<(IpAddr, u32)>,
-    occupied: Vec<OwnedFd>,
+    sockets: Vec<GroupSocket>,
+    groups: HashMap<(IpAddr, u32), Member>,
+    addresses: HashMap<SocketAddr, Occupied>,
+}
+
+#[derive(Debug)]
+struct GroupSocket {
+    socket: MembershipSocket,
+    is_v4: bool,
+    /// How many groups it holds, and whether it has refused one more.
+    groups: usize,
+    is_full: bool,
+}
+
+/// A group on an interface.
+#[derive(Debug)]
+struct Member {
+    /// Place of the socket that holds it.
+    socket: usize,
+    users: usize,
+}
+
+#[derive(Debug)]
+struct Occupied {
+    /// Absent where somebody listens already, or the address is not the host's.
+    _socket: Option<OwnedFd>,
+    users: usize,
 }
 
 impl Memberships {
-    /// Joins `group` on the interface with this index, unless that is done already. A socket holds only so many
-    /// groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
-    pub(super) fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<()> {
-        if self.joined.contains(&(group, interface)) {
-            return Ok(());
+    /// Has the host take what `input` takes, for one more rule. Returns the socket that workers are to hold, where it is a new
+    /// one: as long as anybody does, the host stays a member.
+    pub(super) fn enter(&mut self, input: &Input, interface: u32) -> io::Result<Option<Descriptor>> {
+        if input.group.is_multicast() {
+            return self.join(input.group, interface);
         }
-        let sockets = if group.is_ipv4() { &mut self.sockets_v4 } else { &mut self.sockets_v6 };
-        let joined = match sockets.last().map(|socket| socket.join(group, interface)) {
-            Some(Err(error)) if is_full(&error) => None,
-            other => other,
-        };
-        if let Some(result) = joined {
-            result?;
-        } else {
-            let socket = MembershipSocket::open(group)?;
-            socket.join(group, interface)?;
-            sockets.push(socket);
-        }
-        self.joined.insert((group, interface));
-        Ok(())
+        let address = SocketAddr::new(input.group, input.port);
+        let occupied = self.addresses.entry(address).or_insert_with(|| {
+            let socket = occupy(address).inspect_err(|error| tracing::debug!("occupy {address}: {error}"));
+            Occupied { _socket: socket.ok(), users: 0 }
+        });
+        occupied.users += 1;
+        Ok(None)
     }
 
-    /// Keeps the host from answering datagrams to `address` with "port unreachable". Nothing is to be done where
-    /// somebody listens already, or where the address is not the host's.
-    pub(super) fn occupy(&mut self, address: SocketAddr) {
-        match occupy(address) {
-            Ok(socket) => self.occupied.push(socket),
-            Err(error) => tracing::debug!("occupy {address}: {error}"),
+    /// One rule less needs what [`Memberships::enter`] has done.
+    pub(super) fn leave(&mut self, input: &Input, interface: u32) {
+        if input.group.is_multicast() {
+            self.leave_group(input.group, interface);
+        } else if let Some(occupied) = self.addresses.get_mut(&SocketAddr::new(input.group, input.port)) {
+            occupied.users = occupied.users.saturating_sub(1);
+            if occupied.users == 0 {
+                self.addresses.remove(&SocketAddr::new(input.group, input.port));
+            }
         }
     }
+
+    /// All sockets that workers are to hold.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = io::Result<Descriptor>> {
+        self.sockets.iter().map(|socket| share(&socket.socket))
+    }
+
+    /// A socket holds only so many groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
+    fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<Option<Descriptor>> {
+        if let Some(member) = self.groups.get_mut(&(group, interface)) {
+            member.users += 1;
+            return Ok(None);
+        }
+        let has_room = |socket: &GroupSocket| socket.is_v4 == group.is_ipv4() && !socket.is_full;
+        if let Some(place) = self.sockets.iter().rposition(has_room) {
+            let socket = &mut self.sockets[place];
+            match socket.socket.join(group, interface) {
+                Err(error) if is_full(&error) => socket.is_full = true,
+                result => {
+                    result?;
+                    socket.groups += 1;
+                    self.groups.insert((group, interface), Member { socket: place, users: 1 });
+                    return Ok(None);
+                }
+            }
+        }
+        let socket = MembershipSocket::open(group)?;
+        socket.join(group, interface)?;
+        let shared = share(&socket)?;
+        let member = Member { socket: self.sockets.len(), users: 1 };
+        self.groups.insert((group, interface), member);
+        self.sockets.push(GroupSocket { socket, is_v4: group.is_ipv4(), groups: 1, is_full: false });
+        Ok(Some(shared))
+    }
+
+    fn leave_group(&mut self, group: IpAddr, interface: u32) {
+        let Some(member) = self.groups.get_mut(&(group, interface)) else { return };
+        member.users = member.users.saturating_sub(1);
+        if member.users > 0 {
+            return;
+        }
+        let Some(socket) = self.sockets.get_mut(member.socket) else { return };
+        if let Err(error) = socket.socket.leave(group, interface) {
+            tracing::debug!("leave {group} on interface {interface}: {error}");
+        }
+        socket.groups = socket.groups.saturating_sub(1);
+        socket.is_full = false;
+        self.groups.remove(&(group, interface));
+    }
+}
+
+fn share(socket: &MembershipSocket) -> io::Result<Descriptor> {
+    Ok(Arc::new(socket.as_fd().try_clone_to_owned()?))
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -59,19 +133,61 @@ mod tests {
     use super::*;
     use crate::sys::interface::Interface;
 
+    fn input(group: [u8; 4], port: u16) -> Input {
+        Input { interface: "lo".to_owned(), group: group.into(), port, source: None }
+    }
+
+    fn joined(prefix: &str) -> usize {
+        let groups = std::fs::read_to_string("/proc/thread-self/net/igmp").unwrap();
+        groups.lines().filter(|line| line.trim_start().starts_with(prefix)).count()
+    }
+
     #[test]
-    fn more_groups_are_joined_than_one_socket_holds() {
+    fn more_groups_are_joined_than_one_socket_holds_and_left_again() {
         let lo = Interface::find("lo").unwrap().index;
         let mut memberships = Memberships::default();
-        for i in 0..100_u8 {
-            memberships.join(IpAddr::from([239, 81, 7, i]), lo).unwrap();
-            memberships.join(IpAddr::from([239, 81, 7, i]), lo).unwrap();
+        let group = |i: u8| [[239, 81, 7, i]; 2].map(|group| input(group, 5000));
+        let mut new = 0;
+        for i in 0..100 {
+            for input in &group(i) {
+                new += usize::from(memberships.enter(input, lo).unwrap().is_some());
+            }
         }
         let limit = std::fs::read_to_string("/proc/sys/net/ipv4/igmp_max_memberships").unwrap();
         let limit: usize = limit.trim().parse().unwrap();
-        assert_eq!(memberships.sockets_v4.len(), 100_usize.div_ceil(limit));
-        let groups = std::fs::read_to_string("/proc/self/net/igmp").unwrap();
-        let joined = (0..100_u8).filter(|i| groups.contains(&format!("{i:02X}0751EF"))).count();
-        assert_eq!(joined, 100, "{groups}");
+        assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit));
+        assert_eq!(
+            (new, memberships.sockets().count()),
+            (memberships.sockets.len(), memberships.sockets.len())
+        );
+        // The kernel prints the address as a number in the machine's order.
+        let name = |i: u8| format!("{:08X}", u32::from_ne_bytes([239, 81, 7, i]));
+        assert_eq!((0..100).filter(|i| joined(&name(*i)) == 1).count(), 100);
+        for i in 0..100 {
+            memberships.leave(&group(i)[0], lo);
+        }
+        assert_eq!((0..100).filter(|i| joined(&name(*i)) == 1).count(), 100, "the other rule needs them");
+        for i in 0..100 {
+            memberships.leave(&group(i)[0], lo);
+        }
+        assert_eq!((0..100).filter(|i| joined(&name(*i)) > 0).count(), 0);
+        for i in 0..limit as u8 {
+            memberships.enter(&group(i)[0], lo).unwrap();
+        }
+        assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit), "there is room again");
+    }
+
+    #[test]
+    fn a_host_address_is_occupied_as_long_as_a_rule_needs_it() {
+        let mut memberships = Memberships::default();
+        let unicast = input([127, 0, 0, 1], 28_431);
+        let bind = || std::net::UdpSocket::bind("127.0.0.1:28431");
+        for _ in 0..2 {
+            memberships.enter(&unicast, 1).unwrap();
+        }
+        memberships.leave(&unicast, 1);
+        assert!(bind().is_err());
+        memberships.leave(&unicast, 1);
+        bind().unwrap();
     }
 }

@@ -1,191 +1,79 @@
-//! The supervisor: opens everything that takes privileges, starts the workers, reports, and stops them.
+//! The supervisor: opens everything that takes privileges, starts the workers and replaces those that end, changes what runs,
+//! reports, and stops it.
 
-#[cfg_attr(not(test), expect(dead_code))] // Until the supervisor answers.
+mod answers;
+mod book;
 mod control;
+mod error;
+mod filter;
 mod inputs;
+pub mod links;
 mod membership;
+mod metrics;
+mod notify;
 mod outputs;
+mod places;
 mod receive;
+mod relay;
+mod reload;
 mod report;
+mod samples;
+mod takeover;
 mod workers;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
+use std::future::pending;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 pub use control::ControlError;
-use inputs::Input;
-use membership::Memberships;
-use receive::Receive;
+use control::{Call, ControlServer};
+pub use error::SupervisorError;
+use links::Links;
+pub use metrics::listen_address;
+use metrics::{MetricsServer, Scrape};
+use receive::Way;
+use relay::Relay;
 pub use report::Format;
+use samples::Samples;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use workers::{Task, Workers};
+use tokio::sync::mpsc::{Receiver, channel};
+use workers::Workers;
 
-use crate::config::Config;
-use crate::rules::{self, Rule, RuleTable};
-use crate::stats::{Counters, Stats};
-use crate::sys::interface::Interface;
+use crate::config::{Config, Flags};
+use crate::stats::Stats;
 use crate::sys::rlimit;
-use crate::sys::rule_programs::RuleProgramError;
-use crate::worker::packet_ring::Layout;
-use crate::worker::{Descriptors, WorkerError};
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How often workers are looked after.
+const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often rules that wait try again by themselves.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the relay does not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// An interface is not there, or is not of use.
-    #[error("find interface {interface}: {error} (rule \"{rule}\" needs it; `ip link` lists what there is)")]
-    Interface {
-        /// Its name.
-        interface: String,
-        /// The first rule that names it.
-        rule: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Frames without Ethernet headers cannot be read.
-    #[error(
-        "interface {0} has no Ethernet headers: rules can listen on Ethernet, bridge, veth and loopback devices"
-    )]
-    NotEthernet(String),
-    /// A packet socket cannot be opened.
-    #[error("open packet socket on {interface}: {error}{}", remedy(error))]
-    PacketSocket {
-        /// The interface it is for.
-        interface: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// A packet socket cannot be given a ring.
-    #[error("map a packet ring on {interface} ({layout}): {error}{}", ring_remedy(error))]
-    Ring {
-        /// The interface it is for.
-        interface: String,
-        /// What was asked for.
-        layout: Layout,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Several workers cannot share an interface.
-    #[error(
-        "join a fanout group on {interface}: {error}: run one worker, or have the interface up when the relay starts"
-    )]
-    Fanout {
-        /// The interface.
-        interface: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// What rules take cannot end at an interface.
-    #[error(
-        "consume on {interface}: {error} (needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN; relay without --consume)"
-    )]
-    Consume {
-        /// The interface.
-        interface: String,
-        /// Why not.
-        error: RuleProgramError,
-    },
-    /// A group cannot be joined.
-    #[error("join {group} on {interface}: {error}{}", remedy(error))]
-    Join {
-        /// The group.
-        group: std::net::IpAddr,
-        /// The interface.
-        interface: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// An egress socket cannot be opened.
-    #[error("open output {output} of rule \"{rule}\": {error}{}", remedy(error))]
-    Output {
-        /// The rule.
-        rule: String,
-        /// The output, as `GROUP:PORT:IF`.
-        output: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The process cannot be set up.
-    #[error("{operation}: {error}")]
-    Setup {
-        /// What was being done.
-        operation: &'static str,
-        /// Why not.
-        error: io::Error,
-    },
-    /// A worker ended by itself.
-    #[error("worker: {0}")]
-    Worker(#[from] WorkerError),
-    /// A worker ended by a fault in the program.
-    #[error("worker: ended by a fault in the program; please report what it printed")]
-    WorkerPanicked,
-}
+/// Requests that wait for the supervisor, of all clients together.
+const QUEUE: usize = 64;
 
-fn remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => ": run as root, or grant CAP_NET_RAW and CAP_NET_ADMIN",
-        Some(libc::EMFILE | libc::ENFILE) => {
-            ": each output takes a descriptor, so raise the limit: `ulimit -n` before the relay, or LimitNOFILE= of its service"
-        }
-        Some(libc::ENETUNREACH) => {
-            ": no way through that interface; bring it up, and give it an address or a route"
-        }
-        Some(libc::EADDRNOTAVAIL) => {
-            ": no usable address on that interface; a new IPv6 address takes some seconds (duplicate address detection)"
-        }
-        _ => "",
-    }
-}
-
-fn ring_remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOMEM) => {
-            ": not even two blocks; make --ring-block-size smaller, or raise the memory limit (ulimit -v)"
-        }
-        _ => remedy(error),
-    }
-}
-
-/// Interfaces by name, each looked up once.
-#[derive(Debug, Default)]
-struct Interfaces(HashMap<String, Interface>);
-
-impl Interfaces {
-    fn find(&mut self, name: &str, rule: &Rule) -> Result<Interface, SupervisorError> {
-        if let Some(interface) = self.0.get(name) {
-            return Ok(interface.clone());
-        }
-        let interface = Interface::find(name).map_err(|error| SupervisorError::Interface {
-            interface: name.to_owned(),
-            rule: rule.name.clone(),
-            error,
-        })?;
-        self.0.insert(name.to_owned(), interface.clone());
-        Ok(interface)
-    }
-}
-
-/// Everything that runs while the relay runs.
-struct Relay<'a> {
-    rules: &'a [Rule],
-    inputs: Vec<Input>,
-    consumes: bool,
-    path: &'static str,
-    /// One for each worker.
-    counters: Vec<Arc<Counters>>,
-    workers: Workers,
-    /// Groups are left when this goes, so it stays as long as the workers.
-    _memberships: Memberships,
+/// How a supervisor works, beside its configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the configuration was read by, and is when it is read again.
+    pub flags: Flags,
+    /// How reports are written.
+    pub format: Format,
+    /// Where it is controlled.
+    pub control_socket: PathBuf,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// What workers are started with, before their command.
+    pub worker_arguments: Vec<String>,
 }
 
 /// Relays by `config` until SIGTERM or SIGINT, then drains, writes the final report to standard output and returns.
-/// SIGUSR1 writes a report in between.
-pub fn run(config: &Config, format: Format) -> Result<(), SupervisorError> {
+/// SIGUSR1 writes a report in between, SIGHUP reads the configuration again.
+pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
     let setup = |operation| move |error| SupervisorError::Setup { operation, error };
     if let Err(error) = rlimit::raise_open_files() {
         tracing::warn!("raise the limit on open descriptors: {error}");
@@ -193,20 +81,22 @@ pub fn run(config: &Config, format: Format) -> Result<(), SupervisorError> {
     // What it is for says what to do without.
     let _ = rlimit::raise_locked_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(setup("start the runtime"))?;
-    let _guard = runtime.enter();
-    // Before the first packet is captured, so that no signal finds the relay unprepared.
-    let signals = Signals::new().map_err(setup("listen for signals"))?;
-    let mut relay = Relay::start(config)?;
-    let result = runtime.block_on(relay.run(signals, format));
-    relay.report(format);
-    result
+    runtime.map_err(setup("start the runtime"))?.block_on(async {
+        // Before the first packet is captured, so that no signal finds the relay unprepared.
+        let mut signals = Signals::new().map_err(setup("listen for signals"))?;
+        let mut supervisor = Supervisor::start(config, options).await?;
+        supervisor.run(&mut signals).await;
+        let result = supervisor.stop().await;
+        supervisor.report();
+        result
+    })
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     report: Signal,
+    reload: Signal,
 }
 
 impl Signals {
@@ -215,128 +105,153 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             report: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
         })
     }
 }
 
-impl<'a> Relay<'a> {
-    fn start(config: &'a Config) -> Result<Self, SupervisorError> {
-        let rules = &config.rules;
-        let mut interfaces = Interfaces::default();
-        let egress = outputs::open(rules, config.gso, &mut interfaces)?;
-        let memberships = join_groups(rules, &mut interfaces)?;
-        let names = rules::interfaces(rules);
-        let Receive { mut inputs, workers: sources, path } =
-            Receive::open(config, &find_inputs(rules, &names, &mut interfaces)?)?;
-        let mut tasks = Vec::with_capacity(sources.len());
-        for source in sources {
-            let counters = Counters::new(inputs.len(), rules.iter().map(|rule| rule.outputs.len()));
-            tasks.push(Task {
-                descriptors: Descriptors { inputs: source, egress: egress.clone() },
-                counters: Arc::new(counters),
-                busy_poll: config.busy_poll,
-            });
+struct Supervisor {
+    relay: Relay,
+    options: Options,
+    began: Instant,
+    /// What is known of interfaces; absent where the kernel does not tell.
+    links: Option<Links>,
+    calls: Receiver<Call>,
+    scrapes: Receiver<Scrape>,
+    /// What was counted at the last look for losses.
+    watched: Stats,
+    samples: Samples,
+}
+
+impl Supervisor {
+    async fn start(config: Config, options: Options) -> Result<Self, SupervisorError> {
+        let control = ControlServer::bind(&options.control_socket)?;
+        let metrics = options.metrics.map(bind_metrics).transpose()?;
+        // Before the interfaces are looked at, so that no change is missed.
+        let links = Links::watch().inspect_err(|error| {
+            tracing::warn!(
+                "follow network interfaces: {error}; one that comes or goes is noticed a second later"
+            );
+        });
+        let way = Way::choose(&config)?;
+        let (socket, arguments) = (&options.control_socket, options.worker_arguments.clone());
+        let workers = Workers::new(config.num_workers, way.path(), config.busy_poll, socket, arguments)?;
+        let mut relay = Relay::new(config, way, workers);
+        relay.start().await?;
+        let (call, calls) = channel(QUEUE);
+        tokio::spawn(control.run(call));
+        let (scrape, scrapes) = channel(QUEUE);
+        if let Some(metrics) = metrics {
+            tokio::spawn(metrics.serve(scrape));
         }
-        let counters = tasks.iter().map(|task| Arc::clone(&task.counters)).collect();
-        let workers = Workers::start(tasks, &Arc::new(RuleTable::new(rules, &names)))?;
-        inputs.iter().try_for_each(|input| input.start(config.fanout))?;
-        if config.consume {
-            inputs.iter_mut().try_for_each(Input::consume)?;
-        }
-        tracing::info!(
-            "relaying by {}, from {}, with {}",
-            counted(rules.len(), "rule"),
-            names.join(", "),
-            counted(config.num_workers, "worker")
-        );
-        Ok(Self {
-            rules,
-            inputs,
-            consumes: config.consume,
-            path,
-            counters,
-            workers,
-            _memberships: memberships,
-        })
+        notify::ready("relaying");
+        let (links, began) = (links.ok(), Instant::now());
+        let (watched, samples) = Default::default();
+        Ok(Self { relay, options, began, links, calls, scrapes, watched, samples })
     }
 
-    /// Until a signal asks to stop, or the worker ends by itself.
-    async fn run(&mut self, mut signals: Signals, format: Format) -> Result<(), SupervisorError> {
+    /// Until a signal asks to stop.
+    async fn run(&mut self, signals: &mut Signals) {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
-        let mut last = Stats::default();
+        let mut pulse = tokio::time::interval(PULSE_INTERVAL);
+        let mut retry = tokio::time::interval(RETRY_INTERVAL);
+        let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return self.stop().await,
-                _ = signals.interrupt.recv() => return self.stop().await,
-                result = self.workers.ended() => return result,
-                _ = signals.report.recv() => self.report(format),
-                _ = watch.tick() => {
-                    let stats = self.stats();
-                    for loss in report::losses(&last, &stats) {
-                        tracing::warn!("{loss}");
-                    }
-                    last = stats;
-                }
+                biased;
+                number = self.relay.workers.due() => self.replace(number),
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.report.recv() => self.report(),
+                _ = signals.reload.recv() => self.reload_by_signal().await,
+                names = changed(&mut self.links) => self.relay.reconsider(&names).await,
+                _ = pulse.tick() => self.relay.workers.check_pulses(),
+                _ = retry.tick() => self.relay.look_again().await,
+                _ = watch.tick() => self.watch(),
+                () = tick(&mut watchdog) => notify::watchdog(),
+                Some(call) = self.calls.recv() => self.answer(call).await,
+                Some(scrape) = self.scrapes.recv() => self.expose(scrape),
             }
         }
     }
 
-    async fn stop(&mut self) -> Result<(), SupervisorError> {
-        if self.consumes {
-            self.inputs.iter_mut().for_each(Input::end_consumption);
+    /// Starts a worker in place of one that has ended.
+    fn replace(&mut self, number: usize) {
+        match self.relay.launch(number) {
+            Ok(()) => {
+                tracing::info!("worker {number} is started again, and goes on where the last one ended")
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                self.relay.workers.postpone(number);
+            }
         }
-        self.workers.stop().await
     }
 
-    fn report(&mut self, format: Format) {
-        if let Err(error) = report::write(&self.stats(), format, &mut io::stdout().lock()) {
+    async fn reload_by_signal(&mut self) {
+        notify::reloading();
+        if let Err(refusal) = self.reload().await {
+            tracing::error!("read the configuration again: {refusal}");
+        }
+        notify::ready("relaying");
+    }
+
+    async fn stop(&mut self) -> Result<(), SupervisorError> {
+        notify::stopping();
+        let failed = self.relay.stop().await;
+        self.watch();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<_> = failed.iter().map(ToString::to_string).collect();
+        Err(SupervisorError::WorkersFailed(format!("worker {}", numbers.join(", "))))
+    }
+
+    fn watch(&mut self) {
+        let stats = self.relay.stats();
+        for loss in report::losses(&self.watched, &stats) {
+            tracing::warn!("{loss}");
+        }
+        self.watched = stats;
+    }
+
+    fn report(&mut self) {
+        let stats = self.relay.stats();
+        if let Err(error) = report::write(&stats, self.options.format, &mut io::stdout().lock()) {
             tracing::warn!("write the report to standard output: {error}");
         }
     }
+}
 
-    fn stats(&mut self) -> Stats {
-        report::collect(self.path, self.rules, &self.counters, &mut self.inputs)
+fn bind_metrics(address: SocketAddr) -> Result<MetricsServer, SupervisorError> {
+    if !address.ip().is_loopback() {
+        tracing::warn!("metrics are served at {address} to whoever can reach it");
+    }
+    MetricsServer::bind(address).map_err(|error| SupervisorError::Metrics { address, error })
+}
+
+/// The names of interfaces that have changed.
+async fn changed(links: &mut Option<Links>) -> BTreeSet<String> {
+    match links {
+        Some(links) => {
+            let changes = links.changed().await;
+            for change in &changes {
+                tracing::debug!("{} {}", change.name, change.kind);
+            }
+            changes.into_iter().map(|change| change.name).collect()
+        }
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => _ = interval.tick().await,
+        None => pending().await,
     }
 }
 
 /// `1 rule`, `2 rules`.
 pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-fn find_inputs(
-    rules: &[Rule],
-    names: &[&str],
-    interfaces: &mut Interfaces,
-) -> Result<Vec<Interface>, SupervisorError> {
-    let mut inputs = Vec::with_capacity(names.len());
-    for name in names {
-        let Some(rule) = rules.iter().find(|rule| rule.input.interface == *name) else { continue };
-        let interface = interfaces.find(name, rule)?;
-        if !interface.ethernet {
-            return Err(SupervisorError::NotEthernet(interface.name));
-        }
-        if !interface.up {
-            tracing::warn!("interface {name} is down: rule \"{}\" relays nothing until it is up", rule.name);
-        }
-        inputs.push(interface);
-    }
-    Ok(inputs)
-}
-
-fn join_groups(rules: &[Rule], interfaces: &mut Interfaces) -> Result<Memberships, SupervisorError> {
-    let mut memberships = Memberships::default();
-    for rule in rules {
-        if !rule.input.group.is_multicast() {
-            memberships.occupy((rule.input.group, rule.input.port).into());
-            continue;
-        }
-        let (group, interface) = (rule.input.group, interfaces.find(&rule.input.interface, rule)?);
-        memberships.join(group, interface.index).map_err(|error| SupervisorError::Join {
-            group,
-            interface: interface.name,
-            error,
-        })?;
-    }
-    Ok(memberships)
 }

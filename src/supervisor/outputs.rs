@@ -1,58 +1,90 @@
-//! Egress sockets, one for each distinct output.
+//! Egress sockets, one for each distinct output of all rules.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
 
-use super::{Interfaces, SupervisorError};
-use crate::rules::Rule;
+use super::places::Places;
+use crate::stats::MAX_OUTPUTS;
 use crate::sys::udp_socket::{EgressAddress, open_egress};
-use crate::worker::egress::Egress;
+use crate::worker::order::{Descriptor, Order};
 
 /// Send buffer asked for, in bytes: some 4,000 small datagrams that a device has not sent yet.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// Opens the sockets that `rules` send through. Rules with the same output share one. Without `gso` each datagram is
-/// sent by itself.
-pub(super) fn open(
-    rules: &[Rule],
-    gso: bool,
-    interfaces: &mut Interfaces,
-) -> Result<Egress, SupervisorError> {
-    let mut egress = Egress::default();
-    let mut places = HashMap::new();
-    let mut smallest = SEND_BUFFER;
-    for rule in rules {
-        let mut route = Vec::with_capacity(rule.outputs.len());
-        for output in &rule.outputs {
-            let interface = interfaces.find(&output.interface, rule)?;
-            let address = EgressAddress {
-                destination: output.destination(),
-                interface: interface.name,
-                interface_index: interface.index,
-                ttl: output.ttl,
-            };
-            let place = if let Some(place) = places.get(&address) {
-                *place
-            } else {
-                let failed = |error| SupervisorError::Output {
-                    rule: rule.name.clone(),
-                    output: output.to_string(),
-                    error,
-                };
-                let (socket, obtained) = open_egress(&address, SEND_BUFFER).map_err(failed)?;
-                smallest = smallest.min(obtained);
-                let place = egress.add_output(output.to_string(), socket, gso);
-                places.insert(address, place);
-                place
-            };
-            route.push(place);
+/// The sockets that rules send through.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    by_address: HashMap<EgressAddress, Output>,
+    places: Places,
+    /// Whether datagrams may leave in trains.
+    segment: bool,
+    has_warned: bool,
+}
+
+#[derive(Debug)]
+struct Output {
+    place: u32,
+    socket: Descriptor,
+    /// How many rules send through it.
+    users: usize,
+}
+
+impl Outputs {
+    pub(super) fn new(segment: bool) -> Self {
+        Self { by_address: HashMap::new(), places: Places::new(MAX_OUTPUTS), segment, has_warned: false }
+    }
+
+    /// The place of the output to `address`, for one more rule. Where it is a new one, the order for workers to have it.
+    pub(super) fn open(&mut self, address: &EgressAddress) -> io::Result<(u32, Option<(Order, Descriptor)>)> {
+        if let Some(output) = self.by_address.get_mut(address) {
+            output.users += 1;
+            return Ok((output.place, None));
         }
-        egress.add_rule(route);
+        let (socket, obtained) = open_egress(address, SEND_BUFFER)?;
+        self.warn(obtained);
+        let place = self.places.take().ok_or_else(|| io::Error::other("there are too many outputs"))?;
+        let output = Output { place, socket: Arc::new(socket), users: 1 };
+        let order = self.order(address, &output);
+        self.by_address.insert(address.clone(), output);
+        Ok((place, Some(order)))
     }
-    if smallest < SEND_BUFFER {
-        tracing::warn!(
-            "send buffers are {smallest} bytes, {SEND_BUFFER} were asked for: bursts can be lost; \
-             grant CAP_NET_ADMIN, or raise the limit: sysctl -w net.core.wmem_max={SEND_BUFFER}"
-        );
+
+    /// Has an output that another supervisor has opened; no rule uses it yet.
+    pub(super) fn adopt(&mut self, place: u32, address: EgressAddress, socket: Descriptor) {
+        self.places.occupy(place);
+        self.by_address.insert(address, Output { place, socket, users: 0 });
     }
-    Ok(egress)
+
+    /// One rule less uses the output to `address`. When it was the last, the order for workers to close it.
+    pub(super) fn close(&mut self, address: &EgressAddress) -> Option<Order> {
+        let output = self.by_address.get_mut(address)?;
+        output.users = output.users.saturating_sub(1);
+        if output.users > 0 {
+            return None;
+        }
+        let place = self.by_address.remove(address)?.place;
+        self.places.give_back(place);
+        Some(Order::EndOutput { place })
+    }
+
+    /// The orders that make a new worker have all outputs.
+    pub(super) fn orders(&self) -> impl Iterator<Item = (Order, Descriptor)> {
+        self.by_address.iter().map(|(address, output)| self.order(address, output))
+    }
+
+    fn order(&self, address: &EgressAddress, output: &Output) -> (Order, Descriptor) {
+        let Output { place, socket, .. } = output;
+        let (address, segment) = (address.clone(), self.segment);
+        (Order::Output { place: *place, address, segment }, Arc::clone(socket))
+    }
+
+    fn warn(&mut self, obtained: usize) {
+        if obtained < SEND_BUFFER && !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                "send buffers are {obtained} bytes, {SEND_BUFFER} were asked for: bursts can be lost; \
+                 grant CAP_NET_ADMIN, or raise the limit: sysctl -w net.core.wmem_max={SEND_BUFFER}"
+            );
+        }
+    }
 }

@@ -1,188 +1,125 @@
-//! Which receive path the workers take, and what each of them receives through.
+//! Which receive path the workers take, and what it needs of packet sockets.
 
 use std::cell::Cell;
 use std::{io, iter};
 
-use super::inputs::{Input, clamped, failed};
-use super::{SupervisorError, counted};
+use super::SupervisorError;
+use super::inputs::enlarge_buffers;
 use crate::config::{Config, Rx};
-use crate::rules;
 use crate::sys::interface::Interface;
 use crate::sys::memory;
 use crate::sys::packet_socket::PacketSocket;
-use crate::sys::rule_programs::{Endpoint, RulePrograms};
 use crate::wire::ethernet;
-use crate::worker;
-use crate::worker::packet_ring::{BlockRing, Layout, SlotRing, Version};
+use crate::worker::order::Path;
+use crate::worker::packet_ring::{Layout, Shape, Version};
 
 /// Tags that can stand in a frame: the kernel takes out the outer one of two, but not on every path.
 const TAGS: usize = 2;
 
-/// Everything that receives.
-pub(super) struct Receive {
-    /// In the order of the interfaces.
-    pub inputs: Vec<Input>,
-    /// What each worker receives through.
-    pub workers: Vec<worker::Inputs>,
-    /// The path in a word, for reports.
-    pub path: &'static str,
+/// A receive path, for all workers and inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By rings of this layout, or smaller ones.
+    Rings(Layout),
+    /// By `recv`.
+    Recv(Path),
 }
 
-impl Receive {
-    /// Opens what `config` asks for on `interfaces`. Nothing is captured before the inputs are started.
-    pub(super) fn open(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
-        let by_rings = || Self::by_rings(config, interfaces);
+impl Way {
+    /// The best that works here, of what `config` allows.
+    pub(super) fn choose(config: &Config) -> Result<Self, SupervisorError> {
+        let recv = Self::Recv(Path::Recv { coalesce: config.recv_coalesce });
         match config.rx {
-            Rx::Recv => Self::by_recv(config, interfaces),
-            Rx::Mmap => by_rings(),
-            Rx::Auto => by_rings().or_else(|error| match error {
-                SupervisorError::Ring { .. } => {
+            Rx::Recv => Ok(recv),
+            Rx::Mmap => Ok(Self::Rings(config.ring)),
+            Rx::Auto => match try_ring(config.ring) {
+                Ok(()) => Ok(Self::Rings(config.ring)),
+                Err(error @ SupervisorError::Ring { .. }) => {
                     tracing::warn!("{error}; so frames are received by recv, which takes more CPU time");
-                    Self::by_recv(config, interfaces)
+                    Ok(recv)
                 }
-                error => Err(error),
-            }),
+                Err(error) => Err(error),
+            },
         }
     }
 
-    fn by_rings(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
-        let inputs = open_inputs(config, interfaces)?;
-        let layout = affordable(config.ring, &inputs, config.num_workers)?;
-        let smallest = Cell::new(layout);
-        let (workers, path) = match config.ring.version() {
-            Version::V3 => {
-                let map = |_: &Interface, socket: &PacketSocket| BlockRing::map(socket, layout);
-                (
-                    rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Blocks).collect(),
-                    "mmap-v3",
-                )
-            }
-            Version::V2 => {
-                for input in &inputs {
-                    // For frames that are too large for a slot.
-                    if let Some(warning) = clamped(&input.interface.name, input.enlarge_buffers()?) {
-                        tracing::warn!("{warning}");
-                    }
-                }
-                let map = |interface: &Interface, socket: &PacketSocket| {
-                    SlotRing::map(socket, layout, frame_len(interface))
-                };
-                (
-                    rings(config, &inputs, &smallest, map)?.into_iter().map(worker::Inputs::Slots).collect(),
-                    "mmap-v2",
-                )
-            }
-        };
-        let count = counted(inputs.len() * config.num_workers, "ring");
-        let less = if smallest.get() == config.ring { "" } else { "the smallest of them " };
-        tracing::info!("receiving by mmap: {count}, {less}{}", smallest.get());
-        Ok(Self { inputs, workers, path })
+    /// How workers receive.
+    pub(super) fn path(&self) -> Path {
+        match self {
+            Self::Rings(layout) => match layout.version() {
+                Version::V3 => Path::Blocks,
+                Version::V2 => Path::Slots,
+            },
+            Self::Recv(path) => *path,
+        }
     }
 
-    fn by_recv(config: &Config, interfaces: &[Interface]) -> Result<Self, SupervisorError> {
-        let inputs = open_inputs(config, interfaces)?;
-        for input in &inputs {
-            if let Some(warning) = clamped(&input.interface.name, input.enlarge_buffers()?) {
-                tracing::warn!("{warning}");
-            }
+    /// In a word, for reports.
+    pub(super) fn name(&self) -> &'static str {
+        match self.path() {
+            Path::Blocks => "mmap-v3",
+            Path::Slots => "mmap-v2",
+            Path::Recv { .. } | Path::RecvSingleShot => "recv",
         }
-        let descriptor = |interface: &Interface, socket: &PacketSocket| {
-            socket.try_clone().map_err(|error| failed(interface, error))
+    }
+
+    /// Gives `sockets`, which are to capture on `interface`, what it takes to receive from them: rings, or large buffers.
+    pub(super) fn prepare(
+        &self,
+        interface: &Interface,
+        sockets: &[PacketSocket],
+    ) -> Result<Vec<Option<Shape>>, SupervisorError> {
+        if self.path() != Path::Blocks {
+            // For all frames, or for those that are too large for a slot.
+            enlarge_buffers(interface, sockets)?;
+        }
+        let Self::Rings(layout) = self else { return Ok(vec![None; sockets.len()]) };
+        let failed =
+            |error| SupervisorError::Ring { interface: interface.name.clone(), layout: *layout, error };
+        let affordable = affordable(*layout, sockets.len()).map_err(failed)?;
+        let smallest = Cell::new(affordable);
+        let request = |socket: &PacketSocket| {
+            let (shape, obtained) = Shape::request(socket, affordable, frame_len(interface))?;
+            if obtained.size() < smallest.get().size() {
+                smallest.set(obtained);
+            }
+            Ok(Some(shape))
         };
-        let workers = for_each_worker(config, &inputs, descriptor)?;
-        tracing::info!("receiving by recv");
-        let by_recv = |sockets| worker::Inputs::Recv { sockets, coalesce: config.recv_coalesce };
-        Ok(Self { inputs, workers: workers.into_iter().map(by_recv).collect(), path: "recv" })
+        let shapes = sockets.iter().map(request).collect::<io::Result<_>>().map_err(failed)?;
+        let (name, obtained) = (&interface.name, smallest.get());
+        if obtained == *layout {
+            tracing::info!("receiving on {name} by mmap: {obtained}");
+        } else {
+            tracing::warn!("there is memory for a smaller ring on {name} only: {obtained}, not {layout}");
+        }
+        Ok(shapes)
     }
 }
 
-fn open_inputs(config: &Config, interfaces: &[Interface]) -> Result<Vec<Input>, SupervisorError> {
-    let open = |interface: &Interface| {
-        Input::open(interface.clone(), config.num_workers, rule_programs(config, &interface.name)?)
+/// Whether a ring can be had at all, be it a small one.
+fn try_ring(layout: Layout) -> Result<(), SupervisorError> {
+    let socket = PacketSocket::open()
+        .map_err(|error| SupervisorError::PacketSocket { interface: "any interface".to_owned(), error })?;
+    let failed = |error| SupervisorError::Ring { interface: "any interface".to_owned(), layout, error };
+    let try_it = || {
+        socket.prefix_vnet_header()?;
+        let smallest = iter::successors(Some(layout), Layout::halved).last().unwrap_or(layout);
+        Shape::request(&socket, affordable(smallest, 1)?, ethernet::HEADER_LEN).map(|_| ())
     };
-    interfaces.iter().map(open).collect()
-}
-
-/// Programs that decide by the rules on `interface`, unless the configuration or the kernel is against it.
-fn rule_programs(config: &Config, interface: &str) -> Result<Option<RulePrograms>, SupervisorError> {
-    if !config.rule_filter {
-        return Ok(None);
-    }
-    let inputs = config.rules.iter().map(|rule| &rule.input).filter(|input| input.interface == interface);
-    let endpoint =
-        |input: &rules::Input| Endpoint { group: input.group, port: input.port, source: input.source };
-    match RulePrograms::load(&inputs.map(endpoint).collect::<Vec<_>>()) {
-        Ok(programs) => Ok(Some(programs)),
-        Err(error) if config.consume => {
-            Err(SupervisorError::Consume { interface: interface.to_owned(), error })
-        }
-        Err(error) => {
-            tracing::warn!(
-                "filter by the rules on {interface}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
-                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
-            );
-            Ok(None)
-        }
-    }
+    try_it().map_err(failed)
 }
 
 /// The layout of rings that leave the machine half of the memory it has to give. The kernel would hand out more, and then end
 /// programs to get it.
-fn affordable(layout: Layout, inputs: &[Input], workers: usize) -> Result<Layout, SupervisorError> {
+fn affordable(layout: Layout, rings: usize) -> io::Result<Layout> {
     let Some(available) = memory::available() else { return Ok(layout) };
-    within(layout, inputs.len() * workers, available / 2).ok_or_else(|| SupervisorError::Ring {
-        interface: inputs.first().map(|input| input.interface.name.clone()).unwrap_or_default(),
-        layout,
-        error: io::Error::from_raw_os_error(libc::ENOMEM),
-    })
+    within(layout, rings, available / 2).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
 /// The layout of so many rings, halved until together they take at most `bytes`.
 fn within(layout: Layout, rings: usize, bytes: u64) -> Option<Layout> {
     let fits = |layout: &Layout| (layout.size() as u64).saturating_mul(rings as u64) <= bytes;
     iter::successors(Some(layout), Layout::halved).find(fits)
-}
-
-/// The rings that `map` makes, for each worker one of each input; `smallest` tells the smallest layout obtained.
-fn rings<R>(
-    config: &Config,
-    inputs: &[Input],
-    smallest: &Cell<Layout>,
-    map: impl Fn(&Interface, &PacketSocket) -> io::Result<(R, Layout)>,
-) -> Result<Vec<Vec<worker::Input<R>>>, SupervisorError> {
-    for_each_worker(config, inputs, |interface, socket| {
-        let name = &interface.name;
-        let (ring, obtained) = map(interface, socket).map_err(|error| SupervisorError::Ring {
-            interface: name.clone(),
-            layout: config.ring,
-            error,
-        })?;
-        if obtained.size() < smallest.get().size() {
-            smallest.set(obtained);
-        }
-        if obtained != config.ring {
-            tracing::warn!(
-                "there is memory for a smaller ring on {name} only: {obtained}, not {}",
-                config.ring
-            );
-        }
-        Ok(ring)
-    })
-}
-
-/// What `make` makes of each socket, for each worker one of each input.
-fn for_each_worker<S>(
-    config: &Config,
-    inputs: &[Input],
-    make: impl Fn(&Interface, &PacketSocket) -> Result<S, SupervisorError>,
-) -> Result<Vec<Vec<worker::Input<S>>>, SupervisorError> {
-    let source = |worker: usize, input: &Input| {
-        let socket = input.sockets.get(worker)?;
-        let source = make(&input.interface, socket);
-        Some(source.map(|source| worker::Input { name: input.interface.name.clone(), source }))
-    };
-    let of_worker = |worker| inputs.iter().filter_map(|input| source(worker, input)).collect();
-    (0..config.num_workers).map(of_worker).collect()
 }
 
 /// Bytes of the largest frame that the interface's MTU allows.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-use super::inputs::Input;
-use crate::rules::{Output, Rule};
-use crate::stats::{Cause, Counters, Named, OutputStats, RuleStats, Stats, WorkerStats};
+use super::book::{Book, LiveRule};
+use super::relay::Relay;
+use crate::rules::Output;
+use crate::stats::{Cause, Counters, Named, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
 
 /// How reports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,54 +20,71 @@ pub enum Format {
     Json,
 }
 
-/// Puts together what workers and kernel have counted. Everything is read from the last count to the first, so that
-/// what goes on meanwhile is missing in a later one, never in excess of an earlier one.
-pub(super) fn collect(path: &str, rules: &[Rule], counters: &[Arc<Counters>], inputs: &mut [Input]) -> Stats {
-    let rules: Vec<_> = rules.iter().enumerate().map(|(i, rule)| rule_stats(rule, i, counters)).collect();
-    let mut dropped = BTreeMap::new();
-    for (name, count) in counters.iter().flat_map(|counters| counters.dropped.report()) {
-        *dropped.entry(name).or_default() += count;
-    }
-    let workers = counters.iter().map(|counters| worker_stats(counters)).collect();
-    let of_input = |i: usize| counters.iter().filter_map(move |counters| counters.inputs.get(i));
-    let inputs: Vec<_> = inputs.iter_mut().enumerate().map(|(i, input)| input.stats(of_input(i))).collect();
-    Stats {
-        rx: path.to_owned(),
-        workers,
-        received: inputs.iter().map(|input| input.received).sum(),
-        matched: rules.iter().map(|rule| rule.matched).sum(),
-        dropped,
-        relayed: rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum(),
-        inputs,
-        rules,
+impl Relay {
+    /// Puts together what workers and kernel have counted. Everything is read from the last count to the first, so that
+    /// what goes on meanwhile is missing in a later one, never in excess of an earlier one.
+    pub(super) fn stats(&mut self) -> Stats {
+        let counters = self.workers.counters();
+        let rules = rules(&self.book, &counters);
+        let mut dropped = BTreeMap::new();
+        for (name, count) in counters.iter().flat_map(|counters| counters.dropped().report()) {
+            *dropped.entry(name).or_default() += count;
+        }
+        let places: Vec<_> = self.inputs.values().map(|live| usize::from(live.input.place)).collect();
+        let worker_stats = |counters: &&Counters| WorkerStats {
+            matched: counters.total_matched(self.book.iter().map(|(place, _)| place as usize)),
+            received: counters.total_received(places.iter().copied()),
+        };
+        let workers = counters.iter().map(worker_stats).collect();
+        let mut inputs = self.past_inputs.clone();
+        for (name, live) in &mut self.inputs {
+            let stats = live.input.stats(&counters);
+            inputs.entry(name.clone()).and_modify(|past| past.add(&stats)).or_insert(stats);
+        }
+        let inputs: Vec<_> = inputs.into_values().collect();
+        let relayed: u64 = rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
+        let removed = counters.iter().map(|counters| counters.removed());
+        let removed = removed.fold(RemovedStats::default(), |sum, [_, matched, relayed]| RemovedStats {
+            matched: sum.matched + matched,
+            relayed: sum.relayed + relayed,
+        });
+        Stats {
+            rx: self.way.name().to_owned(),
+            workers,
+            received: inputs.iter().map(|input| input.received).sum(),
+            matched: rules.iter().map(|rule| rule.matched).sum::<u64>() + removed.matched,
+            dropped,
+            relayed: relayed + removed.relayed,
+            inputs,
+            rules,
+            removed,
+        }
     }
 }
 
-fn worker_stats(counters: &Counters) -> WorkerStats {
-    let matched = counters.rules.iter().map(|rule| rule.matched.get()).sum();
-    let received = counters.inputs.iter().map(|input| input.received.get()).sum();
-    WorkerStats { received, matched }
+/// What the workers have counted for each rule.
+fn rules(book: &Book, counters: &[&Counters]) -> Vec<RuleStats> {
+    book.iter().map(|(place, live)| rule_stats(place, live, counters)).collect()
 }
 
-/// The sum over the workers of what they counted for the rule at place `place`.
-fn rule_stats(rule: &Rule, place: usize, counters: &[Arc<Counters>]) -> RuleStats {
-    let counts: Vec<_> = counters.iter().filter_map(|counters| counters.rules.get(place)).collect();
-    let output_stats = |(i, output): (usize, &Output)| {
-        let mut stats = OutputStats { destination: output.to_string(), ..OutputStats::default() };
-        for counts in counts.iter().filter_map(|counts| counts.outputs.get(i)) {
-            stats.relayed += counts.relayed.get();
-            stats.bytes += counts.bytes.get();
-            for (name, count) in counts.dropped.report() {
+/// The sum over the workers of what they counted for the rule at `place`, its outputs first.
+fn rule_stats(place: u32, live: &LiveRule, counters: &[&Counters]) -> RuleStats {
+    let output_stats = |(to, place): (&Output, u32)| {
+        let mut stats = OutputStats { destination: to.to_string(), ..OutputStats::default() };
+        for output in counters.iter().filter_map(|counters| counters.output(place as usize)) {
+            stats.relayed += output.relayed().get();
+            stats.bytes += output.bytes().get();
+            for (name, count) in output.dropped().report() {
                 *stats.dropped.entry(name).or_default() += count;
             }
         }
         stats
     };
-    let outputs = rule.outputs.iter().enumerate().map(output_stats).collect();
-    let (matched, bytes) = counts.iter().fold((0, 0), |(matched, bytes), counts| {
-        (matched + counts.matched.get(), bytes + counts.bytes.get())
-    });
-    RuleStats { name: rule.name.clone(), matched, bytes, outputs }
+    let outputs = live.rule.outputs.iter().zip(live.counters()).map(output_stats).collect();
+    let rules = counters.iter().filter_map(|counters| counters.rule(place as usize));
+    let (matched, bytes) = rules
+        .fold((0, 0), |(matched, bytes), rule| (matched + rule.matched().get(), bytes + rule.bytes().get()));
+    RuleStats { name: live.rule.name.clone(), matched, bytes, outputs }
 }
 
 /// Writes a report to `to`.
@@ -87,6 +104,7 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
         "dropped by kernel",
         "ring full",
         "queued",
+        "abandoned",
         "frames",
         "received",
         "consumed",
@@ -100,6 +118,7 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
             input.dropped,
             input.freezes,
             input.queued(),
+            input.abandoned,
             input.frames,
             input.received,
             input.consumed,
@@ -171,12 +190,15 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
                 "{interface}: the kernel dropped {lost} frames: the receive buffer or ring was full, or it could not describe them"
             ));
         }
+        let abandoned = input.abandoned.saturating_sub(earlier.map_or(0, |earlier| earlier.abandoned));
+        if abandoned > 0 {
+            losses.push(format!(
+                "{interface}: {abandoned} frames were lost with a worker that died over them, or with the interface"
+            ));
+        }
         let downs = input.went_down.saturating_sub(earlier.map_or(0, |earlier| earlier.went_down));
         if downs > 0 {
-            losses.push(format!(
-                "{interface} went down {}; if it was deleted, restart the relay",
-                times(downs)
-            ));
+            losses.push(format!("{interface} went down {}", times(downs)));
         }
     }
     for (name, lost) in
@@ -218,26 +240,40 @@ mod tests {
     use crate::stats::{InputStats, SendFailure};
 
     fn stats(refused: u64, kernel_dropped: u64) -> Stats {
-        let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
-        let counters = [1, 2].map(|_| Arc::new(Counters::new(1, [1])));
-        let [one, other] = &counters;
-        one.dropped.add(Cause::NoRule, 3);
-        (0..3).for_each(|_| one.received(0, 1));
+        let mut book = Book::new();
+        let place = book.enter("eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()).unwrap();
+        let output = book.get(place).unwrap().counters()[0] as usize;
+        let (one, other) = (Counters::new().unwrap(), Counters::new().unwrap());
         for _ in 0..7 + refused {
-            other.received(0, 1);
-            other.matched(0, 1, 100);
+            other.matched(place as usize, 1, 100);
         }
-        other.rules[0].outputs[0].relayed.add(7);
-        other.rules[0].outputs[0].dropped.add(SendFailure::Refused, refused);
-        let mut stats = collect("recv", &rules, &counters, &mut []);
+        other.output(output).unwrap().relayed().add(7);
+        other.output(output).unwrap().dropped().add(SendFailure::Refused, refused);
+        let rules = rules(&book, &[&one, &other]);
         let (received, dropped) = (10 + refused, kernel_dropped);
         let interface = "eth0".into();
-        stats.received = received;
-        let captured = received + dropped;
-        let frames = received;
-        stats.inputs =
-            vec![InputStats { interface, captured, dropped, frames, received, ..InputStats::default() }];
-        stats
+        let (captured, frames) = (received + dropped, received);
+        Stats {
+            rx: "recv".into(),
+            workers: vec![
+                WorkerStats { received: 3, matched: 0 },
+                WorkerStats { received: 7 + refused, matched: 7 + refused },
+            ],
+            received,
+            matched: 7 + refused,
+            dropped: BTreeMap::from([("no_rule".into(), 3)]),
+            relayed: 7,
+            inputs: vec![InputStats {
+                interface,
+                captured,
+                dropped,
+                frames,
+                received,
+                ..InputStats::default()
+            }],
+            rules,
+            removed: RemovedStats::default(),
+        }
     }
 
     #[test]

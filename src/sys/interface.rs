@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Socket, Type};
 
-/// A network interface at the time it was looked up.
+/// A network interface at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -17,6 +17,9 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether frames can come and go, which takes that it is up: operational by RFC 2863, `IFF_RUNNING`. One that is up
+    /// and has no carrier is what `ip link` calls NO-CARRIER.
+    pub carrier: bool,
     /// Whether its frames begin with an Ethernet header.
     pub ethernet: bool,
 }
@@ -40,15 +43,22 @@ impl Interface {
         let mtu = unsafe { mtu.ifr_ifru.ifru_mtu };
         // SAFETY: SIOCGIFHWADDR has set the hardware address; every bit pattern is a sockaddr.
         let hardware = unsafe { hardware.ifr_ifru.ifru_hwaddr }.sa_family;
+        let flags = libc::c_int::from(flags);
         Ok(Self {
             name: name.to_owned(),
             index,
             mtu: u32::try_from(mtu).unwrap_or_default(),
-            up: i32::from(flags) & libc::IFF_UP != 0,
-            // The loopback device has Ethernet headers too.
-            ethernet: matches!(hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK),
+            up: flags & libc::IFF_UP != 0,
+            carrier: flags & libc::IFF_RUNNING != 0,
+            ethernet: has_ethernet_headers(hardware),
         })
     }
+}
+
+/// Whether the frames of a device of this kind (`ARPHRD_…`, `linux/if_arp.h`) begin with an Ethernet header. Those of the
+/// loopback device do.
+pub fn has_ethernet_headers(hardware: u16) -> bool {
+    matches!(hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK)
 }
 
 /// An interface request (netdevice(7)) that only reads.
@@ -73,7 +83,7 @@ mod tests {
     #[test]
     fn loopback_is_found_and_nonsense_is_not() {
         let lo = Interface::find("lo").unwrap();
-        assert!(lo.index > 0 && lo.mtu > 0 && lo.ethernet, "{lo:?}");
+        assert!(lo.index > 0 && lo.mtu > 0 && lo.ethernet && lo.carrier == lo.up, "{lo:?}");
         assert!(Interface::find("no-such-if").is_err());
         assert!(Interface::find("a-name-that-is-too-long").is_err());
         assert!(Interface::find("zero\0inside").is_err());

@@ -5,14 +5,19 @@
 
 pub mod affinity;
 pub mod buffer_pool;
+pub mod channel;
 pub mod credentials;
+pub mod ethtool;
 pub mod filter;
 pub mod interface;
 pub mod memory;
+pub mod netlink;
 pub mod packet_socket;
 pub mod poll;
+pub mod process;
 pub mod rlimit;
 pub mod rule_programs;
+pub mod shared_memory;
 mod sockopt;
 pub mod udp_socket;
 pub mod uring;

@@ -116,13 +116,6 @@ impl PacketSocket {
         sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, request)
     }
 
-    /// Takes a receive ring away that is not mapped.
-    pub fn remove_ring(&self) -> io::Result<()> {
-        // SAFETY: all of it are integers, and none of everything is how a ring is removed, of either version.
-        let nothing: libc::tpacket_req3 = unsafe { std::mem::zeroed() };
-        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, nothing)
-    }
-
     fn set_version(&self, version: libc::tpacket_versions) -> io::Result<()> {
         sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_VERSION, version as libc::c_int)
     }
@@ -148,6 +141,14 @@ impl PacketSocket {
         Ok(joined as u16)
     }
 
+    /// The index of the interface that it captures on; `None` when that is gone, or it is not bound.
+    pub fn interface(&self) -> io::Result<Option<u32>> {
+        let address = self.0.local_addr()?;
+        // SAFETY: a packet socket's address is a `sockaddr_ll`, which is smaller than the storage.
+        let address = unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() };
+        Ok(u32::try_from(address.sll_ifindex).ok().filter(|index| *index != 0))
+    }
+
     /// Takes the error that the socket has met meanwhile, if any.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         take_error(self.0.as_fd())
@@ -156,6 +157,12 @@ impl PacketSocket {
     /// Another descriptor of the same socket.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
         self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+impl From<OwnedFd> for PacketSocket {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket.into())
     }
 }
 

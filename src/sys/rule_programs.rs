@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use aya::maps::{HashMap, PerCpuArray};
+use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -72,31 +72,63 @@ fn failed<E: Into<Box<dyn Error + Send + Sync>>>(operation: &'static str) -> imp
 /// The programs for the rules of one interface. When this is dropped, or its process ends in any way, consumption ends;
 /// the filter stays where it is attached.
 #[derive(Debug)]
-pub struct RulePrograms(Ebpf);
+pub struct RulePrograms {
+    object: Ebpf,
+    /// Whether sources are looked at.
+    has_sources: bool,
+}
 
 impl RulePrograms {
-    /// Loads programs for rules that take `endpoints`. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
-    pub fn load(endpoints: &[Endpoint]) -> Result<Self, RuleProgramError> {
+    /// Loads programs for rules that take `endpoints`, with room for so many of each family, and at least for these. Needs
+    /// `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
+    pub fn load(endpoints: &[Endpoint], room: usize) -> Result<Self, RuleProgramError> {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
         let keys_v4: Vec<_> = endpoints.iter().filter_map(key_v4).collect();
         let keys_v6: Vec<_> = endpoints.iter().filter_map(key_v6).collect();
-        loader.map_max_entries(WANTED_V4, keys_v4.len().max(1) as u32);
-        loader.map_max_entries(WANTED_V6, keys_v6.len().max(1) as u32);
-        let sources = u8::from(endpoints.iter().any(|endpoint| endpoint.source.is_some()));
+        let room = |keys: usize| room.max(keys).max(1) as u32;
+        loader.map_max_entries(WANTED_V4, room(keys_v4.len()));
+        loader.map_max_entries(WANTED_V6, room(keys_v6.len()));
+        let has_sources = endpoints.iter().any(|endpoint| endpoint.source.is_some());
+        let sources = u8::from(has_sources);
         loader.override_global(SOURCES, &sources, true);
         let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
         fill(&mut object, WANTED_V4, &keys_v4)?;
         fill(&mut object, WANTED_V6, &keys_v6)?;
         let filter: &mut SocketFilter = program_mut(&mut object, FILTER)?;
         filter.load().map_err(failed("load the rules' socket filter"))?;
-        Ok(Self(object))
+        Ok(Self { object, has_sources })
+    }
+
+    /// Whether these programs can take `endpoint` in, as far as there is room: they look at sources only if one was among the
+    /// endpoints that they were loaded with.
+    pub fn suits(&self, endpoint: &Endpoint) -> bool {
+        self.has_sources || endpoint.source.is_none()
+    }
+
+    /// Takes in another endpoint.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn insert(&mut self, endpoint: &Endpoint) -> Result<(), RuleProgramError> {
+        fill(&mut self.object, WANTED_V4, key_v4(endpoint).as_slice())?;
+        fill(&mut self.object, WANTED_V6, key_v6(endpoint).as_slice())
+    }
+
+    /// Takes an endpoint out.
+    pub fn remove(&mut self, endpoint: &Endpoint) -> Result<(), RuleProgramError> {
+        let failed = failed("take a rule out of a BPF map");
+        match (key_v4(endpoint), key_v6(endpoint)) {
+            (Some(key), _) => wanted(&mut self.object, WANTED_V4)?.remove(&key).map_err(failed),
+            (_, Some(key)) => wanted(&mut self.object, WANTED_V6)?.remove(&key).map_err(failed),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Lets the filter decide what `socket` gets from now on, in place of what decided before.
     pub fn attach(&self, socket: impl AsFd) -> io::Result<()> {
-        let program = self.0.program(FILTER).and_then(|program| <&SocketFilter>::try_from(program).ok());
+        let program = self.object.program(FILTER).and_then(|program| <&SocketFilter>::try_from(program).ok());
         let fd = program.and_then(|program| program.fd().ok()).ok_or(io::ErrorKind::NotFound)?;
         // Not by aya, whose link would take away what another program has taken over.
         sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, fd.as_fd().as_raw_fd())
@@ -107,7 +139,7 @@ impl RulePrograms {
     /// # Errors
     /// Where the kernel has no links for such programs, which would not outlive the process: before Linux 6.6.
     pub fn consume(&mut self, interface: &str) -> Result<(), RuleProgramError> {
-        let program: &mut SchedClassifier = program_mut(&mut self.0, CONSUME)?;
+        let program: &mut SchedClassifier = program_mut(&mut self.object, CONSUME)?;
         program.load().map_err(failed("load a program"))?;
         // Without a choice aya would fall back to a filter of the device, which stays when the process is gone.
         let by_link = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -119,7 +151,7 @@ impl RulePrograms {
 
     /// Gives the IP stack again what the rules take.
     pub fn end_consumption(&mut self) -> Result<(), RuleProgramError> {
-        let program: &mut SchedClassifier = program_mut(&mut self.0, CONSUME)?;
+        let program: &mut SchedClassifier = program_mut(&mut self.object, CONSUME)?;
         program.unload().map_err(failed("detach a program from the ingress"))
     }
 
@@ -134,7 +166,7 @@ impl RulePrograms {
     }
 
     fn count(&self, place: u32) -> Result<u64, RuleProgramError> {
-        let map = self.0.map(COUNTS).ok_or(COUNTS).map_err(failed("find a BPF map"))?;
+        let map = self.object.map(COUNTS).ok_or(COUNTS).map_err(failed("find a BPF map"))?;
         let counts = PerCpuArray::<_, u64>::try_from(map).map_err(failed("open a BPF map"))?;
         let counts = counts.get(&place, 0).map_err(failed("read a BPF map"))?;
         Ok(counts.iter().sum())
@@ -151,9 +183,19 @@ where
 
 /// Writes `keys` to the table `name`.
 fn fill<K: Pod>(object: &mut Ebpf, name: &'static str, keys: &[K]) -> Result<(), RuleProgramError> {
-    let map = object.map_mut(name).ok_or(name).map_err(failed("find a BPF map"))?;
-    let mut wanted = HashMap::<_, K, u8>::try_from(map).map_err(failed("open a BPF map"))?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = wanted::<K>(object, name)?;
     keys.iter().try_for_each(|key| wanted.insert(key, 1, 0)).map_err(failed("write the rules to a BPF map"))
+}
+
+fn wanted<'a, K: Pod>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<&'a mut MapData, K, u8>, RuleProgramError> {
+    let map = object.map_mut(name).ok_or(name).map_err(failed("find a BPF map"))?;
+    HashMap::try_from(map).map_err(failed("open a BPF map"))
 }
 
 fn key_v4(endpoint: &Endpoint) -> Option<KeyV4> {
@@ -206,7 +248,7 @@ mod tests {
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
             Endpoint { group: group.ip(), port: group.port(), source }
         };
-        RulePrograms::load(&rules.iter().map(endpoint).collect::<Vec<_>>()).unwrap()
+        RulePrograms::load(&rules.iter().map(endpoint).collect::<Vec<_>>(), 0).unwrap()
     }
 
     fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
@@ -327,11 +369,36 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: loads BPF programs"]
+    fn endpoints_come_and_go() {
+        let parse = |group: &str| {
+            let group: SocketAddr = group.parse().unwrap();
+            Endpoint { group: group.ip(), port: group.port(), source: None }
+        };
+        let mut programs = RulePrograms::load(&[], 1).unwrap();
+        let (v4, v6) = (parse("239.1.1.1:5000"), parse("[ff15::1]:5000"));
+        let (frame_v4, frame_v6) = (ipv4(9, 1, 5000, 0, |_| ()), ipv6(1, 5000, &[], 17));
+        for _ in 0..3 {
+            assert!(!passes(&programs, &frame_v4) && !passes(&programs, &frame_v6));
+            programs.insert(&v4).unwrap();
+            programs.insert(&v6).unwrap();
+            assert!(passes(&programs, &frame_v4) && passes(&programs, &frame_v6));
+            assert!(programs.insert(&parse("239.1.1.2:5000")).is_err(), "no room");
+            programs.remove(&v4).unwrap();
+            assert!(!passes(&programs, &frame_v4) && passes(&programs, &frame_v6));
+            programs.remove(&v6).unwrap();
+        }
+        let of_source = Endpoint { source: Some("10.0.0.9".parse().unwrap()), ..v4 };
+        assert!(programs.suits(&v4) && !programs.suits(&of_source));
+        assert!(RulePrograms::load(&[of_source], 1).unwrap().suits(&of_source));
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
     fn there_is_room_for_ten_thousand_rules() {
         let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
         let rules: Vec<_> =
             (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None }).collect();
-        let filter = RulePrograms::load(&rules).unwrap();
+        let filter = RulePrograms::load(&rules, 0).unwrap();
         let to = |group: IpAddr| {
             let IpAddr::V4(group) = group else { unreachable!() };
             ipv4(9, 1, 7, 0, |packet| packet[16..20].copy_from_slice(&group.octets()))

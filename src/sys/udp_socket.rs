@@ -1,15 +1,17 @@
 //! UDP sockets for egress, and for group membership.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
 
 use super::sockopt;
 
 /// Where and how an egress socket sends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EgressAddress {
     /// Destination address and port.
     pub destination: SocketAddr,
@@ -110,5 +112,28 @@ impl MembershipSocket {
 
     fn join_v4(&self, group: Ipv4Addr, interface: u32) -> io::Result<()> {
         self.0.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+    }
+
+    /// Leaves a group that [`MembershipSocket::join`] has joined, also on an interface that is gone, which then takes room no
+    /// more.
+    pub fn leave(&self, group: IpAddr, interface: u32) -> io::Result<()> {
+        match group {
+            IpAddr::V4(group) => {
+                self.0.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+            }
+            IpAddr::V6(group) => self.0.leave_multicast_v6(&group, interface),
+        }
+    }
+}
+
+impl AsFd for MembershipSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Display for EgressAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.destination, self.interface)
     }
 }

@@ -1,25 +1,34 @@
 //! A worker: takes frames from packet sockets, finds their rules, sends copies. It opens no file, socket or device
-//! itself: whoever starts it hands over descriptors, rules, counters and a stop signal.
+//! itself: a supervisor gives it descriptors and orders, over a [`Link`].
 
+mod carry_out;
 pub mod egress;
 mod forward;
+mod link;
 mod mmap;
+pub mod order;
 #[allow(unsafe_code)]
 pub mod packet_ring;
+mod places;
+pub mod process;
 mod receiver;
 mod recv;
+mod told;
 mod unified_loop;
 
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use egress::Egress;
+pub use link::Link;
 use mmap::Mmap;
+use order::{Answer, Order, PROTOCOL, Path, Task};
 use packet_ring::{BlockRing, SlotRing};
 pub use receiver::ReceiveError;
+use receiver::Receiver;
 use recv::{Mode, Recv};
-use unified_loop::{Surroundings, UnifiedLoop};
+use told::Told;
+use unified_loop::UnifiedLoop;
 
 use crate::rules::RuleTable;
 use crate::stats::Counters;
@@ -27,43 +36,6 @@ use crate::sys::uring::Uring;
 
 /// Results that the kernel can hold back before the worker takes them: more than receive buffers and sends together.
 const COMPLETIONS: u32 = 4_096;
-
-/// Where frames come from: a packet socket, or its ring.
-#[derive(Debug)]
-pub struct Input<S> {
-    /// Name of the interface, for errors.
-    pub name: String,
-    /// The socket or ring; it prefixes frames with a `virtio_net_hdr`.
-    pub source: S,
-}
-
-/// How a worker receives, and from where. An input's place is the [`InputIndex`](crate::rules::InputIndex) that the
-/// rules know it by.
-#[derive(Debug)]
-pub enum Inputs {
-    /// From `TPACKET_V3` rings.
-    Blocks(Vec<Input<BlockRing>>),
-    /// From `TPACKET_V2` rings.
-    Slots(Vec<Input<SlotRing>>),
-    /// By `recv`, as the kernel can best.
-    Recv {
-        /// From these.
-        sockets: Vec<Input<OwnedFd>>,
-        /// How long frames may gather before a worker that has just relayed looks again; zero wakes it up for each.
-        coalesce: Duration,
-    },
-    /// By `recv`, one operation for each frame, as on kernels before 6.0.
-    RecvSingleShot(Vec<Input<OwnedFd>>),
-}
-
-/// Everything that a worker reads from and writes to.
-#[derive(Debug)]
-pub struct Descriptors {
-    /// Where frames come from.
-    pub inputs: Inputs,
-    /// Egress sockets and the way from rules to them.
-    pub egress: Egress,
-}
 
 /// Why a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +48,9 @@ pub enum WorkerError {
     /// There is no memory for receive buffers.
     #[error("map receive buffers: {0} (raise the memory limit of the service or container)")]
     Buffers(io::Error),
+    /// What it was told cannot be understood, or not be done.
+    #[error("carry out an order: {0}")]
+    Orders(io::Error),
     /// The ring failed.
     #[error("io_uring: {0}")]
     Ring(io::Error),
@@ -90,38 +65,54 @@ impl WorkerError {
     }
 }
 
-/// Calls `ready` when everything is in place to receive, and relays until the other end of `stop` is closed; then
-/// relays what had arrived by then and returns. Before it sleeps it looks for frames as long as `busy_poll`.
+/// Relays as it is told over `link`, until it is told to drain and has, or nobody can tell it anything any more. When everything is
+/// set up that takes privileges it calls `confine`, once, before the first frame.
 pub fn run(
-    descriptors: Descriptors,
-    busy_poll: Duration,
-    rules: &RuleTable,
-    counters: &Counters,
-    stop: &PipeReader,
-    ready: impl FnOnce(),
+    mut link: Link,
+    confine: impl FnOnce(&Task, &mut Uring) -> Result<(), WorkerError>,
 ) -> Result<(), WorkerError> {
-    let Descriptors { inputs, mut egress } = descriptors;
+    let (task, memory) = begin(&mut link)?;
+    let counters = Counters::open(memory).map_err(WorkerError::Orders)?;
     let mut ring = Uring::new(COMPLETIONS).map_err(WorkerError::Setup)?;
-    let surroundings = Surroundings { rules, egress: &mut egress, counters, busy_poll };
-    match inputs {
-        Inputs::Blocks(rings) => {
-            ready();
-            UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
+    let by_recv = |ring: &mut Uring, mode| Recv::new(ring, mode).map_err(WorkerError::Buffers);
+    match task.path {
+        Path::Blocks => work(ring, Mmap::<BlockRing>::new(&counters), link, task, &counters, confine),
+        Path::Slots => work(ring, Mmap::<SlotRing>::new(&counters), link, task, &counters, confine),
+        Path::Recv { coalesce } => {
+            let receiver = by_recv(&mut ring, Mode::Multishot { coalesce })?;
+            work(ring, receiver, link, task, &counters, confine)
         }
-        Inputs::Slots(rings) => {
-            ready();
-            UnifiedLoop { ring, receiver: Mmap::new(rings, counters), surroundings }.run(stop)
-        }
-        Inputs::Recv { sockets, coalesce } => {
-            let mode = Mode::Multishot { coalesce };
-            let receiver = Recv::new(&mut ring, sockets, mode).map_err(WorkerError::Buffers)?;
-            ready();
-            UnifiedLoop { ring, receiver, surroundings }.run(stop)
-        }
-        Inputs::RecvSingleShot(sockets) => {
-            let receiver = Recv::new(&mut ring, sockets, Mode::SingleShot).map_err(WorkerError::Buffers)?;
-            ready();
-            UnifiedLoop { ring, receiver, surroundings }.run(stop)
+        Path::RecvSingleShot => {
+            let receiver = by_recv(&mut ring, Mode::SingleShot)?;
+            work(ring, receiver, link, task, &counters, confine)
         }
     }
+}
+
+fn begin(link: &mut Link) -> Result<(Task, OwnedFd), WorkerError> {
+    match link.first().map_err(WorkerError::Orders)? {
+        (Order::Begin(task), Some(memory)) if task.protocol == PROTOCOL => Ok((task, memory)),
+        _ => Err(WorkerError::Orders(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+fn work(
+    mut ring: Uring,
+    receiver: impl Receiver,
+    link: Link,
+    task: Task,
+    counters: &Counters,
+    confine: impl FnOnce(&Task, &mut Uring) -> Result<(), WorkerError>,
+) -> Result<(), WorkerError> {
+    confine(&task, &mut ring)?;
+    let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
+    let mut work =
+        UnifiedLoop { ring, receiver, rules, egress, counters, task, link, told, is_called: false };
+    let result = work.run();
+    if let Err(error) = &result {
+        // If nobody hears it, the exit status tells that there was something.
+        let _ = work.link.answer(&Answer::Failed(error.to_string()), None);
+        work.link.flush();
+    }
+    result
 }

@@ -1,7 +1,9 @@
 //! What every receive path offers the loop. Nothing but a receiver knows which path runs.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use super::packet_ring::Shape;
 use crate::rules::InputIndex;
 use crate::stats::Cause;
 use crate::sys::packet_socket::{self, Coalescing, Train};
@@ -57,6 +59,22 @@ pub(super) trait Receiver {
     where
         Self: 'a;
 
+    /// Receives at `place` from now on what `socket` gets, of the interface `name`; with the ring of that shape if the path
+    /// is by rings. Where somebody else has received before, it goes on from there.
+    fn add(
+        &mut self,
+        place: InputIndex,
+        name: String,
+        socket: OwnedFd,
+        shape: Option<Shape>,
+    ) -> io::Result<()>;
+
+    /// Receives at `place` no more. What has been lent is not, and capture has ended.
+    fn remove(&mut self, place: InputIndex, ring: &mut Uring) -> io::Result<()>;
+
+    /// The socket at `place`.
+    fn socket(&self, place: InputIndex) -> Option<BorrowedFd<'_>>;
+
     /// Whether there is something to lend already.
     fn is_ready(&self) -> bool;
 
@@ -75,11 +93,11 @@ pub(super) trait Receiver {
     /// Lends what has arrived, `None` if nothing has.
     fn lend(&mut self) -> Option<Self::Batch<'_>>;
 
-    /// Ends capture: what has been captured so far can still be lent, nothing is added.
-    fn end_capture(&mut self) -> io::Result<()>;
+    /// Where it receives.
+    fn places(&self) -> Vec<InputIndex>;
 
-    /// Whether, after the end of capture, everything has been lent.
-    fn is_drained(&self) -> io::Result<bool>;
+    /// Whether, after the end of capture, everything that was captured there has been lent.
+    fn is_drained(&self, place: InputIndex) -> io::Result<bool>;
 }
 
 /// What an errno of a receive on `input`, whose name is `name`, means. Nothing where asking again is all there is to do.

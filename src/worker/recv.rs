@@ -8,21 +8,25 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::Input;
+use super::packet_ring::Shape;
+use super::places::Places;
 use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
 use crate::rules::InputIndex;
-use crate::sys::buffer_pool::{Filled, MAX_BUFFERS};
-use crate::sys::packet_socket::{self, VNET_HEADER_LEN};
+use crate::stats::MAX_INPUTS;
+use crate::sys::buffer_pool::Filled;
+use crate::sys::packet_socket::VNET_HEADER_LEN;
 use crate::sys::poll;
 use crate::sys::uring::{Completion, Token, Uring, Wait};
 use crate::wire::ethernet;
 
-/// Receive buffers, unless there are more inputs than that. They only have to last for a turn: what waits longer waits
-/// in the sockets.
-const BUFFERS: usize = 512;
+/// Receive buffers. They only have to last for a turn: what waits longer waits in the sockets. A worker that dies takes with it
+/// what is in them.
+const BUFFERS: u16 = 512;
+/// The same where each input has one all the time: as many as there can be inputs.
+const SINGLE_SHOT_BUFFERS: u16 = MAX_INPUTS as u16;
 /// Bytes of each: any IP packet without jumbograms, which one that the kernel has put together from fragments can be,
 /// with its Ethernet header, two tags and its `virtio_net_hdr`. What a small frame leaves untouched takes no memory.
 const BUFFER_LEN: usize = VNET_HEADER_LEN + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN + 65_535 + 40;
@@ -38,7 +42,7 @@ pub(super) enum Mode {
 
 /// The recv path over the packet sockets of one worker.
 pub(super) struct Recv {
-    inputs: Vec<Socket>,
+    inputs: Places<Socket>,
     mode: Mode,
     /// Whether a batch was lent since the last sleep.
     has_lent: bool,
@@ -62,22 +66,18 @@ struct Arrived {
 }
 
 impl Recv {
-    /// A receiver over `inputs` as `mode` says, or by single operations where the kernel has no others.
-    pub(super) fn new(ring: &mut Uring, inputs: Vec<Input<OwnedFd>>, mode: Mode) -> io::Result<Self> {
+    /// A receiver as `mode` says, or by single operations where the kernel has no others.
+    pub(super) fn new(ring: &mut Uring, mode: Mode) -> io::Result<Self> {
         let mode = if ring.has_multishot_receive() { mode } else { Mode::SingleShot };
         if mode == Mode::SingleShot {
             tracing::warn!(
                 "receiving one frame per operation, none of which gather: multishot needs Linux 6.0"
             );
         }
-        // Every input needs a buffer of its own, or idle ones could keep a busy one waiting.
-        let count = BUFFERS.max(inputs.len().next_power_of_two()).min(MAX_BUFFERS.into());
-        let count = 1_u16 << count.ilog2();
+        let count = if mode == Mode::SingleShot { SINGLE_SHOT_BUFFERS } else { BUFFERS };
         ring.set_buffers(count, BUFFER_LEN, mode != Mode::SingleShot)?;
-        let inputs = inputs.into_iter();
-        let inputs = inputs.map(|input| Socket { name: input.name, fd: input.source, armed: false });
         Ok(Self {
-            inputs: inputs.collect(),
+            inputs: Places::default(),
             mode,
             has_lent: false,
             buffer_len: ring.buffer_len(),
@@ -90,13 +90,29 @@ impl Recv {
         if errno == libc::EINVAL {
             return Err(ReceiveError::Undescribed(input));
         }
-        let name = self.inputs.get(usize::from(input.0)).map_or("", |input| &input.name);
+        let name = self.inputs.get(input.0).map_or("", |input| &input.name);
         receiver::failed(input, name, errno)
     }
 }
 
 impl Receiver for Recv {
     type Batch<'a> = RecvBatch<'a>;
+
+    fn add(&mut self, place: InputIndex, name: String, fd: OwnedFd, _: Option<Shape>) -> io::Result<()> {
+        self.inputs.set(place.0, Socket { name, fd, armed: false });
+        Ok(())
+    }
+
+    fn remove(&mut self, place: InputIndex, ring: &mut Uring) -> io::Result<()> {
+        match self.inputs.take(place.0) {
+            Some(input) if input.armed => ring.cancel(input.fd.as_fd(), Token::Receive(place.0)),
+            _ => Ok(()),
+        }
+    }
+
+    fn socket(&self, place: InputIndex) -> Option<BorrowedFd<'_>> {
+        self.inputs.get(place.0).map(|input| input.fd.as_fd())
+    }
 
     fn is_ready(&self) -> bool {
         !self.arrived.is_empty()
@@ -106,11 +122,11 @@ impl Receiver for Recv {
         for filled in self.released.drain(..) {
             ring.give_back(filled);
         }
-        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| !input.armed) {
-            let (socket, number) = (input.fd.as_fd(), number as u16);
+        for (place, input) in self.inputs.iter_mut().filter(|(_, input)| !input.armed) {
+            let socket = input.fd.as_fd();
             input.armed = match self.mode {
-                Mode::Multishot { .. } => ring.receive_multishot(socket, number).map(|()| true)?,
-                Mode::SingleShot => ring.receive_once(socket, number)?,
+                Mode::Multishot { .. } => ring.receive_multishot(socket, place).map(|()| true)?,
+                Mode::SingleShot => ring.receive_once(socket, place)?,
             };
         }
         Ok(())
@@ -119,7 +135,7 @@ impl Receiver for Recv {
     fn sleep(&mut self) -> Wait {
         match self.mode {
             Mode::Multishot { coalesce } if mem::take(&mut self.has_lent) && !coalesce.is_zero() => {
-                Wait::Coalesced { count: BUFFERS, time: coalesce }
+                Wait::Coalesced { count: BUFFERS.into(), time: coalesce }
             }
             _ => Wait::First,
         }
@@ -129,7 +145,7 @@ impl Receiver for Recv {
         let Completion { token: Token::Receive(number), result, more, filled } = completion else {
             return Ok(());
         };
-        if let (false, Some(input)) = (more, self.inputs.get_mut(usize::from(number))) {
+        if let (false, Some(input)) = (more, self.inputs.get_mut(number)) {
             input.armed = false;
         }
         let input = InputIndex(number);
@@ -151,17 +167,13 @@ impl Receiver for Recv {
         (!self.arrived.is_empty()).then_some(RecvBatch(self))
     }
 
-    fn end_capture(&mut self) -> io::Result<()> {
-        self.inputs.iter().try_for_each(|input| packet_socket::end_capture(input.fd.as_fd()))
+    fn places(&self) -> Vec<InputIndex> {
+        self.inputs.iter().map(|(place, _)| InputIndex(place)).collect()
     }
 
-    fn is_drained(&self) -> io::Result<bool> {
-        for input in &self.inputs {
-            if poll::is_readable(input.fd.as_fd())? {
-                return Ok(false);
-            }
-        }
-        Ok(self.arrived.is_empty())
+    fn is_drained(&self, place: InputIndex) -> io::Result<bool> {
+        let Some(input) = self.inputs.get(place.0) else { return Ok(true) };
+        Ok(!poll::is_readable(input.fd.as_fd())? && self.arrived.iter().all(|arrived| arrived.input != place))
     }
 }
 
@@ -197,15 +209,15 @@ mod tests {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         let mut ring = Uring::new(1_024).unwrap();
         let time = Duration::from_millis(3);
-        let inputs = vec![Input { name: "x".to_owned(), source: receiver.into() }];
-        let mut recv = Recv::new(&mut ring, inputs, Mode::Multishot { coalesce: time }).unwrap();
+        let mut recv = Recv::new(&mut ring, Mode::Multishot { coalesce: time }).unwrap();
+        recv.add(InputIndex(0), "x".to_owned(), receiver.into(), None).unwrap();
         assert_eq!(recv.sleep(), Wait::First, "the first frame is taken at once");
         recv.arm(&mut ring, true).unwrap();
         sender.send(&[0; VNET_HEADER_LEN + 60]).unwrap();
         ring.wait(Wait::First).unwrap();
         recv.complete(ring.next_completion().unwrap()).unwrap();
         drop(recv.lend().unwrap());
-        assert_eq!(recv.sleep(), Wait::Coalesced { count: BUFFERS, time });
+        assert_eq!(recv.sleep(), Wait::Coalesced { count: BUFFERS.into(), time });
         assert_eq!(recv.sleep(), Wait::First, "nothing came meanwhile");
     }
 }

@@ -1,16 +1,19 @@
-//! The turn of a worker: wait, receive, forward, send, release.
+//! The turn of a worker: wait, receive, forward, send, release, carry out orders.
 
-use std::io::{self, PipeReader};
-use std::os::fd::AsFd;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::WorkerError;
 use super::egress::Egress;
 use super::forward::forward;
+use super::link::Link;
+use super::order::Task;
 use super::receiver::{Batch, ReceiveError, Receiver};
-use crate::rules::RuleTable;
+use super::told::Told;
+use crate::rules::{InputIndex, RuleTable};
 use crate::stats::{Cause, Counters};
+use crate::sys::packet_socket;
 use crate::sys::uring::{Token, Uring, Wait};
 
 /// How long a worker that was told to stop goes on with what it had received by then.
@@ -21,26 +24,26 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const DRAINED_LOOKS: u32 = 3;
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// What a worker's loop works with, whatever the receive path.
-pub(super) struct Surroundings<'a> {
-    /// Which rule takes what.
-    pub rules: &'a RuleTable,
-    /// Where copies leave.
-    pub egress: &'a mut Egress,
-    /// What is counted.
-    pub counters: &'a Counters,
-    /// How long to look for frames before sleeping.
-    pub busy_poll: Duration,
-}
-
 /// A worker's loop over one receive path.
 pub(super) struct UnifiedLoop<'a, R> {
     /// For everything that is waited for.
     pub ring: Uring,
     /// The receive path.
     pub receiver: R,
-    /// The rest.
-    pub surroundings: Surroundings<'a>,
+    /// Which rule takes what.
+    pub rules: RuleTable,
+    /// Where copies leave.
+    pub egress: Egress,
+    /// What is counted.
+    pub counters: &'a Counters,
+    /// What this worker is.
+    pub task: Task,
+    /// Who gives orders.
+    pub link: Link,
+    /// The orders that hold.
+    pub told: Told,
+    /// Whether there was something on the link that nobody has looked at yet.
+    pub is_called: bool,
 }
 
 /// How long a worker without work stays awake.
@@ -68,66 +71,83 @@ impl Patience {
 
 /// What came of a turn.
 struct Turn {
-    /// Whether the stop signal has come.
-    stop: bool,
+    /// Whether there is something on the link.
+    called: bool,
     /// Whether there was something to relay.
     busy: bool,
 }
 
 impl<R: Receiver> UnifiedLoop<'_, R> {
-    /// Turns until the other end of `stop` is closed, then drains.
-    pub(super) fn run(mut self, stop: &PipeReader) -> Result<(), WorkerError> {
-        self.ring.poll(stop.as_fd(), Token::Stop).map_err(WorkerError::ring)?;
-        let mut patience = Patience::new(self.surroundings.busy_poll);
-        loop {
+    /// Turns until it is told to drain, and does.
+    pub(super) fn run(&mut self) -> Result<(), WorkerError> {
+        let mut patience = Patience::new(self.task.busy_poll);
+        let mut go_on = self.carry_out_orders()?;
+        while go_on {
             let turn = self.turn(patience.is_over())?;
-            if turn.stop {
-                return self.drain();
+            if turn.called || self.is_called {
+                self.is_called = false;
+                go_on = self.carry_out_orders()?;
             }
             if turn.busy {
                 patience.renew();
             }
         }
+        let places = self.receiver.places();
+        if !self.drain(&places, DRAIN_TIME)? {
+            tracing::warn!(
+                "stopped after {DRAIN_TIME:?} with frames left unread: see `queued` in the report"
+            );
+        }
+        Ok(())
     }
 
     /// One turn. With `sleep` it waits until there is something to do.
     fn turn(&mut self, sleep: bool) -> Result<Turn, WorkerError> {
+        self.counters.turns().add(1);
         let sleep = sleep && !self.receiver.is_ready();
+        self.link.arm(&mut self.ring).map_err(WorkerError::ring)?;
         self.receiver.arm(&mut self.ring, sleep).map_err(WorkerError::ring)?;
         let wait = if sleep { self.receiver.sleep() } else { Wait::Not };
         self.ring.wait(wait).map_err(WorkerError::ring)?;
-        let stop = self.complete();
+        let called = self.complete();
         // Whatever failed, all that has arrived is relayed.
         let busy = self.relay().map_err(WorkerError::ring)?;
-        Ok(Turn { stop: stop?, busy })
+        Ok(Turn { called: called?, busy })
     }
 
-    /// Hands completions to whom they belong; says whether the stop signal was among them.
+    /// Hands completions to whom they belong; says whether there is something on the link.
     fn complete(&mut self) -> Result<bool, WorkerError> {
-        let counters = self.surroundings.counters;
-        let mut stop = false;
+        let counters = self.counters;
+        let mut called = false;
         let mut fatal = None;
         while let Some(completion) = self.ring.next_completion() {
             match completion.token {
-                Token::Stop => stop = true,
+                Token::Order => {
+                    self.link.disarm();
+                    called = true;
+                }
                 Token::Receive(_) => match self.receiver.complete(completion) {
-                    Err(ReceiveError::InterfaceDown(input)) => counters.interface_down(input.0.into()),
-                    Err(ReceiveError::Undescribed(input)) => {
-                        counters.received(input.0.into(), 1);
-                        counters.dropped.add(Cause::Coalesced, 1);
+                    Err(ReceiveError::InterfaceDown(place)) => {
+                        if let Some(input) = counters.input(place.0.into()) {
+                            input.went_down().add(1);
+                        }
+                    }
+                    Err(ReceiveError::Undescribed(place)) => {
+                        counters.received(place.0.into(), 1);
+                        counters.dropped().add(Cause::Coalesced, 1);
                     }
                     Err(error) => fatal = Some(error),
                     Ok(()) => {}
                 },
-                Token::Wake | Token::Send(_) => {}
+                Token::Wake | Token::Send(_) | Token::Cancel => {}
             }
         }
-        fatal.map_or(Ok(stop), |error| Err(error.into()))
+        fatal.map_or(Ok(called), |error| Err(error.into()))
     }
 
     /// Relays what has arrived and releases it; says whether anything had.
     fn relay(&mut self) -> io::Result<bool> {
-        let Surroundings { rules, egress, counters, .. } = &mut self.surroundings;
+        let Self { rules, egress, counters, .. } = self;
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
         for frame in batch.frames() {
@@ -143,7 +163,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 }
                 Err(cause) => {
                     counters.received(input, 1);
-                    counters.dropped.add(cause, 1);
+                    counters.dropped().add(cause, 1);
                 }
             }
         }
@@ -151,25 +171,29 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         Ok(true)
     }
 
-    /// Ends capture and relays what was captured before.
-    fn drain(&mut self) -> Result<(), WorkerError> {
-        self.receiver.end_capture().map_err(WorkerError::ring)?;
-        let deadline = Instant::now() + DRAIN_TIME;
+    /// Ends capture at `places` and relays what was captured there before, for at most `time`. Says whether that was all.
+    pub(super) fn drain(&mut self, places: &[InputIndex], time: Duration) -> Result<bool, WorkerError> {
+        for place in places {
+            let socket = self.receiver.socket(*place);
+            socket.map_or(Ok(()), packet_socket::end_capture).map_err(WorkerError::ring)?;
+        }
+        let deadline = Instant::now() + time;
         let mut found_drained = 0;
         while found_drained < DRAINED_LOOKS {
             if Instant::now() > deadline {
-                tracing::warn!(
-                    "stopped after {DRAIN_TIME:?} with frames left unread: see `queued` in the report"
-                );
-                break;
+                return Ok(false);
             }
-            let drained = self.receiver.is_drained().map_err(WorkerError::ring)?;
+            let is_drained = |place: &InputIndex| self.receiver.is_drained(*place);
+            let drained = places.iter().map(is_drained).collect::<Result<Vec<_>, _>>();
+            let drained = drained.map_err(WorkerError::ring)?.into_iter().all(|drained| drained);
             found_drained = if drained { found_drained + 1 } else { 0 };
             // After the look: a receive that ended before it has its completion now.
-            if !self.turn(false)?.busy {
+            let turn = self.turn(false)?;
+            self.is_called |= turn.called;
+            if !turn.busy {
                 thread::sleep(DRAIN_PAUSE);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

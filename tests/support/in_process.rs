@@ -1,88 +1,145 @@
-//! What a worker needs that runs in the test's own process.
+//! A worker that runs in the test's own process.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use lab::topology::Topology;
 use multicast_relay::rules::Rule;
+use multicast_relay::stats::{Counters, InputCounters, OutputCounters};
+use multicast_relay::sys::channel::Channel;
 use multicast_relay::sys::filter;
 use multicast_relay::sys::packet_socket::PacketSocket;
+use multicast_relay::sys::poll;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
-use multicast_relay::worker::egress::Egress;
-use multicast_relay::worker::packet_ring::{BlockRing, Layout, SlotRing, Version};
-use multicast_relay::worker::{Descriptors, Input, Inputs};
-
-/// What the relay's supervisor does, for a worker that runs in this process and receives as `make` says.
-pub fn descriptors(
-    topology: &Topology,
-    rules: &[Rule],
-    make: impl FnOnce(&PacketSocket) -> Inputs,
-) -> (Descriptors, PacketSocket) {
-    descriptors_with(topology, rules, 1 << 20, make)
-}
-
-/// The same with send buffers of so many bytes.
-pub fn descriptors_with(
-    topology: &Topology,
-    rules: &[Rule],
-    send_buffer: usize,
-    make: impl FnOnce(&PacketSocket) -> Inputs,
-) -> (Descriptors, PacketSocket) {
-    let open = || {
-        let addresses = rules.iter().zip(&topology.egress).map(|(rule, port)| EgressAddress {
-            destination: rule.outputs[0].destination(),
-            interface: port.device().to_owned(),
-            interface_index: port.index(),
-            ttl: 64,
-        });
-        let mut egress = Egress::default();
-        for address in addresses {
-            let socket = open_egress(&address, send_buffer).unwrap().0;
-            let output = egress.add_output(address.interface, socket, true);
-            egress.add_rule(vec![output]);
-        }
-        egress
-    };
-    let egress = topology.relay_namespace().run(open).unwrap();
-    descriptors_through(topology, egress, make)
-}
-
-/// The same with outputs that are there.
-pub fn descriptors_through(
-    topology: &Topology,
-    egress: Egress,
-    make: impl FnOnce(&PacketSocket) -> Inputs,
-) -> (Descriptors, PacketSocket) {
-    let open = || {
-        let socket = PacketSocket::open().unwrap();
-        socket.ignore_outgoing().unwrap();
-        socket.prefix_vnet_header().unwrap();
-        socket.attach_filter(&filter::udp_over_ip()).unwrap();
-        socket.set_receive_buffer(16 << 20).unwrap();
-        let inputs = make(&socket);
-        socket.bind(topology.ingress.index()).unwrap();
-        (Descriptors { inputs, egress }, socket)
-    };
-    topology.relay_namespace().run(open).unwrap()
-}
-
-/// Makes a way to receive of a socket.
-pub type MakeInputs = fn(&PacketSocket) -> Inputs;
+use multicast_relay::worker::egress::Hop;
+use multicast_relay::worker::order::{Answer, Inbox, Order, Outbox, Path, Task};
+use multicast_relay::worker::packet_ring::{Layout, Shape, Version};
+use multicast_relay::worker::{self, Link, WorkerError};
 
 /// Every way to receive, by name.
-pub const INPUTS: [(&str, MakeInputs); 4] = [
-    ("blocks", |socket| Inputs::Blocks(input(BlockRing::map(socket, ring(Version::V3)).unwrap().0))),
-    ("slots", |socket| Inputs::Slots(input(SlotRing::map(socket, ring(Version::V2), 1_522).unwrap().0))),
-    ("recv", |socket| Inputs::Recv {
-        sockets: input(socket.try_clone().unwrap()),
-        coalesce: Duration::from_millis(1),
-    }),
-    ("single-shot recv", |socket| Inputs::RecvSingleShot(input(socket.try_clone().unwrap()))),
+pub const PATHS: [(&str, Path); 4] = [
+    ("blocks", Path::Blocks),
+    ("slots", Path::Slots),
+    ("recv", Path::Recv { coalesce: Duration::from_millis(1) }),
+    ("single-shot recv", Path::RecvSingleShot),
 ];
 
-fn input<S>(source: S) -> Vec<Input<S>> {
-    vec![Input { name: "ingress".into(), source }]
+/// A socket to send through, and where it sends.
+pub type Output = (EgressAddress, OwnedFd);
+
+/// A worker in a thread, and what a supervisor has of it.
+pub struct InProcess {
+    channel: Channel,
+    outbox: Outbox<Order>,
+    inbox: Inbox<Answer>,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    pub counters: Counters,
+    /// What the worker receives from.
+    pub tap: PacketSocket,
 }
 
-fn ring(version: Version) -> Layout {
-    Layout::new(version, 256 << 10, 64, 1).unwrap()
+impl InProcess {
+    /// Relays by `rules`, each to the egress port of its place.
+    pub fn start(topology: &Topology, rules: &[Rule], path: Path) -> Self {
+        Self::with_send_buffer(topology, rules, path, 1 << 20)
+    }
+
+    /// The same with send buffers of so many bytes.
+    pub fn with_send_buffer(topology: &Topology, rules: &[Rule], path: Path, send_buffer: usize) -> Self {
+        let open = |(rule, port): (&Rule, &lab::topology::Port)| {
+            let address = EgressAddress {
+                destination: rule.outputs[0].destination(),
+                interface: port.device().to_owned(),
+                interface_index: port.index(),
+                ttl: 64,
+            };
+            let socket = open_egress(&address, send_buffer).unwrap().0;
+            vec![(address, socket)]
+        };
+        let open_all = || rules.iter().zip(&topology.egress).map(open).collect();
+        let outputs = topology.relay_namespace().run(open_all).unwrap();
+        Self::through(topology, rules, outputs, path)
+    }
+
+    /// Relays by `rules`, each through the outputs of its place.
+    pub fn through(topology: &Topology, rules: &[Rule], outputs: Vec<Vec<Output>>, path: Path) -> Self {
+        let (tap, shape) = topology.relay_namespace().run(|| tap(path)).unwrap();
+        let (channel, other) = Channel::pair().unwrap();
+        let worker = spawn(|| worker::run(Link::connected(other), |_, _| Ok(())));
+        let (outbox, inbox, counters) = (Outbox::default(), Inbox::default(), Counters::new().unwrap());
+        let mut this = Self { channel, outbox, inbox, worker, counters, tap };
+        let memory = this.counters.memory().try_clone_to_owned().unwrap();
+        this.tell(&Order::Begin(Task::new(0, path, Duration::ZERO, None)), Some(memory));
+        let mut place = 0;
+        for (i, (rule, outputs)) in rules.iter().zip(outputs).enumerate() {
+            let mut hops = Vec::new();
+            for (address, socket) in outputs {
+                this.tell(&Order::Output { place, address, segment: true }, Some(socket));
+                hops.push(Hop { output: Some(place), counters: place });
+                place += 1;
+            }
+            this.tell(&Order::Rule { place: i as u32, rule: rule.clone(), input: Some(0), hops }, None);
+        }
+        let socket = this.tap.try_clone().unwrap();
+        this.tell(&Order::Input { place: 0, interface: "ingress".into(), shape }, Some(socket));
+        this.sync();
+        this.tap.bind(topology.ingress.index()).unwrap();
+        this
+    }
+
+    pub fn tell(&mut self, order: &Order, descriptor: Option<OwnedFd>) {
+        self.outbox.push(order, descriptor.map(Arc::new)).unwrap();
+    }
+
+    /// Waits until all orders are carried out.
+    pub fn sync(&mut self) {
+        self.tell(&Order::Answer(1), None);
+        loop {
+            self.outbox.flush(&self.channel).unwrap();
+            match self.inbox.receive(&self.channel) {
+                Ok((answer, _)) => return assert_eq!(answer, Answer::Done(1)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll::wait_readable(self.channel.as_fd()).unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// What is counted for the input.
+    pub fn input(&self) -> InputCounters<'_> {
+        self.counters.input(0).unwrap()
+    }
+
+    /// What is counted for the output that was opened at this place, over all rules.
+    pub fn output(&self, place: usize) -> OutputCounters<'_> {
+        self.counters.output(place).unwrap()
+    }
+
+    /// Has the worker relay what has been captured, and end.
+    pub fn stop(self) -> Counters {
+        drop(self.channel);
+        self.worker.join().unwrap().unwrap();
+        self.counters
+    }
+}
+
+/// A socket that captures UDP as soon as it is bound.
+fn tap(path: Path) -> (PacketSocket, Option<Shape>) {
+    let socket = PacketSocket::open().unwrap();
+    socket.ignore_outgoing().unwrap();
+    socket.prefix_vnet_header().unwrap();
+    socket.attach_filter(&filter::udp_over_ip()).unwrap();
+    socket.set_receive_buffer(16 << 20).unwrap();
+    let ring =
+        |version| Shape::request(&socket, Layout::new(version, 256 << 10, 64, 1).unwrap(), 1_522).unwrap().0;
+    let shape = match path {
+        Path::Blocks => Some(ring(Version::V3)),
+        Path::Slots => Some(ring(Version::V2)),
+        Path::Recv { .. } | Path::RecvSingleShot => None,
+    };
+    (socket, shape)
 }

@@ -120,6 +120,8 @@ pub struct Relay {
     reports: Receiver<Stats>,
     log: Arc<Mutex<Vec<String>>>,
     path: Path,
+    /// Where it is controlled.
+    pub folder: tempfile::TempDir,
 }
 
 impl Relay {
@@ -132,6 +134,8 @@ impl Relay {
 
     /// Starts a relay by `command`, which is to end up on `path`, and waits until it captures.
     pub fn spawn(topology: &Topology, path: Path, mut command: Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        command.arg("--control-socket").arg(folder.path().join("control.sock"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = topology.relay_namespace().run(|| command.spawn()).unwrap().unwrap();
         let (ready, is_ready) = channel();
@@ -155,7 +159,7 @@ impl Relay {
             }
         });
         is_ready.recv_timeout(DEADLINE).expect("the relay says that it relays");
-        Self { child, reports, log, path }
+        Self { child, reports, log, path, folder }
     }
 
     /// What it has logged so far; all until it relays is there when it has been started.
@@ -164,9 +168,14 @@ impl Relay {
     }
 
     pub fn signal(&self, signal: i32) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
-        assert!(status.success());
+        kill(self.child.id(), signal);
+    }
+
+    /// The processes of its workers.
+    pub fn workers(&self) -> Vec<u32> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
     /// The counters now.
@@ -199,10 +208,20 @@ impl Relay {
     }
 }
 
+/// Sends a process a signal, if it is there.
+pub fn kill(pid: u32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
+        // Workers go on without a supervisor.
+        let workers = self.workers();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        workers.into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
     }
 }
 

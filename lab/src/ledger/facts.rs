@@ -146,13 +146,14 @@ pub(super) fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64
 
 #[cfg(test)]
 mod tests {
-    use multicast_relay::control::{InputStats, OutputStats, RuleStats, WorkerStats};
+    use multicast_relay::control::{InputStats, OutputStats, RemovedStats, RuleStats, WorkerStats};
 
     use super::*;
 
     fn stats(received: u64, no_rule: u64, refused: u64) -> Stats {
         let matched = received - no_rule;
         Stats {
+            removed: RemovedStats::default(),
             rx: "recv".into(),
             workers: vec![WorkerStats { received, matched }],
             received,

@@ -12,7 +12,8 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::register::Restriction;
+use io_uring::squeue::{self, Entry};
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use send::Messages;
@@ -60,6 +61,8 @@ pub enum Wait {
 /// An `io_uring` that belongs to one thread.
 pub struct Uring {
     ring: IoUring,
+    /// Whether it does not take submissions yet.
+    disabled: bool,
     pool: Option<BufferPool>,
     /// After `ring`, so that the kernel is done with them when they go.
     messages: Messages,
@@ -75,6 +78,15 @@ pub struct Uring {
 impl Uring {
     /// Sets up a ring that holds up to `completions` results, at least 512, before they are taken.
     pub fn new(completions: u32) -> io::Result<Self> {
+        let mut ring = Self::disabled(completions)?;
+        if ring.disabled {
+            ring.enable()?;
+        }
+        Ok(ring)
+    }
+
+    /// Sets up a ring like [`Uring::new`] that takes nothing before [`Uring::restrict`].
+    pub fn disabled(completions: u32) -> io::Result<Self> {
         let build = |configure: fn(&mut io_uring::Builder)| {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(completions.max(SUBMISSIONS));
@@ -82,19 +94,43 @@ impl Uring {
             builder.build(SUBMISSIONS)
         };
         // Completion work runs when this thread asks for it, not when it interrupts (Linux 6.1); else whenever the
-        // thread enters the kernel (5.19); else as the kernel likes.
-        let ring = build(|builder| _ = builder.setup_single_issuer().setup_defer_taskrun())
-            .or_else(|_| build(|builder| _ = builder.setup_coop_taskrun()))
-            .or_else(|_| build(|_| ()))?;
+        // thread enters the kernel (5.19); else as the kernel likes, disabled at first (5.10) or not.
+        let disabled =
+            build(|builder| _ = builder.setup_r_disabled().setup_single_issuer().setup_defer_taskrun())
+                .or_else(|_| build(|builder| _ = builder.setup_r_disabled().setup_coop_taskrun()))
+                .or_else(|_| build(|builder| _ = builder.setup_r_disabled()));
+        let (ring, disabled) = match disabled {
+            Ok(ring) => (ring, true),
+            Err(_) => (build(|_| ())?, false),
+        };
         let deferred = VecDeque::with_capacity(completions as usize);
         Ok(Self {
             ring,
+            disabled,
             pool: None,
             messages: Messages::new(),
             deferred,
             poisoned: false,
             _not_send: PhantomData,
         })
+    }
+
+    /// Enables a ring that was set up disabled, for the operations of this module only: system calls that go through a
+    /// ring are not seen by a seccomp filter. Nothing can be registered any more, so buffers come before. Before Linux
+    /// 5.10 there are no restrictions, which is logged.
+    pub fn restrict(&mut self) -> io::Result<()> {
+        if !self.disabled {
+            tracing::warn!("io_uring is not restricted to the operations of a relay: that needs Linux 5.10");
+            return Ok(());
+        }
+        self.ring.submitter().register_restrictions(&mut restrictions())?;
+        self.enable()
+    }
+
+    fn enable(&mut self) -> io::Result<()> {
+        self.ring.submitter().register_enable_rings()?;
+        self.disabled = false;
+        Ok(())
     }
 
     /// Gives the ring its receive buffers: `count` of them, a power of two, of at least `len` bytes. With
@@ -135,11 +171,36 @@ impl Uring {
         self.ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendZc::CODE)
     }
 
-    /// Asks to be told once when `fd` is readable or its other end is closed.
-    pub fn poll(&mut self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32).build();
+    /// Asks to be told once when `fd` is readable or its other end is closed, and with `room` also when it can be written to.
+    pub fn poll(&mut self, fd: BorrowedFd<'_>, room: bool, token: Token) -> io::Result<()> {
+        let events = libc::POLLIN | if room { libc::POLLOUT } else { 0 };
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events as u32).build();
         // SAFETY: the operation reads and writes no memory of the process.
         unsafe { self.push(entry, token, None) }
+    }
+
+    /// Ends the operation in flight on `fd` whose results come with `token`: no more of them come. Before Linux 5.19 it goes on,
+    /// and keeps what `fd` stands for open, as long as the ring.
+    pub fn cancel(&mut self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let all = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
+        // SAFETY: the operation reads and writes no memory of the process.
+        unsafe { self.push(opcode::AsyncCancel2::new(all).build(), Token::Cancel, None) }?;
+        let (mut cancelled, mut ended) = (false, false);
+        while !(cancelled && ended) {
+            enter(&self.ring, 1)?;
+            while let Some(entry) = self.ring.completion().next() {
+                let completion = read(&entry, &mut self.pool);
+                if completion.token == Token::Cancel {
+                    cancelled = true;
+                    // None was there to be cancelled, or it cannot be.
+                    ended |= !matches!(completion.result, Ok(1..));
+                } else {
+                    ended |= completion.token == token && !completion.more;
+                    self.deferred.push_back(completion);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Receives into provided buffers until an error ends it (Linux 6.0).
@@ -219,6 +280,20 @@ unsafe fn push_entry(ring: &mut IoUring, entry: &Entry) -> io::Result<()> {
         // The queue is full: the kernel takes what is there.
         enter(ring, 0)?;
     }
+}
+
+/// What a restricted ring allows: these operations, with no flag but that of a receive into provided buffers.
+fn restrictions() -> [Restriction; 7] {
+    [
+        Restriction::sqe_op(opcode::Nop::CODE),
+        Restriction::sqe_op(opcode::PollAdd::CODE),
+        Restriction::sqe_op(opcode::Recv::CODE), // the multishot kind, too
+        Restriction::sqe_op(opcode::Send::CODE),
+        Restriction::sqe_op(opcode::SendMsg::CODE),
+        // Not used yet, and harmless: takes back a receive on an input that is given up.
+        Restriction::sqe_op(opcode::AsyncCancel::CODE),
+        Restriction::sqe_flags_allowed(squeue::Flags::BUFFER_SELECT.bits()),
+    ]
 }
 
 fn enter(ring: &IoUring, want: usize) -> io::Result<()> {

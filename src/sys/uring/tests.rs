@@ -24,7 +24,7 @@ fn next(ring: &mut Uring) -> Completion {
 
 #[test]
 fn user_data_survives_packing() {
-    for token in [Token::Stop, Token::Receive(65_535), Token::Wake, Token::Send(255)] {
+    for token in [Token::Order, Token::Receive(65_535), Token::Wake, Token::Send(255), Token::Cancel] {
         for buffer in [None, Some(0), Some(32_767)] {
             let data = UserData { token, buffer };
             assert_eq!(UserData::unpack(data.pack()), data);
@@ -46,7 +46,7 @@ fn a_failed_batch_is_never_submitted_later() {
     assert!(ended.is_err());
     drop(payload);
     assert!(ring.wait(Wait::First).is_err() && ring.wait(Wait::Not).is_err());
-    assert!(ring.poll(receiver.as_fd(), Token::Stop).is_err());
+    assert!(ring.poll(receiver.as_fd(), false, Token::Order).is_err());
     assert!(ring.send_all(&[], |_, _| ()).is_err());
 }
 
@@ -191,9 +191,9 @@ fn receives_that_complete_during_sends_are_kept() {
 fn a_closed_pipe_ends_a_wait() {
     let (reader, writer) = io::pipe().unwrap();
     let mut ring = Uring::new(1_024).unwrap();
-    ring.poll(reader.as_fd(), Token::Stop).unwrap();
+    ring.poll(reader.as_fd(), false, Token::Order).unwrap();
     drop(writer);
-    assert_eq!(next(&mut ring).token, Token::Stop);
+    assert_eq!(next(&mut ring).token, Token::Order);
 }
 
 #[test]
@@ -215,4 +215,58 @@ fn a_coalesced_wait_ends_with_its_count_or_its_time() {
     ring.wait(within(deadline)).unwrap();
     assert!(start.elapsed() < deadline, "it did not end with its count");
     assert_eq!(std::iter::from_fn(|| ring.next_completion()).count(), 3);
+}
+
+#[test]
+fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
+    let (sender, receiver) = pair();
+    let mut ring = Uring::disabled(1_024).unwrap();
+    assert!(ring.has_multishot_receive());
+    ring.set_buffers(4, 64, true).unwrap();
+    ring.restrict().unwrap();
+    let (reader, writer) = io::pipe().unwrap();
+    ring.poll(reader.as_fd(), Token::Stop).unwrap();
+    ring.receive_multishot(receiver.as_fd(), 0).unwrap();
+    ring.wait(Wait::Not).unwrap();
+    let payloads = [IoSlice::new(b"12"), IoSlice::new(b"3")];
+    let train = Send { socket: sender.as_fd(), payloads: &payloads, segment_size: NonZeroU16::new(2) };
+    let single = [IoSlice::new(b"4")];
+    ring.send_all(&[train, datagram(&sender, &single)], |_, result| _ = result.unwrap()).unwrap();
+    drop(writer);
+    let mut received = Vec::new();
+    let mut stopped = false;
+    while received.len() < 3 || !stopped {
+        ring.wait(Wait::First).unwrap();
+        while let Some(Completion { token, result, filled, .. }) = ring.next_completion() {
+            result.unwrap();
+            stopped |= token == Token::Stop;
+            received.extend(filled.map(|filled| filled.bytes().to_vec()));
+        }
+    }
+    assert_eq!(received, [&b"12"[..], b"3", b"4"]);
+}
+
+#[test]
+fn a_restricted_ring_refuses_everything_else() {
+    let (_sender, receiver) = pair();
+    let mut ring = Uring::disabled(1_024).unwrap();
+    assert_eq!(ring.wait(Wait::Not).unwrap_err().raw_os_error(), Some(libc::EBADFD), "it is not enabled yet");
+    let mut ring = Uring::disabled(1_024).unwrap();
+    ring.restrict().unwrap();
+    let path = c"/dev/null";
+    let fd = types::Fd(receiver.as_raw_fd());
+    for entry in [
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+        opcode::Socket::new(libc::AF_INET, libc::SOCK_DGRAM, 0).build(),
+        opcode::Close::new(fd).build(),
+        opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).build(),
+        // Asked to wait in a thread of the kernel's, which is more than a relay needs.
+        opcode::Nop::new().build().flags(squeue::Flags::ASYNC),
+    ] {
+        // SAFETY: the path and no other memory of the process is read, and it lives as long as the program.
+        unsafe { ring.push(entry, Token::Wake, None) }.unwrap();
+        assert_eq!(next(&mut ring).result, Err(libc::EACCES));
+    }
+    assert!(!ring.has_multishot_receive(), "nor can anything be asked");
+    assert!(ring.set_buffers(4, 64, true).is_err(), "or registered");
 }

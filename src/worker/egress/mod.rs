@@ -10,36 +10,44 @@ mod train;
 
 use std::io::{self, IoSlice};
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
+use serde::{Deserialize, Serialize};
 
 use self::segmentation::Segmentation;
-use self::train::{Origin, Trains};
+use self::train::Trains;
 use crate::rules::RuleIndex;
-use crate::stats::Counters;
+use crate::stats::{Counters, MAX_OUTPUTS, MAX_RULES, SendFailure};
 use crate::sys::udp_socket;
 use crate::sys::uring::{Send, Uring};
 
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
 const COPIES: usize = 1_024;
 
-/// The outputs of a worker, and which of them each rule sends through. Clones send through the same sockets.
-#[derive(Clone, Debug, Default)]
+/// Where copies of a rule's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Place of the output; `None` where its interface is not there, so that copies are dropped as `interface_down`.
+    pub output: Option<u32>,
+    /// Place of what is counted for it.
+    pub counters: u32,
+}
+
+/// The outputs of a worker, and which of them each rule sends through, by places that others choose.
+#[derive(Debug, Default)]
 pub struct Egress {
-    outputs: Vec<Output>,
-    /// For each rule, in the order of its outputs, their places in `outputs`.
-    routes: Vec<Box<[u32]>>,
+    outputs: Vec<Option<Output>>,
+    routes: Vec<Box<[Hop]>>,
 }
 
 /// Where copies leave.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Output {
     /// As `GROUP:PORT:IF`, for messages.
     name: String,
-    /// A connected UDP socket, which all workers share: a descriptor each would be too many where outputs are.
-    socket: Arc<OwnedFd>,
+    /// A connected UDP socket.
+    socket: OwnedFd,
     /// Whether an answer to an earlier datagram (ICMP) may be in the way of a later one.
     is_answered: bool,
     segmentation: Segmentation,
@@ -57,7 +65,8 @@ struct Queue {
 /// A copy that waits to be sent.
 struct Waiting<'b> {
     payload: &'b [u8],
-    origin: Origin,
+    /// Place of what is counted for it.
+    counters: u32,
     /// The next one for the same output.
     next: Option<usize>,
 }
@@ -73,28 +82,53 @@ pub struct EgressBatch<'a, 'b> {
 }
 
 impl Egress {
-    /// Adds an output that sends through `socket`, a connected UDP socket, and returns its place. Its `name` is for
-    /// messages. Without `segment` each datagram is sent by itself.
-    pub fn add_output(&mut self, name: String, socket: OwnedFd, segment: bool) -> u32 {
-        self.outputs.push(Output {
-            name,
-            is_answered: udp_socket::is_answered(socket.as_fd()),
-            socket: Arc::new(socket),
-            segmentation: Segmentation::new(segment),
-            queue: None,
-        });
-        self.outputs.len() as u32 - 1
+    /// Puts an output that sends through `socket`, a connected UDP socket, at `place`. Its `name` is for messages. Without
+    /// `segment` each datagram is sent by itself.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is no such place.
+    pub fn set_output(&mut self, place: u32, name: String, socket: OwnedFd, segment: bool) -> io::Result<()> {
+        let is_answered = udp_socket::is_answered(socket.as_fd());
+        let segmentation = Segmentation::new(segment);
+        let output = Output { name, socket, is_answered, segmentation, queue: None };
+        *slot(&mut self.outputs, place, MAX_OUTPUTS)? = Some(output);
+        Ok(())
     }
 
-    /// Adds the next rule, which sends through the outputs at these places.
-    pub fn add_rule(&mut self, outputs: Vec<u32>) {
-        self.routes.push(outputs.into());
+    /// Closes the output at `place`.
+    pub fn remove_output(&mut self, place: u32) {
+        if let Some(output) = self.outputs.get_mut(place as usize) {
+            *output = None;
+        }
+    }
+
+    /// The socket of the output at `place`.
+    pub fn socket(&self, place: u32) -> Option<BorrowedFd<'_>> {
+        Some(self.outputs.get(place as usize)?.as_ref()?.socket.as_fd())
+    }
+
+    /// Has the rule at `rule` send over `hops`: none takes the rule away.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is no such place.
+    pub fn set_route(&mut self, rule: RuleIndex, hops: &[Hop]) -> io::Result<()> {
+        *slot(&mut self.routes, rule.0, MAX_RULES)? = hops.into();
+        Ok(())
     }
 
     /// Begins a batch of copies.
     pub fn begin<'a, 'b>(&'a mut self, counters: &'a Counters) -> EgressBatch<'a, 'b> {
         EgressBatch { egress: self, counters, waiting: ArrayVec::new(), touched: ArrayVec::new() }
     }
+}
+
+/// What is at `place`, of at most `most`.
+fn slot<T: Default>(slots: &mut Vec<T>, place: u32, most: usize) -> io::Result<&mut T> {
+    let place = place as usize;
+    if place >= slots.len() && place < most {
+        slots.resize_with(place + 1, T::default);
+    }
+    slots.get_mut(place).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 impl Output {
@@ -117,22 +151,26 @@ impl Output {
 impl<'b> EgressBatch<'_, 'b> {
     /// Queues a copy of `payload` for each output of `rule`, sending what is queued whenever that is a full batch.
     pub fn queue(&mut self, ring: &mut Uring, rule: RuleIndex, payload: &'b [u8]) -> io::Result<()> {
-        let outputs = self.egress.routes.get(rule.0 as usize).map_or(0, |route| route.len());
-        for output in 0..outputs {
+        let hops = self.egress.routes.get(rule.0 as usize).map_or(0, |hops| hops.len());
+        for hop in 0..hops {
             if self.waiting.is_full() {
                 self.send(ring)?;
             }
-            self.wait(Origin { rule: rule.0, output: output as u32 }, payload);
+            self.wait(self.egress.routes[rule.0 as usize][hop], payload);
         }
         Ok(())
     }
 
-    fn wait(&mut self, origin: Origin, payload: &'b [u8]) {
-        let Egress { outputs, routes } = &mut *self.egress;
-        let place = routes[origin.rule as usize][origin.output as usize];
-        let Some(output) = outputs.get_mut(place as usize) else { return };
+    fn wait(&mut self, hop: Hop, payload: &'b [u8]) {
+        let place = hop.output.unwrap_or(u32::MAX);
+        let Some(Some(output)) = self.egress.outputs.get_mut(place as usize) else {
+            if let Some(counters) = self.counters.output(hop.counters as usize) {
+                counters.dropped().add(SendFailure::InterfaceDown, 1);
+            }
+            return;
+        };
         let at = self.waiting.len();
-        self.waiting.push(Waiting { payload, origin, next: None });
+        self.waiting.push(Waiting { payload, counters: hop.counters, next: None });
         match &mut output.queue {
             Some(queue) => {
                 self.waiting[queue.last].next = Some(at);
@@ -151,7 +189,7 @@ impl<'b> EgressBatch<'_, 'b> {
         for place in self.touched.drain(..) {
             let mut next = trains.take_queue(place as usize);
             while let Some(waiting) = next.and_then(|at| self.waiting.get(at)) {
-                trains.load(ring, place as usize, waiting.payload, waiting.origin)?;
+                trains.load(ring, place as usize, waiting.payload, waiting.counters)?;
                 next = waiting.next;
             }
         }

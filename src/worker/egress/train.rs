@@ -7,16 +7,8 @@ use arrayvec::ArrayVec;
 
 use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
 use super::{COPIES, Output};
-use crate::stats::{Counters, OutputCounters, SendFailure};
+use crate::stats::{Counters, SendFailure};
 use crate::sys::uring::{SEND_BATCH, Uring};
-
-/// Which counters a copy belongs to.
-#[derive(Clone, Copy)]
-pub(super) struct Origin {
-    pub(super) rule: u32,
-    /// The place of the output in its rule.
-    pub(super) output: u32,
-}
 
 /// Copies that leave with one send.
 #[derive(Clone)]
@@ -39,22 +31,23 @@ impl Train {
 
 /// Copies in the order they leave.
 pub(super) struct Trains<'a, 'b> {
-    outputs: &'a mut [Output],
+    outputs: &'a mut [Option<Output>],
     counters: &'a Counters,
     payloads: ArrayVec<IoSlice<'b>, COPIES>,
-    origins: ArrayVec<Origin, COPIES>,
+    /// For each of them, the place of what is counted for it.
+    places: ArrayVec<u32, COPIES>,
     formed: ArrayVec<Train, SEND_BATCH>,
 }
 
 impl<'a, 'b> Trains<'a, 'b> {
-    pub(super) fn new(outputs: &'a mut [Output], counters: &'a Counters) -> Self {
-        let (payloads, origins, formed) = Default::default();
-        Self { outputs, counters, payloads, origins, formed }
+    pub(super) fn new(outputs: &'a mut [Option<Output>], counters: &'a Counters) -> Self {
+        let (payloads, places, formed) = Default::default();
+        Self { outputs, counters, payloads, places, formed }
     }
 
     /// The first of the copies that wait for the output at place `output`; its queue is empty from then on.
     pub(super) fn take_queue(&mut self, output: usize) -> Option<usize> {
-        self.outputs.get_mut(output)?.queue.take().map(|queue| queue.first)
+        self.outputs.get_mut(output)?.as_mut()?.queue.take().map(|queue| queue.first)
     }
 
     /// Puts a copy for the output at place `output` behind those that are loaded. At most [`COPIES`] until all are
@@ -64,7 +57,7 @@ impl<'a, 'b> Trains<'a, 'b> {
         ring: &mut Uring,
         output: usize,
         payload: &'b [u8],
-        origin: Origin,
+        counters: u32,
     ) -> io::Result<()> {
         if !self.extend(output, payload.len()) {
             if self.formed.is_full() || self.last_is_a_trial(output) {
@@ -74,13 +67,15 @@ impl<'a, 'b> Trains<'a, 'b> {
             self.formed.push(Train { output, size: payload.len(), copies: first..first + 1, errno: None });
         }
         self.payloads.push(IoSlice::new(payload));
-        self.origins.push(origin);
+        self.places.push(counters);
         Ok(())
     }
 
     /// Makes the last train longer, if a copy of `len` bytes for `output` can be part of it.
     fn extend(&mut self, output: usize, len: usize) -> bool {
-        let (Some(last), Some(to)) = (self.formed.last_mut(), self.outputs.get(output)) else { return false };
+        let (Some(last), Some(Some(to))) = (self.formed.last_mut(), self.outputs.get(output)) else {
+            return false;
+        };
         let is_open = self.payloads.last().is_some_and(|copy| copy.len() == last.size);
         let takes = || to.segmentation.takes(last.size, last.copies.len(), len);
         let extends = last.output == output && is_open && takes();
@@ -91,7 +86,9 @@ impl<'a, 'b> Trains<'a, 'b> {
     /// Whether the last train may be refused: its copies then leave later, and what comes after it to the same output has to
     /// wait for that.
     fn last_is_a_trial(&self, output: usize) -> bool {
-        let (Some(last), Some(to)) = (self.formed.last(), self.outputs.get(output)) else { return false };
+        let (Some(last), Some(Some(to))) = (self.formed.last(), self.outputs.get(output)) else {
+            return false;
+        };
         let is_trial = || to.is_answered || !to.segmentation.is_proven(last.size);
         last.output == output && !last.is_single() && is_trial()
     }
@@ -104,7 +101,7 @@ impl<'a, 'b> Trains<'a, 'b> {
         }
         self.formed.clear();
         self.payloads.clear();
-        self.origins.clear();
+        self.places.clear();
         Ok(())
     }
 
@@ -112,9 +109,9 @@ impl<'a, 'b> Trains<'a, 'b> {
     fn hand_over(&mut self, ring: &mut Uring) -> io::Result<()> {
         let Self { outputs, payloads, formed, .. } = self;
         let mut sends = ArrayVec::<_, SEND_BATCH>::new();
-        for train in &*formed {
-            sends.push(outputs[train.output].send_of(&payloads[train.copies.clone()], train.size));
-        }
+        // A train is formed for an output that is there, and as long as this borrows the outputs none goes.
+        let sent = formed.iter().filter_map(|train| Some((train, outputs.get(train.output)?.as_ref()?)));
+        sends.extend(sent.map(|(train, output)| output.send_of(&payloads[train.copies.clone()], train.size)));
         ring.send_all(&sends, |place, result| formed[place].errno = result.err())
     }
 
@@ -127,12 +124,11 @@ impl<'a, 'b> Trains<'a, 'b> {
             self.count(train.copies.start, train.errno);
             return Ok(());
         }
+        let Some(Some(output)) = self.outputs.get_mut(train.output) else { return Ok(()) };
         if train.errno.is_some_and(|errno| !is_for_want_of_room(errno)) {
-            let copies = &self.payloads[train.copies.clone()];
-            let again = self.outputs[train.output].send_of(copies, train.size);
+            let again = output.send_of(&self.payloads[train.copies.clone()], train.size);
             ring.send_all(&[again], |_, result| train.errno = result.err())?;
         }
-        let output = &mut self.outputs[train.output];
         match train.errno {
             None => output.segmentation.succeeded(train.size),
             Some(errno) if is_for_being_a_train(errno) => {
@@ -148,7 +144,7 @@ impl<'a, 'b> Trains<'a, 'b> {
     }
 
     fn send_one_by_one(&self, ring: &mut Uring, train: &Train) -> io::Result<()> {
-        let output = &self.outputs[train.output];
+        let Some(Some(output)) = self.outputs.get(train.output) else { return Ok(()) };
         let mut sends = ArrayVec::<_, MAX_SEGMENTS>::new();
         for payload in self.payloads[train.copies.clone()].chunks(1) {
             sends.push(output.send_of(payload, train.size));
@@ -158,21 +154,16 @@ impl<'a, 'b> Trains<'a, 'b> {
 
     /// Counts the copy at place `at`, which has left or failed with an errno.
     fn count(&self, at: usize, errno: Option<i32>) {
-        let Some(counters) = self.origins.get(at).and_then(|origin| origin.counters(self.counters)) else {
+        let Some(counters) = self.places.get(at).and_then(|place| self.counters.output(*place as usize))
+        else {
             return;
         };
         match errno {
             None => {
-                counters.relayed.add(1);
-                counters.bytes.add(self.payloads[at].len() as u64);
+                counters.relayed().add(1);
+                counters.bytes().add(self.payloads[at].len() as u64);
             }
-            Some(errno) => counters.dropped.add(SendFailure::from_errno(errno), 1),
+            Some(errno) => counters.dropped().add(SendFailure::from_errno(errno), 1),
         }
-    }
-}
-
-impl Origin {
-    fn counters(self, counters: &Counters) -> Option<&OutputCounters> {
-        counters.rules.get(self.rule as usize)?.outputs.get(self.output as usize)
     }
 }

@@ -19,6 +19,10 @@ const BLOCK_HEADER: usize = offset_of!(tpacket_block_desc, hdr);
 pub(super) const BLOCK_STATUS: usize = BLOCK_HEADER + offset_of!(tpacket_hdr_v1, block_status);
 /// Where the number of its frames lies.
 pub(super) const BLOCK_FRAMES: usize = BLOCK_HEADER + offset_of!(tpacket_hdr_v1, num_pkts);
+/// Where the low half of its sequence number lies.
+pub(super) const BLOCK_SEQUENCE: usize = BLOCK_HEADER
+    + offset_of!(tpacket_hdr_v1, seq_num)
+    + if cfg!(target_endian = "big") { size_of::<u32>() } else { 0 };
 const BLOCK_FIRST: usize = BLOCK_HEADER + offset_of!(tpacket_hdr_v1, offset_to_first_pkt);
 /// Where the status word of a slot lies.
 pub(super) const SLOT_STATUS: usize = offset_of!(tpacket2_hdr, tp_status);

@@ -5,9 +5,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
-use super::Layout;
-use crate::sys::packet_socket::PacketSocket;
-
 /// A ring's memory, mapped as long as this lives.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -21,27 +18,6 @@ pub(super) struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Requests and maps the largest ring that there is memory for, at most `layout`.
-    pub(super) fn largest(
-        socket: &PacketSocket,
-        mut layout: Layout,
-        request: &dyn Fn(&Layout) -> io::Result<()>,
-    ) -> io::Result<(Self, Layout)> {
-        loop {
-            let map = || Self::new(socket.try_clone()?, layout.size());
-            let error = match request(&layout).and_then(|()| map()) {
-                Ok(mapping) => return Ok((mapping, layout)),
-                Err(error) => error,
-            };
-            // Nothing, unless the ring was there and only its mapping failed.
-            socket.remove_ring()?;
-            layout = match layout.halved() {
-                Some(halved) if error.raw_os_error() == Some(libc::ENOMEM) => halved,
-                _ => return Err(error),
-            };
-        }
-    }
-
     /// Maps a socket's ring of `len` bytes; the kernel refuses any other length.
     pub(super) fn new(socket: OwnedFd, len: usize) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;

@@ -6,11 +6,14 @@ use std::os::unix::net::UnixDatagram;
 
 use libc::{TP_STATUS_COPY, TP_STATUS_KERNEL, TP_STATUS_LOSING, TP_STATUS_USER};
 
+use super::frames::{BLOCK_FRAMES, BLOCK_SEQUENCE, BLOCK_STATUS, SLOT_STATUS};
+use super::slots::SLOTS_LENT;
 use super::*;
-use blocks::Captured;
+use crate::sys::packet_socket::VNET_HEADER_LEN;
+use made_blocks::Captured;
 
 #[path = "../../../tests/support/blocks.rs"]
-mod blocks;
+mod made_blocks;
 
 const BLOCK_SIZE: usize = 4_096;
 const SLOT_SIZE: usize = 2_048;
@@ -32,13 +35,13 @@ impl Kernel {
     /// Hands over block `number` with these frames.
     fn hand_over_block(&self, number: usize, frames: &[&[u8]]) {
         let frames: Vec<_> = frames.iter().map(|bytes| Captured::whole(bytes)).collect();
-        let (block, _) = blocks::block(BLOCK_SIZE, &frames);
+        let (block, _) = made_blocks::block(BLOCK_SIZE, &frames);
         self.0.write_all_at(&block, (number * BLOCK_SIZE) as u64).unwrap();
     }
 
     /// Hands over slot `number` with a frame that consists of that number.
     fn hand_over_slot(&self, number: usize) {
-        let slot = blocks::slot(SLOT_SIZE, &Captured::whole(&(number as u16).to_be_bytes()));
+        let slot = made_blocks::slot(SLOT_SIZE, &Captured::whole(&(number as u16).to_be_bytes()));
         self.0.write_all_at(&slot, (number * SLOT_SIZE) as u64).unwrap();
     }
 
@@ -46,7 +49,7 @@ impl Kernel {
     /// the receive buffer.
     fn hand_over_begin(&self, number: usize, len: u32) {
         let begin = Captured { cut: len - 2, vlan_tag: Some(5), ..Captured::whole(b"be") };
-        let slot = blocks::slot(SLOT_SIZE, &begin);
+        let slot = made_blocks::slot(SLOT_SIZE, &begin);
         self.0.write_all_at(&slot, (number * SLOT_SIZE) as u64).unwrap();
         self.set_slot_status(number, TP_STATUS_USER | TP_STATUS_COPY | libc::TP_STATUS_VLAN_VALID);
     }
@@ -167,7 +170,7 @@ fn a_block_ring_is_drained_when_the_open_block_is_empty_too() {
 fn a_block_that_contradicts_itself_is_given_back_like_any_other() {
     let (kernel, mut ring) = block_ring(2);
     kernel.hand_over_block(0, &[b"lost", b"lost too"]);
-    kernel.set(blocks::BLOCK_FIRST, u32::MAX);
+    kernel.set(made_blocks::BLOCK_FIRST, u32::MAX);
     kernel.hand_over_block(1, &[b"found"]);
     assert_eq!(frames(&ring.lend().unwrap()), [Err(Broken), Err(Broken)]);
     assert_eq!(kernel.block_status(0), TP_STATUS_KERNEL);
@@ -241,7 +244,7 @@ fn slots_tell_whether_any_of_them_follows_a_loss() {
 fn a_slot_that_contradicts_itself_breaks_no_other() {
     let (kernel, mut ring) = slot_ring(8);
     (0..3).for_each(|number| kernel.hand_over_slot(number));
-    kernel.set(SLOT_SIZE + blocks::SLOT_STORED_LEN, u32::MAX);
+    kernel.set(SLOT_SIZE + made_blocks::SLOT_STORED_LEN, u32::MAX);
     assert_eq!(frames(&ring.lend().unwrap()), [Ok(vec![0, 0]), Err(Broken), Ok(vec![0, 2])]);
     assert_eq!(kernel.own_slots(8).len(), 8);
 }
@@ -323,4 +326,70 @@ fn a_mapping_ends_with_its_ring() {
     assert!(is_mapped());
     drop(ring);
     assert!(!is_mapped());
+}
+
+/// The positions that a ring is at while it lends next, and after.
+fn positions(ring: &mut impl Ring) -> (Position, Position) {
+    let lent = ring.lend().unwrap();
+    lent.positions()
+}
+
+#[test]
+fn a_position_is_one_word() {
+    let position = Position { first: 7, lent: u32::MAX };
+    assert_eq!(Position::from_word(position.to_word()), position);
+    assert_eq!(Position::from_word(0), Position::default());
+}
+
+#[test]
+fn a_ring_of_blocks_goes_on_where_it_was_left() {
+    let (kernel, mut ring) = block_ring(3);
+    let hand_over = |number: usize, sequence: u32| {
+        kernel.hand_over_block(number, &[&[number as u8]]);
+        kernel.set(number * BLOCK_SIZE + BLOCK_SEQUENCE, sequence);
+    };
+    let next = |ring: &mut BlockRing| frames(&ring.lend().unwrap())[0].clone().unwrap()[0];
+    hand_over(0, 1);
+    hand_over(1, 2);
+    let (lent, after) = positions(&mut ring);
+    // Given back, and written down.
+    assert_eq!((ring.resume(after), next(&mut ring)), (0, 1));
+    // Given back, and not written down any more; then filled again, for the first time since 2^32 blocks ago.
+    assert_eq!((ring.resume(lent), ring.next), (0, 1));
+    hand_over(1, u32::MAX);
+    hand_over(0, 1);
+    assert_eq!((ring.resume(lent), next(&mut ring)), (0, 1));
+    // Not given back, with another one behind it or not.
+    kernel.set(BLOCK_STATUS, TP_STATUS_KERNEL);
+    hand_over(2, 5);
+    let last = Position::new(2, 1);
+    assert_eq!((ring.resume(last), next(&mut ring)), (1, 2));
+    hand_over(2, 5);
+    hand_over(0, 6);
+    assert_eq!((ring.resume(last), next(&mut ring)), (1, 2));
+    assert_eq!(next(&mut ring), 0);
+    // What nobody has written.
+    assert_eq!((ring.resume(Position { first: 99, lent: 99 }), ring.next), (0, 1));
+}
+
+#[test]
+fn a_ring_of_slots_goes_on_where_it_was_left() {
+    let (kernel, mut ring) = slot_ring(4);
+    (0..3).for_each(|number| kernel.hand_over_slot(number));
+    let (lent, after) = positions(&mut ring);
+    assert_eq!((lent, after), (Position { first: 0, lent: 3 }, Position { first: 3, lent: 0 }));
+    // All given back, written down or not.
+    assert_eq!((ring.resume(lent), ring.next), (0, 3));
+    assert_eq!((ring.resume(after), ring.next), (0, 3));
+    // One given back, two not.
+    kernel.hand_over_slot(1);
+    kernel.hand_over_slot(2);
+    assert_eq!(ring.resume(lent), 2);
+    kernel.hand_over_slot(3);
+    assert_eq!(numbers(&ring.lend().unwrap()), [1, 2, 3]);
+    // None given back, around the end.
+    [3, 0].into_iter().for_each(|number| kernel.hand_over_slot(number));
+    assert_eq!(ring.resume(Position { first: 3, lent: 2 }), 2);
+    assert_eq!(numbers(&ring.lend().unwrap()), [3, 0]);
+    assert_eq!((ring.resume(Position { first: 99, lent: 99 }), ring.next), (0, 3), "what nobody has written");
 }

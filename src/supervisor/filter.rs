@@ -1,0 +1,157 @@
+//! What is captured on an interface: by programs that know the rules, or all UDP.
+
+use std::collections::HashSet;
+
+use super::SupervisorError;
+use crate::config::Config;
+use crate::rules::Input;
+use crate::stats::InputStats;
+use crate::sys::filter;
+use crate::sys::packet_socket::PacketSocket;
+use crate::sys::rule_programs::{Endpoint, RuleProgramError, RulePrograms};
+
+/// Fewest rules that programs are loaded for.
+const LEAST_ROOM: usize = 256;
+
+/// Decides what the sockets of one interface capture.
+#[derive(Debug)]
+pub(super) struct Filter {
+    interface: String,
+    /// Absent where the configuration or the kernel is against them.
+    programs: Option<RulePrograms>,
+    /// What rules take.
+    endpoints: HashSet<Endpoint>,
+    /// For how many the programs have room.
+    room: usize,
+    consume: bool,
+    /// Counts of programs that others have taken over from.
+    foreign: u64,
+    consumed: u64,
+}
+
+impl Filter {
+    /// One for rules with these inputs on `interface`.
+    pub(super) fn load<'a>(
+        config: &Config,
+        interface: &str,
+        inputs: impl Iterator<Item = &'a Input>,
+    ) -> Result<Self, SupervisorError> {
+        let mut filter = Self {
+            interface: interface.to_owned(),
+            programs: None,
+            endpoints: inputs.map(endpoint).collect(),
+            room: 0,
+            consume: config.consume,
+            foreign: 0,
+            consumed: 0,
+        };
+        if !config.rule_filter {
+            return Ok(filter);
+        }
+        match filter.load_programs() {
+            Ok(programs) => filter.programs = Some(programs),
+            Err(error) if config.consume => return Err(filter.failed(error)),
+            Err(error) => tracing::warn!(
+                "filter by the rules on {interface}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
+                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
+            ),
+        }
+        Ok(filter)
+    }
+
+    fn failed(&self, error: RuleProgramError) -> SupervisorError {
+        SupervisorError::Consume { interface: self.interface.clone(), error }
+    }
+
+    fn load_programs(&mut self) -> Result<RulePrograms, RuleProgramError> {
+        // Twice what is needed, so that rules which come one by one seldom need new programs.
+        self.room = (2 * self.endpoints.len()).max(LEAST_ROOM);
+        RulePrograms::load(&self.endpoints.iter().copied().collect::<Vec<_>>(), self.room)
+    }
+
+    /// Lets it decide for `sockets` from now on, and begins consumption.
+    pub(super) fn attach(&mut self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
+        self.attach_to(sockets)?;
+        self.begin_consumption()
+    }
+
+    fn attach_to(&self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
+        let all_udp = filter::udp_over_ip();
+        let attach = |socket: &PacketSocket| match &self.programs {
+            Some(programs) => programs.attach(socket),
+            None => socket.attach_filter(&all_udp),
+        };
+        let failed = |error| SupervisorError::PacketSocket { interface: self.interface.clone(), error };
+        sockets.iter().try_for_each(attach).map_err(failed)
+    }
+
+    fn begin_consumption(&mut self) -> Result<(), SupervisorError> {
+        match &mut self.programs {
+            Some(programs) if self.consume => programs
+                .consume(&self.interface)
+                .map_err(|error| SupervisorError::Consume { interface: self.interface.clone(), error }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves to the IP stack again what the rules take.
+    pub(super) fn end_consumption(&mut self) {
+        let Some(programs) = self.programs.as_mut().filter(|_| self.consume) else { return };
+        if let Err(error) = programs.end_consumption() {
+            tracing::warn!("consume on {}: {error}; it ends with the relay", self.interface);
+        }
+    }
+
+    /// Captures also what `inputs` take; `sockets` are those that it is attached to.
+    pub(super) fn add<'a>(
+        &mut self,
+        inputs: impl Iterator<Item = &'a Input>,
+        sockets: &[PacketSocket],
+    ) -> Result<(), SupervisorError> {
+        let new: Vec<_> = inputs.map(endpoint).filter(|endpoint| self.endpoints.insert(*endpoint)).collect();
+        let Some(programs) = &mut self.programs else { return Ok(()) };
+        let fits = self.endpoints.len() <= self.room && new.iter().all(|endpoint| programs.suits(endpoint));
+        if fits && new.iter().try_for_each(|endpoint| programs.insert(endpoint)).is_ok() {
+            return Ok(());
+        }
+        // Others take over at once, and the old ones' counts are kept.
+        let loaded = self.load_programs().map_err(|error| self.failed(error))?;
+        let Some(old) = self.programs.replace(loaded) else { return Ok(()) };
+        self.attach_to(sockets)?;
+        self.begin_consumption()?;
+        self.foreign += old.foreign().map_err(|error| self.failed(error))?;
+        self.consumed += old.consumed().map_err(|error| self.failed(error))?;
+        Ok(())
+    }
+
+    /// Captures no more what `inputs` take.
+    pub(super) fn remove<'a>(&mut self, inputs: impl Iterator<Item = &'a Input>) {
+        for endpoint in inputs.map(endpoint) {
+            self.endpoints.remove(&endpoint);
+            if let Some(Err(error)) = self.programs.as_mut().map(|programs| programs.remove(&endpoint)) {
+                tracing::warn!(
+                    "filter by the rules on {}: {error}; what no rule takes is captured",
+                    self.interface
+                );
+            }
+        }
+    }
+
+    /// What the programs have counted.
+    pub(super) fn read(&self, stats: &mut InputStats) {
+        let Some(programs) = &self.programs else { return };
+        match (programs.foreign(), programs.consumed()) {
+            (Ok(foreign), Ok(consumed)) => {
+                stats.foreign += self.foreign + foreign;
+                stats.consumed += self.consumed + consumed;
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!("read what programs on {} have counted: {error}", self.interface);
+            }
+        }
+    }
+}
+
+fn endpoint(input: &Input) -> Endpoint {
+    Endpoint { group: input.group, port: input.port, source: input.source }
+}

@@ -1,0 +1,511 @@
+//! What runs: rules with their inputs and outputs, and the workers that are told of them. Every change of it is made here.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::time::Duration;
+
+use super::book::{Book, Listening, LiveRule};
+use super::inputs::Input;
+use super::membership::Memberships;
+use super::outputs::Outputs;
+use super::places::Places;
+use super::receive::Way;
+use super::workers::Workers;
+use super::{SupervisorError, counted};
+use crate::config::Config;
+use crate::rules::{Output, Rule};
+use crate::stats::{InputStats, MAX_INPUTS};
+use crate::sys::interface::Interface;
+use crate::sys::udp_socket::EgressAddress;
+use crate::worker::order::Order;
+
+/// How long workers may relay what they had received when they are told to stop, and a little more.
+const DRAIN_TIME: Duration = Duration::from_secs(6);
+
+/// Everything that runs while the relay runs.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) config: Config,
+    pub(super) way: Way,
+    pub(super) book: Book,
+    /// By the names of their interfaces.
+    pub(super) inputs: BTreeMap<String, LiveInput>,
+    pub(super) input_places: Places,
+    pub(super) outputs: Outputs,
+    pub(super) memberships: Memberships,
+    pub(super) workers: Workers,
+    /// What inputs have counted that were closed, by the names of their interfaces.
+    pub(super) past_inputs: BTreeMap<String, InputStats>,
+}
+
+/// An input and how many rules listen to it.
+#[derive(Debug)]
+pub(super) struct LiveInput {
+    pub(super) input: Input,
+    pub(super) users: usize,
+}
+
+impl Relay {
+    /// One without rules, whose workers have not been started.
+    pub(super) fn new(config: Config, way: Way, workers: Workers) -> Self {
+        Self {
+            way,
+            book: Book::new(),
+            inputs: BTreeMap::new(),
+            input_places: Places::new(MAX_INPUTS),
+            outputs: Outputs::new(config.gso),
+            memberships: Memberships::default(),
+            workers,
+            past_inputs: BTreeMap::new(),
+            config,
+        }
+    }
+
+    /// Begins with the rules of the configuration. Where workers of another supervisor relay still, they go on, and rules of
+    /// the configuration that they do not have yet are added.
+    pub(super) async fn start(&mut self) -> Result<(), SupervisorError> {
+        let rules = std::mem::take(&mut self.config.rules);
+        match self.workers.adopt().await {
+            Some(all_told) => {
+                self.take_over(all_told).await?;
+                let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
+                let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
+                let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
+                let replaced = same_input.chain(same_name).collect::<BTreeSet<_>>();
+                self.change(&replaced.into_iter().collect::<Vec<_>>(), others).await?;
+                tracing::info!("took over from another supervisor, whose workers have gone on");
+            }
+            None => self.begin(rules).await?,
+        }
+        for (_, live) in self.book.iter().filter(|(_, live)| live.waits()) {
+            tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
+        }
+        let inputs: Vec<_> = self.inputs.keys().map(String::as_str).collect();
+        tracing::info!(
+            "relaying by {}, from {}, with {}, receiving by {}",
+            counted(self.book.len(), "rule"),
+            if inputs.is_empty() { "no interface yet".to_owned() } else { inputs.join(", ") },
+            counted(self.workers.len(), "worker"),
+            self.way.name()
+        );
+        Ok(())
+    }
+
+    /// Begins with `rules` and new workers.
+    async fn begin(&mut self, rules: Vec<Rule>) -> Result<(), SupervisorError> {
+        // All of them first, so that an input knows them when it is opened.
+        let places = rules.into_iter().map(|rule| self.book.enter(rule)).collect::<Result<Vec<_>, _>>()?;
+        places.into_iter().try_for_each(|place| self.reconcile(place))?;
+        for number in 0..self.workers.len() {
+            self.launch(number)?;
+        }
+        self.workers.sync().await;
+        if let Some(error) = self.workers.why_down() {
+            self.workers.drain(DRAIN_TIME).await;
+            return Err(error);
+        }
+        self.start_inputs()
+    }
+
+    /// Has all rules that wait try again, and finds out what became of frames that a worker died over.
+    pub(super) async fn look_again(&mut self) {
+        let waiting: Vec<_> =
+            self.book.iter().filter(|(_, live)| live.waits()).map(|(place, _)| place).collect();
+        self.retry(&waiting).await;
+        let counters = self.workers.counters();
+        self.inputs.values_mut().for_each(|live| live.input.settle(&counters, false));
+    }
+
+    /// Starts worker `number`, in place of one that has ended if there was one, and tells it everything.
+    pub(super) fn launch(&mut self, number: usize) -> Result<(), SupervisorError> {
+        self.settle(number);
+        self.workers.launch(number)?;
+        let failed = |error: io::Error| SupervisorError::Worker { number, reason: error.to_string() };
+        for (order, descriptor) in self.outputs.orders() {
+            self.workers.tell_one(number, &order, Some(descriptor));
+        }
+        for (place, live) in self.book.iter() {
+            self.workers.tell_one(number, &live.order(place), None);
+        }
+        for socket in self.memberships.sockets() {
+            self.workers.tell_one(number, &Order::Hold, Some(socket.map_err(failed)?));
+        }
+        // Last, so that no frame is taken before its rule is known.
+        for live in self.inputs.values() {
+            let (order, descriptor) = live.input.order(number).map_err(failed)?;
+            self.workers.tell_one(number, &order, Some(descriptor));
+        }
+        Ok(())
+    }
+
+    /// Counts what worker `number`, which is dead, has not finished.
+    fn settle(&mut self, number: usize) {
+        let places = self.inputs.values().map(|live| usize::from(live.input.place));
+        let rules: Vec<_> = self.book.iter().map(|(place, live)| (place as usize, live.counters())).collect();
+        if let Some(counters) = self.workers.counters().get(number) {
+            counters.settle(places, rules.iter().map(|(place, outputs)| (*place, outputs.as_slice())));
+        }
+        if let Way::Recv(_) = self.way {
+            self.inputs.values_mut().for_each(|live| live.input.suspect());
+        }
+    }
+
+    /// Takes rules out and puts others in, as one change: what cannot be done whole is not done at all, and rules that stay are
+    /// not touched. Returns when every worker relays by it.
+    pub(super) async fn change(&mut self, remove: &[u32], add: Vec<Rule>) -> Result<(), SupervisorError> {
+        let mut added = Vec::with_capacity(add.len());
+        let mut struck = Vec::with_capacity(remove.len());
+        for place in remove {
+            struck.extend(self.book.strike(*place).map(|live| (*place, live)));
+        }
+        for rule in add {
+            let entered = self.book.enter(rule).and_then(|place| {
+                added.push(place);
+                self.reconcile(place)
+            });
+            if let Err(error) = entered {
+                self.undo(added, struck).await;
+                return Err(error);
+            }
+        }
+        for (place, _) in &struck {
+            self.workers.tell(&Order::EndRule { place: *place }, None);
+        }
+        // In the place of one with the same input, a rule is known only now.
+        added.iter().for_each(|place| self.tell_rule(*place));
+        self.workers.sync().await;
+        if let Err(error) = self.capture(&added, &struck) {
+            self.undo(added, struck).await;
+            return Err(error);
+        }
+        self.release(struck).await;
+        Ok(())
+    }
+
+    fn tell_rule(&mut self, place: u32) {
+        if let Some(live) = self.book.get(place) {
+            self.workers.tell(&live.order(place), None);
+        }
+    }
+
+    /// Takes back what a change has begun.
+    async fn undo(&mut self, added: Vec<u32>, struck: Vec<(u32, LiveRule)>) {
+        let mut gone = Vec::new();
+        for place in added {
+            self.workers.tell(&Order::EndRule { place }, None);
+            gone.extend(self.book.strike(place).map(|live| (place, live)));
+        }
+        for (place, live) in struck {
+            self.book.adopt(place, live);
+            self.tell_rule(place);
+        }
+        self.workers.sync().await;
+        self.release(gone).await;
+    }
+
+    /// Has the kernel capture what the rules at `added` take, and not what only `struck` ones took.
+    fn capture(&mut self, added: &[u32], struck: &[(u32, LiveRule)]) -> Result<(), SupervisorError> {
+        let mut new = BTreeMap::<_, Vec<_>>::new();
+        for live in added.iter().filter_map(|place| self.book.get(*place)) {
+            new.entry(live.rule.input.interface.as_str()).or_default().push(&live.rule.input);
+        }
+        for (interface, inputs) in new {
+            if let Some(live) = self.inputs.get_mut(interface) {
+                live.input.add_rules(inputs.into_iter())?;
+            }
+        }
+        for (_, live) in struck.iter().filter(|(_, live)| self.book.with_input(&live.rule.input).is_none()) {
+            if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {
+                input.input.remove_rules(std::iter::once(&live.rule.input));
+            }
+        }
+        self.start_inputs()
+    }
+
+    /// Begins capture on inputs that are new, when workers have them.
+    pub(super) fn start_inputs(&mut self) -> Result<(), SupervisorError> {
+        let fanout = self.config.fanout;
+        self.inputs.values_mut().try_for_each(|live| live.input.start(fanout))
+    }
+
+    /// Gives up what rules had that no worker relays by any more.
+    async fn release(&mut self, struck: Vec<(u32, LiveRule)>) {
+        if struck.is_empty() {
+            return;
+        }
+        for (_, live) in &struck {
+            self.detach(live);
+        }
+        self.close_unused().await;
+        for (place, live) in struck {
+            for counters in self.workers.counters() {
+                let outputs = live.outputs.iter().map(|output| output.counters as usize);
+                counters.remove_rule(place as usize, outputs);
+            }
+            self.book.give_back(place, &live);
+        }
+    }
+
+    /// A rule needs its input, its group and its outputs no more.
+    fn detach(&mut self, live: &LiveRule) {
+        if let Ok(listening) = live.input {
+            self.stop_listening(live, listening);
+        }
+        for (_, address) in live.outputs.iter().filter_map(|output| output.open.as_ref().ok()) {
+            self.close_output(address);
+        }
+    }
+
+    fn stop_listening(&mut self, live: &LiveRule, listening: Listening) {
+        self.memberships.leave(&live.rule.input, listening.interface);
+        if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {
+            input.users = input.users.saturating_sub(1);
+        }
+    }
+
+    fn close_output(&mut self, address: &EgressAddress) {
+        if let Some(order) = self.outputs.close(address) {
+            self.workers.tell(&order, None);
+        }
+    }
+
+    /// Closes inputs that no rule listens to.
+    async fn close_unused(&mut self) {
+        let unused = self.inputs.iter().filter(|(_, live)| live.users == 0);
+        let unused: Vec<_> = unused.map(|(name, live)| (name.clone(), live.input.place)).collect();
+        for (name, place) in &unused {
+            if let Some(live) = self.inputs.get_mut(name) {
+                live.input.end_consumption();
+            }
+            self.workers.tell(&Order::EndInput { place: *place }, None);
+        }
+        self.workers.sync().await;
+        for (name, place) in unused {
+            if let Some(live) = self.inputs.remove(&name) {
+                let stats = live.input.close(&self.workers.counters());
+                let past = self.past_inputs.entry(name.clone());
+                past.or_insert_with(|| InputStats { interface: name, ..InputStats::default() }).add(&stats);
+                self.input_places.give_back(place.into());
+            }
+        }
+    }
+
+    /// Gives the rule at `place` what it waits for, as far as that is there now, and tells the workers. What is missing is
+    /// written down with the rule; an error is what would not pass by itself.
+    pub(super) fn reconcile(&mut self, place: u32) -> Result<(), SupervisorError> {
+        let Some(mut live) = self.book.get(place).cloned() else { return Ok(()) };
+        let mut result = Ok(());
+        if live.input.is_err() {
+            result = self.listen(&live.rule).map(|listening| live.input = listening);
+        }
+        for (output, to) in live.outputs.iter_mut().zip(&live.rule.outputs) {
+            if output.open.is_err() && result.is_ok() {
+                result = self.open_output(&live.rule, to).map(|open| output.open = open);
+            }
+        }
+        if let Some(kept) = self.book.get_mut(place) {
+            *kept = live;
+        }
+        result
+    }
+
+    /// The input for `rule`, or why there is none yet.
+    fn listen(&mut self, rule: &Rule) -> Result<Result<Listening, String>, SupervisorError> {
+        let name = &rule.input.interface;
+        let interface = match find(name) {
+            Ok(interface) if !interface.ethernet => {
+                return Ok(Err(format!(
+                    "input {name}: it has no Ethernet headers, which rules cannot listen to"
+                )));
+            }
+            Ok(interface) => interface,
+            Err(why) => return Ok(Err(format!("input {name}: {why}"))),
+        };
+        let index = interface.index;
+        if !self.inputs.contains_key(name) {
+            self.open_input(interface)?;
+        }
+        let joined = self.memberships.enter(&rule.input, index);
+        let held = joined.map_err(|error| SupervisorError::Join {
+            group: rule.input.group,
+            interface: name.clone(),
+            error,
+        })?;
+        if let Some(socket) = held {
+            self.workers.tell(&Order::Hold, Some(&socket));
+        }
+        let Some(live) = self.inputs.get_mut(name) else {
+            return Ok(Err(format!("input {name}: it is gone")));
+        };
+        live.users += 1;
+        Ok(Ok(Listening { place: live.input.place, interface: index }))
+    }
+
+    fn open_input(&mut self, interface: Interface) -> Result<(), SupervisorError> {
+        let name = interface.name.clone();
+        let too_many =
+            SupervisorError::TooMany { what: "too many interfaces to listen on", most: MAX_INPUTS };
+        let place = self.input_places.take().ok_or(too_many)? as u16;
+        let inputs = self.book.inputs_on(&name);
+        let input = match Input::open(&self.config, &self.way, interface, place, inputs) {
+            Ok(input) => input,
+            Err(error) => {
+                self.input_places.give_back(place.into());
+                return Err(error);
+            }
+        };
+        for number in 0..self.workers.len() {
+            let failed = |error| SupervisorError::PacketSocket { interface: name.clone(), error };
+            let (order, descriptor) = input.order(number).map_err(failed)?;
+            self.workers.tell_one(number, &order, Some(descriptor));
+        }
+        self.inputs.insert(name, LiveInput { input, users: 0 });
+        Ok(())
+    }
+
+    /// What `rule` sends through to `to`, or why there is nothing yet.
+    fn open_output(
+        &mut self,
+        rule: &Rule,
+        to: &Output,
+    ) -> Result<Result<(u32, EgressAddress), String>, SupervisorError> {
+        let waits = |why| Ok(Err(format!("output {to}: {why}")));
+        let interface = match find(&to.interface) {
+            Ok(interface) => interface,
+            Err(why) => return waits(why),
+        };
+        let address = EgressAddress {
+            destination: to.destination(),
+            interface: interface.name,
+            interface_index: interface.index,
+            ttl: to.ttl,
+        };
+        match self.outputs.open(&address) {
+            Ok((place, order)) => {
+                if let Some((order, descriptor)) = order {
+                    self.workers.tell(&order, Some(&descriptor));
+                }
+                Ok(Ok((place, address)))
+            }
+            Err(error) if passes(&error) => waits(format!("{error}{}", super::error::remedy(&error))),
+            Err(error) => {
+                Err(SupervisorError::Output { rule: rule.name.clone(), output: to.to_string(), error })
+            }
+        }
+    }
+
+    /// Looks again at what there is of the interfaces `names`: lets go what is gone, and has rules that wait try again.
+    pub(super) async fn reconsider(&mut self, names: &BTreeSet<String>) {
+        let stale: HashSet<_> = names.iter().filter(|name| self.is_stale(name)).collect();
+        let mentions = |live: &LiveRule| live.interfaces().any(|name| names.contains(name));
+        let places: Vec<_> =
+            self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
+        let mut touched = Vec::new();
+        for place in &places {
+            if self.let_go(*place, &stale) {
+                touched.push(*place);
+            }
+        }
+        touched.iter().for_each(|place| self.tell_rule(*place));
+        if !touched.is_empty() {
+            self.close_unused().await;
+        }
+        self.retry(&places).await;
+    }
+
+    /// Has those of the rules at `places` that wait try again.
+    pub(super) async fn retry(&mut self, places: &[u32]) {
+        let mut changed = false;
+        for place in places {
+            let Some(before) = self.book.get(*place).filter(|live| live.waits()).map(LiveRule::progress)
+            else {
+                continue;
+            };
+            if let Err(error) = self.reconcile(*place) {
+                tracing::warn!("{error}");
+            }
+            if let Some(live) = self.book.get(*place).filter(|live| live.progress() != before) {
+                tracing::info!("rule \"{}\" {}", live.rule.name, live.state());
+                self.tell_rule(*place);
+                changed = true;
+            }
+        }
+        if changed {
+            self.workers.sync().await;
+            if let Err(error) = self.start_inputs() {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Whether the interface that `name` had is gone, be there another of that name or not.
+    fn is_stale(&self, name: &str) -> bool {
+        let index = find(name).ok().map(|interface| interface.index);
+        let input = self.inputs.get(name).map(|live| live.input.interface.index);
+        let mut outputs = self.book.iter().flat_map(|(_, live)| &live.outputs);
+        let is_other =
+            |address: &EgressAddress| address.interface == name && Some(address.interface_index) != index;
+        input.is_some_and(|input| Some(input) != index)
+            || outputs.any(|output| output.open.as_ref().is_ok_and(|(_, address)| is_other(address)))
+    }
+
+    /// Takes from the rule at `place` what it has of interfaces that are `stale`; says whether there was anything.
+    fn let_go(&mut self, place: u32, stale: &HashSet<&String>) -> bool {
+        let Some(mut live) = self.book.get(place).cloned() else { return false };
+        let mut touched = false;
+        let gone = "it is gone".to_owned();
+        if let Ok(listening) = live.input
+            && stale.contains(&live.rule.input.interface)
+        {
+            self.stop_listening(&live, listening);
+            live.input = Err(format!("input {}: {gone}", live.rule.input.interface));
+            touched = true;
+        }
+        for (output, to) in live.outputs.iter_mut().zip(&live.rule.outputs) {
+            if let Ok((_, address)) = &output.open
+                && stale.contains(&address.interface)
+            {
+                self.close_output(address);
+                output.open = Err(format!("output {to}: {gone}"));
+                touched = true;
+            }
+        }
+        if touched {
+            tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
+        }
+        if let Some(kept) = self.book.get_mut(place) {
+            *kept = live;
+        }
+        touched
+    }
+
+    /// Stops: what was captured by now is relayed. Says which workers did not do so.
+    pub(super) async fn stop(&mut self) -> Vec<usize> {
+        self.inputs.values_mut().for_each(|live| live.input.end_consumption());
+        let failed = self.workers.drain(DRAIN_TIME).await;
+        let counters = self.workers.counters();
+        self.inputs.values_mut().for_each(|live| live.input.settle(&counters, true));
+        failed
+    }
+}
+
+/// The interface of that name, or why there is none.
+fn find(name: &str) -> Result<Interface, String> {
+    Interface::find(name).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENXIO) => "no such interface".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+/// Whether an output that cannot be opened for this may be opened later, when its interface has come up.
+fn passes(error: &io::Error) -> bool {
+    const PASSING: [i32; 6] = [
+        libc::ENODEV,
+        libc::ENXIO,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::EADDRNOTAVAIL,
+    ];
+    error.raw_os_error().is_some_and(|errno| PASSING.contains(&errno))
+}

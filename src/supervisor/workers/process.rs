@@ -1,0 +1,205 @@
+//! One worker's process, as its supervisor sees it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::channel::{Channel, Listener};
+use crate::sys::poll;
+use crate::worker::order::{Answer, Descriptor, Inbox, Order, Outbox};
+
+/// How long a worker that was asked for a sign of life has to give one.
+const HANG_TIME: Duration = Duration::from_secs(1);
+
+/// How long a worker may still take to end when it has closed its channel.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// A worker's process and the channel to it.
+#[derive(Debug)]
+pub(super) struct Process {
+    channel: AsyncFd<Channel>,
+    outbox: Outbox<Order>,
+    inbox: Inbox<Answer>,
+    /// Absent where another supervisor has started it.
+    child: Option<Child>,
+    handle: OwnedFd,
+    pub(super) pid: u32,
+    pub(super) since: Instant,
+    /// The last number that it has answered.
+    pub(super) answered: u64,
+    /// Why it ends, as far as it has said.
+    failure: Option<String>,
+    pulse: Pulse,
+}
+
+/// Orders that a worker was given, with their descriptors.
+pub(in crate::supervisor) type Told = Vec<(Order, Option<OwnedFd>)>;
+
+/// When a worker has last shown that it lives.
+#[derive(Clone, Copy, Debug)]
+struct Pulse {
+    turns: u64,
+    /// Since when it has been asked for a sign of life.
+    asked: Option<Instant>,
+}
+
+impl Process {
+    /// Starts one that listens at `path`, and connects. `arguments` come before the command `worker`.
+    pub(super) fn spawn(path: &Path, arguments: &[String]) -> io::Result<Self> {
+        let listener = Listener::bind(path)?;
+        // The same program, even if there is another file of its name by now.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(arguments).arg("worker").stdin(OwnedFd::from(listener)).stdout(Stdio::null());
+        // A terminal's interrupt is for the supervisor.
+        let child = command.process_group(0).spawn()?;
+        Self::new(Channel::connect(path)?.register()?, child.id(), Some(child))
+    }
+
+    /// One that another supervisor has started and that listens at `path`, and what it was told.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` or `NotFound` when there is none, `InvalidData` when it is of another version.
+    pub(super) async fn adopt(path: &Path) -> io::Result<(Self, Told)> {
+        let channel = Channel::connect(path)?.register()?;
+        let (mut inbox, mut told, mut here) = (Inbox::<Answer>::default(), Told::new(), None);
+        loop {
+            match inbox.receive(channel.get_ref()) {
+                Ok((Answer::Here { pid }, _)) => here = Some(pid),
+                Ok((Answer::Told(order), descriptor)) => told.push((order, descriptor)),
+                Ok((Answer::ToldAll, _)) => break,
+                Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+        let pid = here.ok_or(io::ErrorKind::InvalidData)?;
+        Ok((Self::new(channel, pid, None)?, told))
+    }
+
+    fn new(channel: AsyncFd<Channel>, pid: u32, child: Option<Child>) -> io::Result<Self> {
+        let number = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            channel,
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
+            child,
+            handle: pidfd_open(number, PidfdFlags::empty())?,
+            pid,
+            since: Instant::now(),
+            answered: 0,
+            failure: None,
+            pulse: Pulse { turns: 0, asked: None },
+        })
+    }
+
+    /// Gives an order, as soon as there is room for it.
+    pub(super) fn tell(&mut self, order: &Order, descriptor: Option<Descriptor>) {
+        if let Err(error) = self.outbox.push(order, descriptor) {
+            self.failure.get_or_insert_with(|| format!("give it an order: {error}"));
+            self.kill();
+        }
+    }
+
+    /// Sends what waits and takes what has come; ready when the worker is gone.
+    pub(super) fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self.poll_channel(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(error) => {
+                if error.kind() != io::ErrorKind::UnexpectedEof {
+                    self.failure.get_or_insert_with(|| error.to_string());
+                }
+                Poll::Ready(())
+            }
+        }
+    }
+
+    /// Ready with an error only.
+    fn poll_channel(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        while !self.outbox.is_empty() {
+            match self.outbox.flush(self.channel.get_ref()) {
+                Ok(true) => break,
+                Ok(false) => match self.channel.poll_write_ready(context) {
+                    Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
+                    Poll::Ready(Err(error)) => return Poll::Ready(error),
+                    Poll::Pending => break,
+                },
+                // What it has said at last is to be heard.
+                Err(_) => break,
+            }
+        }
+        loop {
+            match self.inbox.receive(self.channel.get_ref()) {
+                Ok((Answer::Done(number), _)) => self.answered = self.answered.max(number),
+                Ok((Answer::Failed(why), _)) => self.failure = Some(why),
+                Ok((Answer::Here { .. } | Answer::Told(_) | Answer::ToldAll, _)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match self.channel.poll_read_ready(context) {
+                        Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
+                        Poll::Ready(Err(error)) => return Poll::Ready(error),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+    }
+
+    /// Looks whether it lives, by the turns that it has made; asks it, where it may be asleep, and ends it when it does not
+    /// answer.
+    pub(super) fn check_pulse(&mut self, turns: u64, now: Instant) {
+        match self.pulse.asked {
+            _ if turns != self.pulse.turns => self.pulse = Pulse { turns, asked: None },
+            None => {
+                self.tell(&Order::Answer(0), None);
+                self.pulse.asked = Some(now);
+            }
+            Some(asked) if now.duration_since(asked) > HANG_TIME => {
+                self.failure.get_or_insert_with(|| format!("did nothing for {HANG_TIME:?}"));
+                self.kill();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&self) {
+        // It fails where it has ended already.
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+
+    /// Makes sure that it is gone and says how it ended.
+    pub(super) fn bury(mut self) -> String {
+        // Its channel is closed a moment before it ends.
+        let _ = poll::is_readable_within(self.handle.as_fd(), LAST_MOMENT);
+        self.kill();
+        let ended = match self.child.as_mut().map(Child::wait) {
+            Some(Ok(status)) => describe(status),
+            Some(Err(error)) => format!("ended ({error})"),
+            None => "ended".to_owned(),
+        };
+        match self.failure {
+            Some(failure) => format!("{ended}: {failure}"),
+            None => ended,
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGSYS), _) => {
+            "killed by SIGSYS: it made a system call that its filter forbids".to_owned()
+        }
+        (Some(libc::SIGKILL), _) => "killed by SIGKILL".to_owned(),
+        (Some(signal), _) => format!("killed by signal {signal}"),
+        (_, Some(0)) => "ended".to_owned(),
+        (_, Some(101)) => "panicked".to_owned(),
+        (_, code) => format!("ended with status {}", code.unwrap_or(-1)),
+    }
+}

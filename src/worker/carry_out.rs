@@ -1,0 +1,117 @@
+//! Carrying out orders, between turns.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::WorkerError;
+use super::link::Incoming;
+use super::order::{Answer, Order};
+use super::receiver::Receiver;
+use super::unified_loop::UnifiedLoop;
+use crate::rules::{InputIndex, RuleIndex};
+
+/// How long to look for the rest of an input that has ended.
+const END_INPUT_TIME: Duration = Duration::from_millis(100);
+
+impl<R: Receiver> UnifiedLoop<'_, R> {
+    /// Carries out what has come; says whether to go on.
+    pub(super) fn carry_out_orders(&mut self) -> Result<bool, WorkerError> {
+        loop {
+            match self.link.next().map_err(WorkerError::Orders)? {
+                None => {
+                    self.link.flush();
+                    return Ok(true);
+                }
+                Some(Incoming::End | Incoming::Order(Order::Drain, _)) => return Ok(false),
+                Some(Incoming::Supervisor) => self.tell().map_err(WorkerError::Orders)?,
+                Some(Incoming::Order(order, descriptor)) => self.carry_out(order, descriptor)?,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order, descriptor: Option<OwnedFd>) -> Result<(), WorkerError> {
+        match &order {
+            Order::EndInput { place } => self.end_input(InputIndex(*place))?,
+            Order::Answer(number) => {
+                self.link.answer(&Answer::Done(*number), None).map_err(WorkerError::Orders)?;
+            }
+            _ => self.change(&order, descriptor).map_err(WorkerError::Orders)?,
+        }
+        self.told.keep(order);
+        Ok(())
+    }
+
+    fn change(&mut self, order: &Order, descriptor: Option<OwnedFd>) -> io::Result<()> {
+        let descriptor = || descriptor.ok_or(io::ErrorKind::InvalidData);
+        match order {
+            Order::Input { place, interface, shape } => {
+                self.receiver.add(InputIndex(*place), interface.clone(), descriptor()?, *shape)
+            }
+            Order::Output { place, address, segment } => {
+                self.egress.set_output(*place, address.to_string(), descriptor()?, *segment)
+            }
+            Order::EndOutput { place } => {
+                self.egress.remove_output(*place);
+                Ok(())
+            }
+            Order::Rule { place, rule, input, hops } => {
+                self.forget_rule(*place);
+                self.egress.set_route(RuleIndex(*place), hops)?;
+                if let Some(input) = input {
+                    self.rules.insert(InputIndex(*input), &rule.input, RuleIndex(*place));
+                }
+                Ok(())
+            }
+            Order::EndRule { place } => {
+                self.forget_rule(*place);
+                self.egress.set_route(RuleIndex(*place), &[])
+            }
+            Order::Hold => {
+                self.told.hold(descriptor()?);
+                Ok(())
+            }
+            Order::LogLevel(level) => {
+                crate::logging::set_level(level);
+                Ok(())
+            }
+            // A worker begins once.
+            Order::Begin(_) => Err(io::ErrorKind::InvalidData.into()),
+            Order::EndInput { .. } | Order::LetGo | Order::Answer(_) | Order::Drain => Ok(()),
+        }
+    }
+
+    fn forget_rule(&mut self, place: u32) {
+        if let Some(Order::Rule { rule, input: Some(input), .. }) = self.told.rule(place) {
+            self.rules.remove(InputIndex(*input), &rule.input);
+        }
+    }
+
+    fn end_input(&mut self, place: InputIndex) -> Result<(), WorkerError> {
+        // What is left then is told by the counters.
+        self.drain(&[place], END_INPUT_TIME)?;
+        self.receiver.remove(place, &mut self.ring).map_err(WorkerError::ring)
+    }
+
+    /// Tells another supervisor what holds.
+    fn tell(&mut self) -> io::Result<()> {
+        self.link.answer(&Answer::Here { pid: std::process::id() }, None)?;
+        let task = Order::Begin(self.task.clone());
+        self.link
+            .answer(&Answer::Told(task), Some(Arc::new(self.counters.memory().try_clone_to_owned()?)))?;
+        for order in self.told.orders() {
+            let descriptor = match order {
+                Order::Output { place, .. } => self.egress.socket(*place),
+                Order::Input { place, .. } => self.receiver.socket(InputIndex(*place)),
+                _ => None,
+            };
+            let descriptor =
+                descriptor.map(|fd: BorrowedFd<'_>| fd.as_fd().try_clone_to_owned()).transpose()?;
+            self.link.answer(&Answer::Told(order.clone()), descriptor.map(Arc::new))?;
+        }
+        self.link.answer(&Answer::ToldAll, None)?;
+        self.link.flush();
+        Ok(())
+    }
+}

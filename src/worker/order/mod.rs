@@ -1,0 +1,150 @@
+//! What the supervisor tells a worker, what a worker answers, and how both travel.
+//!
+//! A worker keeps what it was told as [`Order`]s. It can tell them to another supervisor, with their descriptors, when the one
+//! that it had is gone.
+
+mod mail;
+
+use std::time::Duration;
+
+pub use mail::{Descriptor, Inbox, Outbox, Travels};
+use serde::{Deserialize, Serialize};
+
+use super::egress::Hop;
+use super::packet_ring::Shape;
+use crate::rules::Rule;
+use crate::sys::udp_socket::EgressAddress;
+
+/// Version of these shapes. Supervisor and worker must have the same.
+pub const PROTOCOL: u32 = 1;
+
+/// How a worker receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// From `TPACKET_V3` rings.
+    Blocks,
+    /// From `TPACKET_V2` rings.
+    Slots,
+    /// By `recv`, as the kernel can best.
+    Recv {
+        /// How long frames may gather before a worker that has just relayed looks again; zero wakes it up for each.
+        coalesce: Duration,
+    },
+    /// By `recv`, one operation for each frame, as on kernels before 6.0.
+    RecvSingleShot,
+}
+
+/// What a worker is, from its begin to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Its number among the workers, from 0.
+    pub number: usize,
+    /// How it receives.
+    pub path: Path,
+    /// How long it looks for frames before it sleeps.
+    pub busy_poll: Duration,
+    /// The CPU it is to run on.
+    pub cpu: Option<usize>,
+}
+
+impl Task {
+    /// A task in this version's shapes.
+    pub fn new(number: usize, path: Path, busy_poll: Duration, cpu: Option<usize>) -> Self {
+        Self { protocol: PROTOCOL, number, path, busy_poll, cpu }
+    }
+}
+
+/// One thing that a worker is told. Places are the supervisor's choice; an order for a place where something is replaces it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Begin; the first order, and only that. With the memory of the counters.
+    Begin(Task),
+    /// Receive. With a packet socket, which has a ring of that shape where there is one, and prefixes frames with a
+    /// `virtio_net_hdr`.
+    Input {
+        /// What rules know it by, and where it is counted.
+        place: u16,
+        /// Name of the interface.
+        interface: String,
+        /// The ring, unless frames are received by `recv`.
+        shape: Option<Shape>,
+    },
+    /// Relay what has been received there, and close it.
+    EndInput {
+        /// Its place.
+        place: u16,
+    },
+    /// Have an output. With a connected UDP socket.
+    Output {
+        /// What rules know it by.
+        place: u32,
+        /// Where it sends.
+        address: EgressAddress,
+        /// Whether datagrams may leave in trains.
+        segment: bool,
+    },
+    /// Close an output.
+    EndOutput {
+        /// Its place.
+        place: u32,
+    },
+    /// Relay by a rule.
+    Rule {
+        /// What it is known by, and where it is counted.
+        place: u32,
+        /// The rule.
+        rule: Rule,
+        /// The input it listens to; `None` where its interface is not there.
+        input: Option<u16>,
+        /// Where copies go, in the order of the rule's outputs.
+        hops: Vec<Hop>,
+    },
+    /// Relay by that rule no more.
+    EndRule {
+        /// Its place.
+        place: u32,
+    },
+    /// Hold a descriptor, which comes with this, until [`Order::LetGo`]. The kernel keeps what it stands for as long as
+    /// anybody has it.
+    Hold,
+    /// Close what is held.
+    LetGo,
+    /// Log from this level on, such as `info`.
+    LogLevel(String),
+    /// Answer [`Answer::Done`], now that everything before it is done.
+    Answer(u64),
+    /// End capture, relay what was captured before, and end.
+    Drain,
+}
+
+impl Travels for Order {
+    fn has_descriptor(&self) -> bool {
+        matches!(self, Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold)
+    }
+}
+
+/// What a worker tells its supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To who has just connected and is not the first: it is there.
+    Here {
+        /// Its process.
+        pid: u32,
+    },
+    /// Then what it was told by others.
+    Told(Order),
+    /// That was all.
+    ToldAll,
+    /// All orders before the one with this number are carried out.
+    Done(u64),
+    /// It ends, because of this.
+    Failed(String),
+}
+
+impl Travels for Answer {
+    fn has_descriptor(&self) -> bool {
+        matches!(self, Self::Told(order) if order.has_descriptor())
+    }
+}

@@ -1,0 +1,26 @@
+//! A worker as a process of its own.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::order::Task;
+use super::{Link, WorkerError};
+use crate::sys::affinity;
+use crate::sys::channel::Listener;
+use crate::sys::uring::Uring;
+
+/// Works for whoever connects to the socket that this process has as its standard input.
+pub fn run() -> Result<(), WorkerError> {
+    let listener = io::stdin().as_fd().try_clone_to_owned().map_err(WorkerError::Orders)?;
+    super::run(Link::listening(Listener::from(listener)), confine)
+}
+
+/// Gives up everything that relaying does not take.
+fn confine(task: &Task, _ring: &mut Uring) -> Result<(), WorkerError> {
+    if let Some(cpu) = task.cpu
+        && let Err(error) = affinity::pin_to(cpu)
+    {
+        tracing::warn!("pin worker {} to CPU {cpu}: {error}", task.number);
+    }
+    Ok(())
+}

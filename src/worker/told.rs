@@ -1,0 +1,46 @@
+//! What a worker was told and still holds: what the next supervisor has to know.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use super::order::Order;
+
+/// Orders that still hold, by their places.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    inputs: BTreeMap<u16, Order>,
+    outputs: BTreeMap<u32, Order>,
+    rules: BTreeMap<u32, Order>,
+    held: Vec<OwnedFd>,
+}
+
+impl Told {
+    /// Keeps `order`, or forgets what it ends.
+    pub(super) fn keep(&mut self, order: Order) {
+        match &order {
+            Order::Input { place, .. } => _ = self.inputs.insert(*place, order),
+            Order::Output { place, .. } => _ = self.outputs.insert(*place, order),
+            Order::Rule { place, .. } => _ = self.rules.insert(*place, order),
+            Order::EndInput { place } => _ = self.inputs.remove(place),
+            Order::EndOutput { place } => _ = self.outputs.remove(place),
+            Order::EndRule { place } => _ = self.rules.remove(place),
+            Order::LetGo => self.held.clear(),
+            Order::Begin(_) | Order::Hold | Order::LogLevel(_) | Order::Answer(_) | Order::Drain => {}
+        }
+    }
+
+    /// Keeps a descriptor.
+    pub(super) fn hold(&mut self, descriptor: OwnedFd) {
+        self.held.push(descriptor);
+    }
+
+    /// The rule at `place`.
+    pub(super) fn rule(&self, place: u32) -> Option<&Order> {
+        self.rules.get(&place)
+    }
+
+    /// All that holds, in an order in which it can be carried out.
+    pub(super) fn orders(&self) -> impl Iterator<Item = &Order> {
+        self.outputs.values().chain(self.rules.values()).chain(self.inputs.values())
+    }
+}
