@@ -101,6 +101,13 @@ fn sums(report: &StatsReport) -> String {
             "received {received} = matched {matched} + dropped {dropped} + under way {under_way}; relayed {relayed}"
         ),
     ];
+    let removed = &stats.removed;
+    if removed.matched > 0 || removed.relayed > 0 {
+        lines.push(format!(
+            "of these by what is removed since: matched {}, relayed {}",
+            removed.matched, removed.relayed
+        ));
+    }
     if report.interval_ms > 0 {
         let seconds = report.interval_ms as f64 / 1_000.0;
         lines.push(format!("rates are averages over the last {seconds:.1}s"));
@@ -149,5 +156,13 @@ mod tests {
         assert!(many.contains("2 (refused 2)") && many.contains("received 12 = matched 12"), "{many}");
         assert!(!many.contains("do not add up"), "{many}");
         assert_eq!(shown(&page(&report(300), true)), 300);
+    }
+
+    #[test]
+    fn what_removed_rules_have_counted_is_told() {
+        let mut report = report(1);
+        assert!(!page(&report, true).contains("removed"));
+        report.stats.removed.matched = 3;
+        assert!(page(&report, true).contains("of these by what is removed since: matched 3, relayed 0\n"));
     }
 }
