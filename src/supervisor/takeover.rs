@@ -70,10 +70,16 @@ impl Relay {
             self.adopt_input(place, &name, sockets)?;
         }
         self.rejoin()?;
-        let received: u64 = self.workers.counters().iter().map(|counters| counters.removed()[0]).sum();
+        let received: u64 = self.workers.counters().iter().map(|counters| counters.removed_received()).sum();
         if received > 0 {
             let interface = CLOSED_BEFORE.to_owned();
-            let past = InputStats { interface, captured: received, frames: received, received, ..InputStats::default() };
+            let past = InputStats {
+                interface,
+                captured: received,
+                frames: received,
+                received,
+                ..InputStats::default()
+            };
             self.past_inputs.insert(CLOSED_BEFORE.to_owned(), past);
         }
         // Whatever has happened to interfaces meanwhile.
@@ -94,7 +100,8 @@ impl Relay {
         let output = |hop: &Hop| {
             let address = hop.output.and_then(|place| addresses.get(&place));
             // It is there, so that this only counts who uses it.
-            let opened = address.and_then(|address| Some((self.outputs.open(address).ok()?.0, address.clone())));
+            let opened =
+                address.and_then(|address| Some((self.outputs.open(address).ok()?.0, address.clone())));
             LiveOutput { counters: hop.counters, open: opened.ok_or_else(String::new) }
         };
         let outputs = hops.iter().map(output).collect();
@@ -114,10 +121,10 @@ impl Relay {
         let index = bound_to(&sockets);
         let interface = Interface::find(name).ok().filter(|interface| interface.index == index);
         // One that is gone meanwhile is found out when interfaces are looked at.
-        let gone = Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, ethernet: true };
+        let gone =
+            Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, ethernet: true };
         let interface = interface.unwrap_or(gone);
-        let input =
-            Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
+        let input = Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
         let listens = |live: &LiveRule| live.input.as_ref().is_ok_and(|listening| listening.place == place);
         let users = self.book.iter().filter(|(_, live)| listens(live)).count();
         self.input_places.occupy(place.into());

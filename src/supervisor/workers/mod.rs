@@ -151,7 +151,8 @@ impl Workers {
             return None;
         }
         found.sort_by_key(|(number, ..)| *number);
-        let adopted: Option<Vec<_>> = (0..).zip(&mut found).map(|(place, found)| self.suit(place, found)).collect();
+        let adopted: Option<Vec<_>> =
+            (0..).zip(&mut found).map(|(place, found)| self.suit(place, found)).collect();
         match adopted.filter(|memories| memories.len() == self.len()) {
             Some(memories) => Some(self.take_in(found, memories)),
             None => {
@@ -375,7 +376,9 @@ async fn retire(mut processes: Vec<Process>) {
     );
     processes.iter_mut().for_each(|process| process.tell(&Order::Drain, None));
     let all_end = poll_fn(|context| {
-        let pending = processes.iter_mut().fold(false, |pending, process| process.poll_end(context).is_pending() | pending);
+        let pending = processes
+            .iter_mut()
+            .fold(false, |pending, process| process.poll_end(context).is_pending() | pending);
         if pending { Poll::Pending } else { Poll::Ready(()) }
     });
     let _ = tokio::time::timeout(RETIRE_TIME, all_end).await;

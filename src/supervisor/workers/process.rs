@@ -75,7 +75,9 @@ impl Process {
                 Ok((Answer::Told(order), descriptor)) => told.push((order, descriptor)),
                 Ok((Answer::ToldAll, _)) => break,
                 Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    channel.readable().await?.clear_ready()
+                }
                 Err(error) => return Err(error),
             }
         }
