@@ -28,7 +28,8 @@ const RECORDS: usize = OUTPUTS + MAX_OUTPUTS;
 const BEFORE_SET: usize = 2;
 const BEFORE_REMOVED: usize = 4;
 
-const _: () = assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_REMOVED + SendFailure::ALL.len() <= RECORD_LEN);
+const _: () =
+    assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_REMOVED + SendFailure::ALL.len() <= RECORD_LEN);
 const _: () = assert!(BEFORE_SET <= BEFORE_REMOVED);
 
 /// A monotonic count with one writer and any number of readers.
