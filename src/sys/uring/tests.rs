@@ -225,7 +225,7 @@ fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
     ring.set_buffers(4, 64, true).unwrap();
     ring.restrict().unwrap();
     let (reader, writer) = io::pipe().unwrap();
-    ring.poll(reader.as_fd(), Token::Stop).unwrap();
+    ring.poll(reader.as_fd(), false, Token::Order).unwrap();
     ring.receive_multishot(receiver.as_fd(), 0).unwrap();
     ring.wait(Wait::Not).unwrap();
     let payloads = [IoSlice::new(b"12"), IoSlice::new(b"3")];
@@ -239,7 +239,7 @@ fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
         ring.wait(Wait::First).unwrap();
         while let Some(Completion { token, result, filled, .. }) = ring.next_completion() {
             result.unwrap();
-            stopped |= token == Token::Stop;
+            stopped |= token == Token::Order;
             received.extend(filled.map(|filled| filled.bytes().to_vec()));
         }
     }
