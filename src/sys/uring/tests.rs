@@ -234,12 +234,12 @@ fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
     ring.send_all(&[train, datagram(&sender, &single)], |_, result| _ = result.unwrap()).unwrap();
     drop(writer);
     let mut received = Vec::new();
-    let mut stopped = false;
-    while received.len() < 3 || !stopped {
+    let mut called = false;
+    while received.len() < 3 || !called {
         ring.wait(Wait::First).unwrap();
         while let Some(Completion { token, result, filled, .. }) = ring.next_completion() {
             result.unwrap();
-            stopped |= token == Token::Order;
+            called |= token == Token::Order;
             received.extend(filled.map(|filled| filled.bytes().to_vec()));
         }
     }
