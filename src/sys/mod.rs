@@ -17,6 +17,7 @@ pub mod poll;
 pub mod process;
 pub mod rlimit;
 pub mod rule_programs;
+pub mod sandbox;
 pub mod shared_memory;
 mod sockopt;
 pub mod udp_socket;

@@ -53,7 +53,7 @@ fn snapshot() -> Snapshot {
         matched: 12,
         relayed: 13,
         dropped: causes.collect(),
-        removed: RemovedStats { matched: 16, relayed: 17 },
+        removed: RemovedStats { matched: 16, relayed: 17, dropped: BTreeMap::new() },
         inputs: vec![input],
         rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
     };
