@@ -39,7 +39,7 @@ fn filters(c: &mut Criterion) {
     bench.bench_function("send only", |b| b.iter(|| sender.send(&foreign)));
     for count in [1, 10_000] {
         let rule = |i| Endpoint { group: group(i).into(), port: PORT, source: None };
-        let programs = match RulePrograms::load(&(0..count).map(rule).collect::<Vec<_>>()) {
+        let programs = match RulePrograms::load(&(0..count).map(rule).collect::<Vec<_>>(), 0) {
             Ok(programs) => programs,
             Err(error) => {
                 assert!(!is_root(), "{error}");

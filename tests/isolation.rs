@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lab::topology::{Family, Topology};
 use multicast_relay::rules::Rule;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
+use multicast_relay::worker::order::Path;
 use support::in_process::{InProcess, Output, PATHS};
 use support::{Injector, good, network};
 
@@ -125,7 +126,7 @@ fn one_blocked_output_of_eight_costs_the_others_nothing() {
         };
         let (arrived, _) = (0..5).map(|_| attempt()).find(of_the_relay).expect("a machine that keeps up");
         for (i, sink) in arrived.iter().enumerate() {
-            assert!(*sink == expected, "{path}, output {}: {} of {COUNT}, in order", i + 1, sink.len());
+            assert!(*sink == expected, "{name}, output {}: {} of {COUNT}, in order", i + 1, sink.len());
         }
     }
 }

@@ -64,6 +64,8 @@ const volatile __u64 tai_offset_ns;
 // Room for a frame in an event: of the size that the plan's have, and of any that the device can take.
 const volatile __u32 usual_frame_bytes;
 const volatile __u32 most_frame_bytes;
+// How long nothing must come before that is kept, ns.
+const volatile __u64 least_silence_ns;
 
 enum counter {
 	COUNTED,          // whole measured datagrams in order, the first of their sequence
@@ -73,6 +75,11 @@ enum counter {
 	EVENTS_LOST,      // handed to user space, had there been room
 	OTHER_QUEUE,      // frames of another queue than the first
 	WARM_LAST_NS,     // when the last of WARM came
+	FIRST_NS,         // when the first whole measured datagram came
+	LAST_NS,          // and the last
+	LONGEST_FROM_NS,  // the longest time between two of them
+	LONGEST_TO_NS,
+	SILENCES,         // how many were long enough to be kept
 	COUNTERS,
 };
 
@@ -137,6 +144,21 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } latencies SEC(".maps");
+
+// Between which whole measured datagrams nothing came for long.
+#define MOST_SILENCES 1024
+
+struct silence {
+	__u64 from_ns;
+	__u64 to_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MOST_SILENCES);
+	__type(key, __u32);
+	__type(value, struct silence);
+} silences SEC(".maps");
 
 // What each byte of a payload's head adds to its checksums, and what each filler adds. A CRC is linear, so that they add
 // up, by exclusive or, to the checksum of the whole.
@@ -422,6 +444,33 @@ static __always_inline void record_latency(const struct frame *frame, __u64 from
 		(*count)++;
 }
 
+static __always_inline void record_arrival(const struct frame *frame)
+{
+	struct counters *counters = frame->counters;
+	__u64 last = counters->of[LAST_NS];
+	struct silence *kept;
+	__u32 number;
+
+	if (!last)
+		counters->of[FIRST_NS] = last = frame->stamp_ns;
+	if (frame->stamp_ns < last)
+		return;
+	if (frame->stamp_ns - last > counters->of[LONGEST_TO_NS] - counters->of[LONGEST_FROM_NS]) {
+		counters->of[LONGEST_FROM_NS] = last;
+		counters->of[LONGEST_TO_NS] = frame->stamp_ns;
+	}
+	if (frame->stamp_ns - last >= least_silence_ns) {
+		number = counters->of[SILENCES];
+		kept = bpf_map_lookup_elem(&silences, &number);
+		if (kept) {
+			kept->from_ns = last;
+			kept->to_ns = frame->stamp_ns;
+			counters->of[SILENCES]++;
+		}
+	}
+	counters->of[LAST_NS] = frame->stamp_ns;
+}
+
 static __always_inline void count_warm_up(struct frame *frame, struct progress *progress, bool whole)
 {
 	if (whole && progress->warm) {
@@ -446,6 +495,8 @@ static __always_inline void count_measured(struct frame *frame, const __u8 *payl
 		return;
 	word = &chunk->words[global / 64 % WORDS_PER_CHUNK];
 	head.before = *word & mask ? SEEN : UNSEEN;
+	if (whole)
+		record_arrival(frame);
 	if (whole && head.before == UNSEEN && sequence >= progress->next) {
 		frame->counters->of[COUNTED]++;
 		progress->counted++;

@@ -1,5 +1,7 @@
 //! A bit for each datagram that a sink expects.
 
+use std::ops::Range;
+
 /// A fixed number of bits, all clear at first. The pages of a large one exist only once touched.
 #[derive(Debug)]
 pub(crate) struct Bitmap {
@@ -40,6 +42,19 @@ impl Bitmap {
         }
     }
 
+    /// How many bits are clear in `range`; there are none out of range.
+    pub(crate) fn count_clear(&self, range: Range<u64>) -> u64 {
+        let (mut count, mut at, end) = (0, range.start, range.end.min(self.bits));
+        while at < end {
+            let word = self.words.get((at / 64) as usize).copied().unwrap_or(u64::MAX);
+            let width = (64 - at % 64).min(end - at);
+            let mask = if width == 64 { u64::MAX } else { ((1 << width) - 1) << (at % 64) };
+            count += u64::from((!word & mask).count_ones());
+            at += width;
+        }
+        count
+    }
+
     /// The first clear bit at or after `from`.
     pub(crate) fn next_clear(&self, from: u64) -> Option<u64> {
         let mut index = (from / 64) as usize;
@@ -61,6 +76,17 @@ impl Bitmap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clear_bits_are_counted_within_a_range() {
+        let mut bits = Bitmap::new(200);
+        for bit in [3, 63, 64, 70, 199] {
+            bits.set(bit);
+        }
+        for (range, count) in [(0..200, 195), (3..4, 0), (0..3, 3), (60..72, 9), (190..900, 9), (7..7, 0)] {
+            assert_eq!(bits.count_clear(range.clone()), count, "{range:?}");
+        }
+    }
 
     #[test]
     fn bitmaps_end_where_they_should() {

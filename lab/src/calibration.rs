@@ -45,6 +45,7 @@ pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
     alone.trials.blocks = 1;
     alone.subjects = vec![Subject { name: NAME.to_owned(), kind: SubjectKind::Wire }];
     alone.expect = Expect::default();
+    alone.events = Vec::new();
     Some(alone)
 }
 

@@ -3,12 +3,18 @@
 //! Ticks lie for work that comes in short bursts, so the subject's time is the scheduler's own nanoseconds
 //! (`/proc/<pid>/task/*/schedstat`). Those vanish with their thread; the tick counts of the process do not, and they
 //! stand in where a thread ended in between.
+//!
+//! A subject is all processes of its network namespace, which is its own, beside its process and the descendants of that: one
+//! whose parent has ended goes on, and is nobody's descendant any more.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::{Duration, Instant};
+
+use crate::net::NamespaceId;
 
 /// Length of the ticks in `/proc`: `USER_HZ` is 100 on every architecture Linux runs on (include/asm-generic/param.h).
 const TICK: Duration = Duration::from_millis(10);
@@ -52,7 +58,24 @@ pub struct SubjectUse {
     pub from_ticks: bool,
 }
 
+/// Who belongs to a subject.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its first process, its children and theirs.
+    pub pid: u32,
+    /// And whoever is in this network namespace.
+    pub(crate) namespace: Option<NamespaceId>,
+}
+
 impl SubjectTime {
+    /// Adds what `earlier`, an earlier moment, tells of threads that have ended since.
+    pub fn remember(&mut self, earlier: &Self) {
+        for (tid, ns) in &earlier.threads {
+            let known = self.threads.entry(*tid).or_default();
+            *known = (*known).max(*ns);
+        }
+    }
+
     /// What was used from `before` to this moment.
     pub fn since(&self, before: &Self) -> SubjectUse {
         let threads = self.threads.iter();
@@ -106,20 +129,44 @@ impl Proc {
         Self(path.to_owned())
     }
 
-    /// CPU time of process `pid`, its children and theirs. A process that is gone counts as nothing.
-    pub fn subject(&self, pid: u32) -> Result<SubjectTime, CpuError> {
+    /// CPU time of a subject. A process that is gone counts as nothing.
+    pub fn subject(&self, family: Family) -> Result<SubjectTime, CpuError> {
         let mut sum = SubjectTime::default();
         let processes = self.processes()?;
-        for member in family(&processes, pid) {
+        for member in self.members_of(&processes, family) {
             sum.ticks += processes.get(&member).map_or(0, |stat| stat.ticks);
             self.threads(member, &mut sum.threads);
         }
         Ok(sum)
     }
 
-    /// Process `pid`, its children and theirs. To find them is to read every process of the machine.
-    pub(crate) fn family(&self, pid: u32) -> Result<Vec<u32>, CpuError> {
-        Ok(family(&self.processes()?, pid))
+    /// The processes of a subject. To find them is to read every process of the machine.
+    pub(crate) fn members(&self, family: Family) -> Result<Vec<u32>, CpuError> {
+        Ok(self.members_of(&self.processes()?, family))
+    }
+
+    /// Those of them that do something and have `argument` on their command line: a process that has ended has none.
+    pub(crate) fn members_with(&self, family: Family, argument: &str) -> Result<Vec<u32>, CpuError> {
+        let has = |pid: &u32| {
+            let line = fs::read(self.0.join(format!("{pid}/cmdline"))).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+        };
+        Ok(self.members(family)?.into_iter().filter(has).collect())
+    }
+
+    /// How many descriptors process `pid` has open.
+    pub(crate) fn descriptors(&self, pid: u32) -> io::Result<u64> {
+        Ok(fs::read_dir(self.0.join(format!("{pid}/fd")))?.count() as u64)
+    }
+
+    fn members_of(&self, processes: &BTreeMap<u32, Stat>, Family { pid, namespace }: Family) -> Vec<u32> {
+        // The lab goes into the namespace itself now and then.
+        let inside = |pid: &u32| {
+            let id = NamespaceId::at(&self.0.join(format!("{pid}/ns/net"))).ok();
+            *pid != process::id() && namespace.is_some() && id == namespace
+        };
+        let roots = std::iter::once(pid).chain(processes.keys().copied().filter(inside));
+        family(processes, roots)
     }
 
     /// Where the mappings of process `pid` are told.
@@ -167,9 +214,14 @@ impl Proc {
     }
 }
 
-/// `pid` and all its descendants among `processes`.
-fn family(processes: &BTreeMap<u32, Stat>, pid: u32) -> Vec<u32> {
-    let mut family = vec![pid];
+/// `roots` and all their descendants among `processes`, each once.
+fn family(processes: &BTreeMap<u32, Stat>, roots: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut family: Vec<u32> = Vec::new();
+    for root in roots {
+        if !family.contains(&root) {
+            family.push(root);
+        }
+    }
     let mut next = 0;
     while let Some(&member) = family.get(next) {
         let children = processes.iter().filter(|(_, stat)| stat.parent == member).map(|(child, _)| *child);
@@ -230,6 +282,55 @@ mod tests {
         fn proc(&self) -> Proc {
             Proc::at(self.0.path())
         }
+
+        /// CPU time of process 10 and its descendants.
+        fn time(&self) -> SubjectTime {
+            self.proc().subject(Family { pid: 10, namespace: None }).unwrap()
+        }
+
+        /// Puts the process into the namespace that the file `namespace` stands for.
+        fn put_into(&self, pid: u32, namespace: &str) -> NamespaceId {
+            let file = self.0.path().join(namespace);
+            fs::OpenOptions::new().create(true).append(true).open(&file).unwrap();
+            let dir = self.0.path().join(format!("{pid}/ns"));
+            fs::create_dir_all(&dir).unwrap();
+            fs::hard_link(&file, dir.join("net")).unwrap();
+            NamespaceId::at(&file).unwrap()
+        }
+    }
+
+    #[test]
+    fn whoever_is_in_the_namespace_belongs_to_the_subject_once_its_parent_has_ended_too() {
+        let fake = Fake::new();
+        // 20 and what it started have outlived 10, which started them; 12 replaces that.
+        fake.process(20, 1, 0, &[(20, 400)]);
+        fake.process(21, 20, 0, &[(21, 50)]);
+        fake.process(12, 1, 0, &[(12, 7)]);
+        fake.process(30, 1, 0, &[(30, 9_999)]);
+        let namespace = Some(fake.put_into(20, "relay"));
+        fake.put_into(12, "relay");
+        fake.put_into(30, "other");
+        let family = Family { pid: 12, namespace };
+        assert_eq!(fake.proc().members(family).unwrap(), [12, 20, 21]);
+        fs::write(fake.0.path().join("20/cmdline"), "relay\0worker\0").unwrap();
+        fs::write(fake.0.path().join("12/cmdline"), "relay\0supervisor\0--name\0workers\0").unwrap();
+        assert_eq!(fake.proc().members_with(family, "worker").unwrap(), [20]);
+    }
+
+    #[test]
+    fn what_an_ended_process_had_used_is_remembered() {
+        let fake = Fake::new();
+        fake.process(10, 1, 0, &[(10, 1_000)]);
+        fake.process(20, 10, 0, &[(20, 500)]);
+        let before = fake.time();
+        fake.process(20, 10, 0, &[(20, 2_500)]);
+        let seen = fake.time();
+        fs::remove_dir_all(fake.0.path().join("20")).unwrap();
+        fake.process(10, 1, 0, &[(10, 1_300)]);
+        let mut after = fake.time();
+        after.remember(&seen);
+        let used = after.since(&before);
+        assert_eq!(used, SubjectUse { time: Duration::from_nanos(2_000 + 300), from_ticks: false });
     }
 
     #[test]
@@ -239,10 +340,10 @@ mod tests {
         fake.process(20, 10, 0, &[(20, 400)]);
         fake.process(21, 20, 0, &[(21, 50)]);
         fake.process(30, 1, 0, &[(30, 9_999)]);
-        let before = fake.proc().subject(10).unwrap();
+        let before = fake.time();
         fake.process(10, 1, 0, &[(10, 1_500), (11, 2_000), (12, 7)]);
         fake.process(21, 20, 0, &[(21, 80)]);
-        let after = fake.proc().subject(10).unwrap();
+        let after = fake.time();
         let used = after.since(&before);
         assert_eq!(used, SubjectUse { time: Duration::from_nanos(500 + 7 + 30), from_ticks: false });
     }
@@ -251,10 +352,10 @@ mod tests {
     fn a_thread_that_ended_does_not_vanish() {
         let fake = Fake::new();
         fake.process(10, 1, 100, &[(10, 1_000_000), (11, 1_000_000_000)]);
-        let before = fake.proc().subject(10).unwrap();
+        let before = fake.time();
         // Thread 11 worked for another second and ended.
         fake.process(10, 1, 200, &[(10, 2_000_000)]);
-        let used = fake.proc().subject(10).unwrap().since(&before);
+        let used = fake.time().since(&before);
         assert_eq!(used, SubjectUse { time: Duration::from_secs(1), from_ticks: true });
     }
 
@@ -263,10 +364,10 @@ mod tests {
         let fake = Fake::new();
         fake.process(10, 1, 0, &[(10, 0)]);
         fake.process(20, 10, 50, &[(20, 500_000_000)]);
-        let before = fake.proc().subject(10).unwrap();
+        let before = fake.time();
         fs::remove_dir_all(fake.0.path().join("20")).unwrap();
         fake.process(10, 1, 150, &[(10, 0)]);
-        let used = fake.proc().subject(10).unwrap().since(&before);
+        let used = fake.time().since(&before);
         assert_eq!(used, SubjectUse { time: Duration::from_secs(1), from_ticks: true });
     }
 
@@ -293,6 +394,6 @@ mod tests {
     fn this_machine_can_be_read() {
         let proc = Proc::default();
         assert!(proc.machine().unwrap().cpus >= 1);
-        assert!(!proc.subject(std::process::id()).unwrap().threads.is_empty());
+        assert!(!proc.subject(Family { pid: process::id(), namespace: None }).unwrap().threads.is_empty());
     }
 }

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod comparison;
 pub mod cpu;
 pub mod datagram;
+pub mod disturbance;
 pub mod doctor;
 pub mod fragments;
 pub mod generator;

@@ -3,7 +3,7 @@
 //! Every arrival falls into exactly one class, and every expected datagram meets exactly one fate:
 //!
 //! - `arrivals = received + duplicated + corrupted + alien + warm_up + warm_up_corrupted`
-//! - `expected = received + damaged + unreadable_standing_in + lost`
+//! - `expected = received + damaged + unreadable_standing_in + lost + link_down`
 //!
 //! where *damaged* ones arrived only with a wrong checksum, and an unreadable arrival stands for one missing
 //! datagram of the flow whose address it came to.
@@ -12,6 +12,7 @@ mod ahead;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -70,6 +71,8 @@ pub struct Tally {
     pub received: u64,
     /// Expected, but neither arrived whole nor damaged nor stood for by an unreadable one.
     pub lost: u64,
+    /// Likewise, and offered while a link on the way was down: in no other count.
+    pub link_down: u64,
     /// Further whole arrivals of one that was received already.
     pub duplicated: u64,
     /// First arrivals with a sequence below the highest seen of their flow (RFC 4737 type-P-reordered).
@@ -128,6 +131,8 @@ pub struct OpenTally {
     /// How often `seen` was asked.
     sightings: u64,
     flows: Vec<FlowState>,
+    /// Global sequences that were offered while a link on the way was down.
+    link_down: Vec<Range<u64>>,
     tally: Tally,
     kept: [usize; KINDS],
 }
@@ -157,6 +162,7 @@ impl OpenTally {
             damaged: Bitmap::new(plan.datagrams),
             sightings: 0,
             flows: vec![FlowState::default(); plan.flows.len()],
+            link_down: Vec::new(),
             tally: Tally { expected: plan.datagrams, ..Tally::default() },
             kept: [0; KINDS],
             plan: Arc::clone(plan),
@@ -331,6 +337,11 @@ impl OpenTally {
         }
     }
 
+    /// Takes in which global sequences were offered while a link on the way was down: in order, none of them twice.
+    pub fn while_link_down(&mut self, sequences: &[Range<u64>]) {
+        self.link_down = sequences.to_vec();
+    }
+
     /// Closes the count: what has not arrived by now is missing.
     pub fn close(mut self) -> Tally {
         let mut fates = Vec::with_capacity(self.flows.len());
@@ -345,6 +356,9 @@ impl OpenTally {
                 _ => Some(IncidentKind::LostOrCorrupted),
             });
         }
+        let unseen: u64 = self.link_down.iter().map(|range| self.seen.count_clear(range.clone())).sum();
+        self.tally.link_down = unseen.min(self.tally.lost);
+        self.tally.lost -= self.tally.link_down;
         self.forget_named(&fates);
         self.note_missing(&fates);
         self.tally
@@ -371,6 +385,10 @@ impl OpenTally {
         let mut global = 0;
         while possible.iter().any(|kind| self.kept[*kind as usize] < MAX_INCIDENTS_PER_KIND) {
             let Some(missing) = self.seen.next_clear(global) else { break };
+            if let Some(range) = self.link_down.iter().find(|range| range.contains(&missing)) {
+                global = range.end;
+                continue;
+            }
             let flow = (missing % flows) as u16;
             if let Some(fate) = fates.get(usize::from(flow)).copied().flatten() {
                 self.note(fate, Some(flow), Some(missing / flows), None);

@@ -16,11 +16,13 @@
 //! network are NOARP, which keeps the kernel from joining (and reporting) the groups of neighbour discovery.
 //! Toward the relay the sinks may report memberships; they send no errors.
 
+mod flap;
 mod wiring;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use serde::Serialize;
 
@@ -31,6 +33,7 @@ use crate::sys::ethtool::Statistics;
 use wiring::{Namespaces, Ports};
 
 pub use crate::net::{NetError, RunName};
+pub use flap::{Change, Leg};
 
 /// The most sinks a topology can have.
 pub const MAX_SINKS: usize = 16;
@@ -75,6 +78,14 @@ impl Family {
         match self {
             Self::Ipv4 => Ipv4Addr::new(10, 81, 0, host).into(),
             Self::Ipv6 => Ipv6Addr::new(0xfd81, 0, 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// The address of `host` on the spare link.
+    fn spare_address(self, host: u8) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(10, 84, 0, host).into(),
+            Self::Ipv6 => Ipv6Addr::new(0xfd84, 0, 0, 0, 0, 0, 0, host.into()).into(),
         }
     }
 
@@ -231,6 +242,10 @@ pub struct Topology {
     pub egress: Vec<Port>,
     /// The sinks' ends, `sink0` and on, in the order of `egress`.
     pub sinks: Vec<Port>,
+    /// Both ends of a cable beside them, the relay's first.
+    spare: Option<(Port, Port)>,
+    /// How many devices were made anew.
+    made_anew: AtomicU32,
     link: Link,
     namespaces: Namespaces,
     /// Marks the run as alive; the last field, so that the mark outlives the namespaces.
@@ -246,7 +261,17 @@ impl Topology {
         check(*link, sinks)?;
         let namespaces = Namespaces::create(run, link.family, sinks)?;
         let Ports { generator, ingress, egress, sinks } = wiring::connect(&namespaces, *link)?;
-        Ok(Self { generator, ingress, egress, sinks, link: *link, namespaces, _run: run.clone() })
+        Ok(Self {
+            generator,
+            ingress,
+            egress,
+            sinks,
+            spare: None,
+            made_anew: AtomicU32::new(0),
+            link: *link,
+            namespaces,
+            _run: run.clone(),
+        })
     }
 
     /// How its links were asked to be.

@@ -10,7 +10,8 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{FOREIGN, Keeper, Ledger};
+use crate::disturbance::{Disturbance, EventLimits};
+use crate::ledger::{FOREIGN, Keeper, LINK_DOWN, Ledger};
 use crate::memory::{Memory, MemoryLimits};
 
 /// How far the offered rate may be from the intended one before the trial is worth nothing, as a fraction.
@@ -129,6 +130,52 @@ pub struct Evidence<'a> {
     pub memory_limits: MemoryLimits,
     /// How the subject's process failed, if it did.
     pub subject_failures: Vec<String>,
+    /// What happened during the trial, and what came of it.
+    pub events: EventEvidence,
+}
+
+/// What a trial found out about its events.
+#[derive(Clone, Debug, Default)]
+pub struct EventEvidence {
+    /// How many workers died and measured links went away.
+    pub outages: u64,
+    /// How they disturbed the flows; `None` where nobody wants to know.
+    pub disturbance: Option<Disturbance>,
+    /// What the subject may do around them.
+    pub limits: EventLimits,
+    /// What the subject did wrong.
+    pub failures_of_the_subject: Vec<String>,
+    /// What the lab could not do.
+    pub failures_of_the_lab: Vec<String>,
+}
+
+impl EventEvidence {
+    /// How much further a count may go.
+    fn more(&self) -> Counts {
+        let EventLimits { loss_per_event, duplicates_per_event, .. } = self.limits;
+        let times = |each: u64| each.saturating_mul(self.outages);
+        Counts {
+            lost: times(loss_per_event),
+            duplicated: times(duplicates_per_event),
+            reordered: 0,
+            corrupted: 0,
+        }
+    }
+
+    /// How many datagrams the subject's own account may be wrong by: what died with a process in the midst of its work.
+    fn miscounted(&self) -> u64 {
+        let EventLimits { loss_per_event, duplicates_per_event, .. } = self.limits;
+        loss_per_event.saturating_add(duplicates_per_event).saturating_mul(self.outages)
+    }
+
+    fn missed(&self) -> Vec<String> {
+        self.disturbance.as_ref().map(|disturbance| self.limits.missed(disturbance)).unwrap_or_default()
+    }
+
+    /// By how much a time is over what is expected at most, ns.
+    fn excess_ns(&self) -> u64 {
+        self.disturbance.as_ref().map_or(0, |disturbance| self.limits.excess_ns(disturbance))
+    }
 }
 
 /// The verdict on `evidence`, and the reasons when it is not a pass.
@@ -141,10 +188,22 @@ pub fn judge(evidence: &Evidence<'_>) -> (Verdict, Vec<String>) {
     if !invalid.is_empty() {
         return (Verdict::Invalid, invalid);
     }
-    let missed = |expected| missed(&evidence.counts, &expected, evidence.ledger);
+    let missed = |expected| missed(&evidence.counts, &expected, &evidence.events.more(), evidence.ledger);
     let mut reasons = evidence.expected.map(missed).unwrap_or_default();
     reasons.extend(evidence.memory.iter().flat_map(|memory| evidence.memory_limits.missed(memory)));
+    let late = evidence.events.missed();
     let wrong = faults_of_the_subject(evidence);
+    if !late.is_empty()
+        && reasons.is_empty()
+        && wrong.is_empty()
+        && evidence.events.excess_ns() <= evidence.lag_max_ns
+    {
+        let lag = evidence.lag_max_ns / 1_000_000;
+        reasons.extend(late);
+        reasons.push(format!("the generator was up to {lag} ms late, which may be why"));
+        return (Verdict::Invalid, reasons);
+    }
+    reasons.extend(late);
     // Neither lateness nor a slow machine makes anybody send what is wrong: only a count can be excused, and memory, where
     // datagrams may have waited.
     if !reasons.is_empty()
@@ -189,8 +248,11 @@ fn faults_of_the_subject(evidence: &Evidence<'_>) -> Vec<String> {
     if evidence.bad_checksums > 0 {
         reasons.push(format!("{} datagrams came with a wrong UDP checksum", evidence.bad_checksums));
     }
+    let miscounted = evidence.events.miscounted();
     let unaccounted = evidence.ledger.gaps_of(Keeper::Subject);
+    let unaccounted = unaccounted.filter(|gap| gap.unexplained.unsigned_abs() > miscounted);
     reasons.extend(unaccounted.map(|gap| format!("{gap}; the subject's counters contradict the devices")));
+    reasons.extend(evidence.events.failures_of_the_subject.iter().cloned());
     reasons
 }
 
@@ -245,22 +307,26 @@ fn faults_of_the_lab(evidence: &Evidence<'_>) -> Vec<String> {
         let remedy = "run the lab with CAP_SYS_PTRACE, or expect nothing of memory";
         reasons.push(format!("the subject's memory could not be read: {remedy}"));
     }
+    reasons.extend(evidence.events.failures_of_the_lab.iter().cloned());
     reasons.extend(evidence.ledger.gaps_of(Keeper::Lab).map(ToString::to_string));
     reasons
 }
 
-/// Every count that is not as expected; of what is lost, where.
-fn missed(counts: &Counts, expected: &Counts, ledger: &Ledger) -> Vec<String> {
-    let pairs = [
-        ("lost", counts.lost, expected.lost),
-        ("duplicated", counts.duplicated, expected.duplicated),
-        ("reordered", counts.reordered, expected.reordered),
-        ("corrupted", counts.corrupted, expected.corrupted),
+/// Every count that is neither as expected nor by at most so many `more`; of what is lost, where.
+fn missed(counts: &Counts, expected: &Counts, more: &Counts, ledger: &Ledger) -> Vec<String> {
+    let counts = [
+        ("lost", counts.lost, expected.lost, more.lost),
+        ("duplicated", counts.duplicated, expected.duplicated, more.duplicated),
+        ("reordered", counts.reordered, expected.reordered, more.reordered),
+        ("corrupted", counts.corrupted, expected.corrupted, more.corrupted),
     ];
-    let missed = pairs.into_iter().filter(|(_, counted, expected)| counted != expected);
-    let told = missed.map(|(what, counted, expected)| {
+    let missed = counts
+        .into_iter()
+        .filter(|(_, counted, least, more)| !(*least..=least.saturating_add(*more)).contains(counted));
+    let told = missed.map(|(what, counted, least, more)| {
         let places = if what == "lost" { places_of_loss(ledger) } else { String::new() };
-        format!("{what} {counted}, expected {expected}{places}")
+        let most = if more > 0 { format!(" to {}", least.saturating_add(more)) } else { String::new() };
+        format!("{what} {counted}, expected {least}{most}{places}")
     });
     told.collect()
 }
@@ -268,7 +334,7 @@ fn missed(counts: &Counts, expected: &Counts, ledger: &Ledger) -> Vec<String> {
 fn places_of_loss(ledger: &Ledger) -> String {
     let drops = ledger.steps.iter().flat_map(|step| step.drops.iter().map(move |drop| (step.place, drop)));
     let places = drops
-        .filter(|(_, drop)| drop.name != FOREIGN)
+        .filter(|(_, drop)| drop.name != FOREIGN && drop.name != LINK_DOWN)
         .map(|(place, drop)| format!("{} {} before \"{place}\"", drop.count, drop.name));
     let places = places.collect::<Vec<_>>().join(", ");
     if places.is_empty() { places } else { format!(" ({places})") }

@@ -38,7 +38,71 @@ fn clean(ledger: &Ledger) -> Evidence<'_> {
         memory: None,
         memory_limits: MemoryLimits::default(),
         subject_failures: Vec::new(),
+        events: EventEvidence::default(),
     }
+}
+
+#[test]
+fn around_events_counts_may_go_further() {
+    let around = |events: u64, lost, duplicated| {
+        judged(vec![], |e| {
+            e.counts = Counts { lost, duplicated, ..ZERO };
+            let limits =
+                EventLimits { loss_per_event: 10, duplicates_per_event: 5, ..EventLimits::default() };
+            e.events = EventEvidence { outages: events, limits, ..EventEvidence::default() };
+        })
+    };
+    assert_eq!(around(2, 20, 10).0, Verdict::Pass);
+    assert_eq!(around(2, 0, 0).0, Verdict::Pass);
+    assert_eq!(around(2, 21, 11).1, "lost 21, expected 0 to 20; duplicated 11, expected 0 to 10");
+    assert_eq!(around(0, 1, 0).1, "lost 1, expected 0");
+}
+
+#[test]
+fn what_dies_with_a_process_may_be_missing_in_the_account() {
+    let killed = |kills, unexplained| {
+        let gap = Gap { unexplained, ..gap(Place::Matched) };
+        judged(vec![gap], |e| {
+            let limits = EventLimits { duplicates_per_event: 7, ..EventLimits::default() };
+            e.events = EventEvidence { outages: kills, limits, ..EventEvidence::default() };
+        })
+    };
+    assert_eq!(killed(1, -7).0, Verdict::Pass);
+    assert_eq!(killed(1, 8).0, Verdict::Fail);
+    assert_eq!(killed(0, 7).0, Verdict::Fail);
+}
+
+#[test]
+fn an_interruption_is_the_subjects_unless_the_generator_paused_as_long() {
+    let late = |lag_ms: u64, lost| {
+        judged(vec![], |e| {
+            e.lag_max_ns = lag_ms * 1_000_000;
+            e.counts.lost = lost;
+            let interruption = Some(std::time::Duration::from_millis(100));
+            e.events.limits = EventLimits { interruption, ..EventLimits::default() };
+            e.events.disturbance = Some(Disturbance { silence_ns: 110_000_000, ..Disturbance::default() });
+        })
+    };
+    let told = "a sink heard nothing for 110.0 ms, expected at most 100ms";
+    assert_eq!(late(9, 0), (Verdict::Fail, told.into()));
+    assert_eq!(
+        late(10, 0),
+        (Verdict::Invalid, format!("{told}; the generator was up to 10 ms late, which may be why"))
+    );
+    assert_eq!(late(10, 1).0, Verdict::Fail);
+}
+
+#[test]
+fn an_event_that_fails_is_laid_to_whoever_failed() {
+    let failed = |lab: &[&str], subject: &[&str]| {
+        let told = |failures: &[&str]| failures.iter().map(|one| (*one).to_owned()).collect();
+        judged(vec![], |e| {
+            (e.events.failures_of_the_lab, e.events.failures_of_the_subject) = (told(lab), told(subject));
+        })
+    };
+    assert_eq!(failed(&["no link"], &[]), (Verdict::Invalid, "no link".into()));
+    assert_eq!(failed(&[], &["not adopted"]), (Verdict::Fail, "not adopted".into()));
+    assert_eq!(failed(&["no link"], &["not adopted"]), (Verdict::Invalid, "no link".into()));
 }
 
 fn judged(gaps: Vec<Gap>, change: impl FnOnce(&mut Evidence<'_>)) -> (Verdict, String) {
@@ -78,7 +142,7 @@ fn a_loss_is_told_with_its_place() {
         outputs: vec![Output { wire: wire(7), arrived: 7, ..Output::default() }],
         ..Facts::default()
     };
-    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &settle(&facts));
+    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &ZERO, &settle(&facts));
     assert_eq!(reasons, ["lost 3, expected 0 (3 not relayed (net) before \"egress device\")"]);
 
     // What ends at the rule filter is no loss.
@@ -94,7 +158,7 @@ fn a_loss_is_told_with_its_place() {
     let facts = Facts { relay: Some(relay), foreign, ingress: Some(wire(19)), ..facts };
     let ledger = settle(&facts);
     assert!(ledger.adds_up, "{ledger:?}");
-    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &ledger);
+    let reasons = missed(&Counts { lost: 3, ..ZERO }, &ZERO, &ZERO, &ledger);
     assert_eq!(reasons, ["lost 3, expected 0 (3 kernel dropped before \"relay received\")"]);
 }
 
@@ -167,10 +231,11 @@ fn what_the_subject_sends_wrong_is_its_own() {
 
 #[test]
 fn memory_is_held_to_its_limits() {
-    let memory = Memory { begin: 20 << 20, most: 33 << 20, end: 24 << 20, ring: 64 << 20 };
+    let memory =
+        Memory { begin: 20 << 20, most: 33 << 20, end: 24 << 20, ring: 64 << 20, ..Memory::default() };
     let with = |most: Option<u64>, growth| {
         move |e: &mut Evidence<'_>| {
-            (e.memory, e.memory_limits) = (Some(memory), MemoryLimits { most, growth });
+            (e.memory, e.memory_limits) = (Some(memory), MemoryLimits { most, growth, descriptors: None });
         }
     };
     assert_eq!(judged(vec![], with(None, None)).0, Verdict::Pass);

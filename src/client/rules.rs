@@ -49,7 +49,7 @@ pub(super) fn likely(selectors: &[Selector], present: &[RuleStatus]) -> String {
     if names.is_empty() {
         return String::new();
     }
-    let mut hints = String::new();
+    let mut hints = Vec::new();
     for selector in selectors {
         let Selector::Name(wanted) = selector else { continue };
         if names.contains(wanted) {
@@ -60,10 +60,13 @@ pub(super) fn likely(selectors: &[Selector], present: &[RuleStatus]) -> String {
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
         let near: Vec<_> = near.iter().take(3).map(|(_, name)| format!("{name:?}")).collect();
         if !near.is_empty() {
-            hints.push_str(&format!("; did you mean {} by {wanted:?}?", near.join(" or ")));
+            hints.push(format!("; did you mean {} by {wanted:?}?", near.join(" or ")));
         }
     }
-    if hints.is_empty() { "; `multicast_relay list` shows what there is".to_owned() } else { hints }
+    match hints.as_slice() {
+        [] => "; `multicast_relay list` shows what there is".to_owned(),
+        hints => hints.concat(),
+    }
 }
 
 fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {

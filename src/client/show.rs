@@ -33,14 +33,12 @@ pub(super) fn text(answer: &Answer) -> String {
         Answer::Stats(report) => stats::page(report, true),
         Answer::Workers(workers) => workers_table(workers),
         Answer::Reloaded { added, removed, changed, unchanged, needs_restart } => {
-            let mut text = [("added", added), ("removed", removed), ("changed", changed)]
-                .map(|(what, names)| named(what, names))
-                .concat();
-            text.push_str(&format!("unchanged {}\n", counted(*unchanged, "rule")));
-            for key in needs_restart {
-                text.push_str(&format!("{} is in force after a restart only\n", printable(key)));
-            }
-            text
+            let rules = [("added", added), ("removed", removed), ("changed", changed)];
+            let mut lines: Vec<_> = rules.map(|(what, names)| named(what, names)).into();
+            lines.push(format!("unchanged {}\n", counted(*unchanged, "rule")));
+            let later = |key: &String| format!("{} is in force after a restart only\n", printable(key));
+            lines.extend(needs_restart.iter().map(later));
+            lines.concat()
         }
         Answer::LogLevel { level } => format!("logging from level {level} on\n"),
     }
@@ -50,7 +48,8 @@ fn named(what: &str, names: &[String]) -> String {
     if names.len() > NAMED {
         return format!("{what} {}\n", counted(names.len(), "rule"));
     }
-    names.iter().map(|name| format!("{what} {}\n", printable(name))).collect()
+    let lines: Vec<_> = names.iter().map(|name| format!("{what} {}\n", printable(name))).collect();
+    lines.concat()
 }
 
 fn workers_table(workers: &[WorkerStatus]) -> String {

@@ -64,11 +64,11 @@ fn outputs(report: &StatsReport, all: bool) -> String {
             table.add_row(row(rule, output, rates.and_then(|rates: &RuleRates| rates.outputs.get(i))));
         }
     }
-    let mut text = text(&table);
-    if hidden > 0 {
-        text.push_str(&format!("{} without traffic not shown: --all shows all\n", counted(hidden, "output")));
+    let text = text(&table);
+    if hidden == 0 {
+        return text;
     }
-    text
+    format!("{text}{} without traffic not shown: --all shows all\n", counted(hidden, "output"))
 }
 
 fn has_traffic(rule: &RuleStats, output: &OutputStats) -> bool {
@@ -95,18 +95,27 @@ fn sums(report: &StatsReport) -> String {
     let workers: Vec<_> = stats.workers.iter().map(|worker| worker.received.to_string()).collect();
     let up = age(std::time::Duration::from_millis(report.uptime_ms));
     let (dropped, under_way) = (by_name(&stats.dropped), stats.under_way());
-    let mut sums = format!(
-        "received by {rx}, by worker: {}; up {up}\nreceived {received} = matched {matched} + dropped {dropped} + under way {under_way}; relayed {relayed}\n",
-        workers.join(" + ")
-    );
+    let mut lines = vec![
+        format!("received by {rx}, by worker: {}; up {up}", workers.join(" + ")),
+        format!(
+            "received {received} = matched {matched} + dropped {dropped} + under way {under_way}; relayed {relayed}"
+        ),
+    ];
+    let removed = &stats.removed;
+    if removed.matched > 0 || removed.relayed > 0 {
+        lines.push(format!(
+            "of these by what is removed since: matched {}, relayed {}",
+            removed.matched, removed.relayed
+        ));
+    }
     if report.interval_ms > 0 {
         let seconds = report.interval_ms as f64 / 1_000.0;
-        sums.push_str(&format!("rates are averages over the last {seconds:.1}s\n"));
+        lines.push(format!("rates are averages over the last {seconds:.1}s"));
     }
     if let Err(imbalance) = stats.consistent() {
-        sums.push_str(&format!("the counts do not add up, please report it: {imbalance}\n"));
+        lines.push(format!("the counts do not add up, please report it: {imbalance}"));
     }
-    sums
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
@@ -147,5 +156,13 @@ mod tests {
         assert!(many.contains("2 (refused 2)") && many.contains("received 12 = matched 12"), "{many}");
         assert!(!many.contains("do not add up"), "{many}");
         assert_eq!(shown(&page(&report(300), true)), 300);
+    }
+
+    #[test]
+    fn what_removed_rules_have_counted_is_told() {
+        let mut report = report(1);
+        assert!(!page(&report, true).contains("removed"));
+        report.stats.removed.matched = 3;
+        assert!(page(&report, true).contains("of these by what is removed since: matched 3, relayed 0\n"));
     }
 }

@@ -82,7 +82,7 @@ mod tests {
             ..Stats::default()
         };
         let interval = Duration::from_secs(2);
-        let uptime = Duration::from_secs(60);
+        let uptime = Duration::from_mins(1);
         let report = StatsReport::new(7, uptime, stats.clone(), Some((&earlier, interval)));
         assert_eq!((report.at_ms, report.uptime_ms, report.interval_ms), (7, 60_000, 2_000));
         let output = OutputRates { relayed_pps: 990.0, relayed_bps: 792_000.0, dropped_pps: 10.0 };

@@ -4,6 +4,7 @@ use std::process::{Command as Process, Stdio};
 
 use super::*;
 use crate::config::Config;
+use crate::stats::{Cause, Named, SendFailure};
 
 #[test]
 fn every_command_has_a_page_with_all_sections() {
@@ -49,6 +50,15 @@ fn every_key_of_the_file_is_described() {
         for key in keys.unwrap().split(", ") {
             assert!(page.contains(&format!("\\fB{key}\\fR")), "{key} is not in {page}");
         }
+    }
+}
+
+#[test]
+fn every_drop_is_named() {
+    let page = page("supervisor").unwrap().roff.replace("\\-", "-");
+    let causes = Cause::ALL.iter().map(|cause| cause.name());
+    for name in causes.chain(SendFailure::ALL.iter().map(|failure| failure.name())) {
+        assert!(page.contains(&format!("\\fB{name}\\fR")), "{name} is not in {page}");
     }
 }
 

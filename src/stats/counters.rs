@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Cause, Named, SendFailure};
+use super::{Cause, Named, RemovedStats, SendFailure};
 use crate::sys::shared_memory::{RECORD_LEN, Record, SharedMemory};
 
 /// Most inputs at a time.
@@ -26,8 +26,11 @@ const RECORDS: usize = OUTPUTS + MAX_OUTPUTS;
 
 /// Numbers before those of a set in a record.
 const BEFORE_SET: usize = 2;
+const BEFORE_REMOVED: usize = 4;
 
-const _: () = assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_SET + SendFailure::ALL.len() <= RECORD_LEN);
+const _: () =
+    assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_REMOVED + SendFailure::ALL.len() <= RECORD_LEN);
+const _: () = assert!(BEFORE_SET <= BEFORE_REMOVED);
 
 /// A monotonic count with one writer and any number of readers.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +81,11 @@ impl<'a, N: Named> CounterSet<'a, N> {
     pub fn report(self) -> BTreeMap<String, u64> {
         let counts = N::ALL.iter().zip(self.counts).map(|(name, count)| (name.name(), Counter(count).get()));
         counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+
+    /// What is counted for `name`.
+    pub fn get(self, name: N) -> u64 {
+        self.counts.get(name.index()).map_or(0, |count| Counter(count).get())
     }
 
     /// The sum over all members.
@@ -159,6 +167,12 @@ record! {
         relayed = 0,
         /// Their payload bytes.
         bytes = 1,
+    }
+}
+
+impl<'a> General<'a> {
+    fn removed_dropped(self) -> CounterSet<'a, SendFailure> {
+        CounterSet::new(&self.0[BEFORE_REMOVED..])
     }
 }
 
@@ -285,6 +299,9 @@ impl Counters {
     pub fn remove_rule(&self, place: usize, outputs: impl Iterator<Item = usize>) {
         for output in outputs.filter_map(|place| self.output(place)) {
             self.general().removed_relayed().add(output.relayed().get());
+            for name in SendFailure::ALL {
+                self.general().removed_dropped().add(*name, output.dropped().get(*name));
+            }
             clear(output.0);
         }
         if let Some(rule) = self.rule(place) {
@@ -293,10 +310,18 @@ impl Counters {
         }
     }
 
-    /// What was counted for inputs and rules that have been removed: received, matched, relayed.
-    pub fn removed(&self) -> [u64; 3] {
-        let general = self.general();
-        [general.removed_received(), general.removed_matched(), general.removed_relayed()].map(Counter::get)
+    /// Datagrams received through inputs that have been removed.
+    pub fn removed_received(&self) -> u64 {
+        self.general().removed_received().get()
+    }
+
+    /// What was counted for rules that have been removed.
+    pub fn removed(&self) -> RemovedStats {
+        RemovedStats {
+            relayed: self.general().removed_relayed().get(),
+            dropped: self.general().removed_dropped().report(),
+            matched: self.general().removed_matched().get(),
+        }
     }
 
     /// Counts as interrupted what the worker, which is dead, had begun and not finished: `inputs` are the places of its inputs,
@@ -393,13 +418,16 @@ mod tests {
         counters.received(1, 5);
         counters.matched(2, 4, 100);
         counters.remove_input(1);
-        counters.output(3).unwrap().relayed().add(9);
+        counters.output(3).unwrap().relayed().add(3);
+        counters.output(3).unwrap().dropped().add(SendFailure::Other, 1);
         counters.remove_rule(2, [3].into_iter());
         counters.received(1, 1);
         assert_eq!(counters.input(1).unwrap().received().get(), 1);
         assert_eq!(counters.total_received([1].into_iter()), 6);
         assert_eq!(counters.total_matched([2].into_iter()), 4);
-        assert_eq!(counters.removed(), [5, 4, 9]);
+        let dropped = BTreeMap::from([("other".to_owned(), 1)]);
+        assert_eq!(counters.removed(), RemovedStats { matched: 4, relayed: 3, dropped });
+        assert_eq!(counters.removed_received(), 5);
         assert_eq!(counters.output(3).unwrap().relayed().get(), 0);
     }
 }

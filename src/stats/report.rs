@@ -95,6 +95,19 @@ pub struct RemovedStats {
     pub matched: u64,
     /// Copies that left.
     pub relayed: u64,
+    /// Copies that did not, by reason; reasons that did not happen are absent.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl RemovedStats {
+    /// Adds what another worker has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.matched += other.matched;
+        self.relayed += other.relayed;
+        for (name, count) in &other.dropped {
+            *self.dropped.entry(name.clone()).or_default() += count;
+        }
+    }
 }
 
 /// Counters of one rule.

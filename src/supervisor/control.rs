@@ -153,8 +153,9 @@ impl ControlServer {
         if may_ask(&peer, &credentials::peer_groups(stream).map_err(unknown)?, self.socket.owner) {
             return Ok(peer);
         }
+        let own = if user == 0 { String::new() } else { format!(", as user {user}") };
         Err(forbidden(format!(
-            "user {} may not control this relay: ask as root, as user {user}, or as a member of group {group}",
+            "user {} may not control this relay: ask as root{own}, or as a member of group {group}",
             peer.uid
         )))
     }

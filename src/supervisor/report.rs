@@ -43,11 +43,8 @@ impl Relay {
         }
         let inputs: Vec<_> = inputs.into_values().collect();
         let relayed: u64 = rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
-        let removed = counters.iter().map(|counters| counters.removed());
-        let removed = removed.fold(RemovedStats::default(), |sum, [_, matched, relayed]| RemovedStats {
-            matched: sum.matched + matched,
-            relayed: sum.relayed + relayed,
-        });
+        let mut removed = RemovedStats::default();
+        counters.iter().for_each(|counters| removed.add(&counters.removed()));
         Stats {
             rx: self.way.name().to_owned(),
             workers,

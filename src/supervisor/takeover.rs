@@ -70,7 +70,7 @@ impl Relay {
             self.adopt_input(place, &name, sockets)?;
         }
         self.rejoin()?;
-        let received: u64 = self.workers.counters().iter().map(|counters| counters.removed()[0]).sum();
+        let received: u64 = self.workers.counters().iter().map(|counters| counters.removed_received()).sum();
         if received > 0 {
             let interface = CLOSED_BEFORE.to_owned();
             let past = InputStats {

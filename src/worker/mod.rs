@@ -32,6 +32,7 @@ use unified_loop::UnifiedLoop;
 
 use crate::rules::RuleTable;
 use crate::stats::Counters;
+use crate::sys::sandbox::SandboxError;
 use crate::sys::uring::Uring;
 
 /// Results that the kernel can hold back before the worker takes them: more than receive buffers and sends together.
@@ -51,6 +52,9 @@ pub enum WorkerError {
     /// What it was told cannot be understood, or not be done.
     #[error("carry out an order: {0}")]
     Orders(io::Error),
+    /// It cannot give up what it does not need.
+    #[error("give up privileges: {0}")]
+    Sandbox(#[from] SandboxError),
     /// The ring failed.
     #[error("io_uring: {0}")]
     Ring(io::Error),
@@ -69,7 +73,7 @@ impl WorkerError {
 /// set up that takes privileges it calls `confine`, once, before the first frame.
 pub fn run(
     mut link: Link,
-    confine: impl FnOnce(&Task, &mut Uring) -> Result<(), WorkerError>,
+    confine: impl FnOnce(&Task) -> Result<(), WorkerError>,
 ) -> Result<(), WorkerError> {
     let (task, memory) = begin(&mut link)?;
     let counters = Counters::open(memory).map_err(WorkerError::Orders)?;
@@ -102,11 +106,12 @@ fn work(
     link: Link,
     task: Task,
     counters: &Counters,
-    confine: impl FnOnce(&Task, &mut Uring) -> Result<(), WorkerError>,
+    confine: impl FnOnce(&Task) -> Result<(), WorkerError>,
 ) -> Result<(), WorkerError> {
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
-    confine(&task, &mut ring)?;
+    ring.restrict().map_err(WorkerError::Setup)?;
+    confine(&task)?;
     let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
     let mut work =
         UnifiedLoop { ring, receiver, rules, egress, counters, task, link, told, is_called: false };

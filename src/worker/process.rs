@@ -7,7 +7,7 @@ use super::order::Task;
 use super::{Link, WorkerError};
 use crate::sys::affinity;
 use crate::sys::channel::Listener;
-use crate::sys::uring::Uring;
+use crate::sys::sandbox::Sandbox;
 
 /// Works for whoever connects to the socket that this process has as its standard input.
 pub fn run() -> Result<(), WorkerError> {
@@ -16,11 +16,13 @@ pub fn run() -> Result<(), WorkerError> {
 }
 
 /// Gives up everything that relaying does not take.
-fn confine(task: &Task, _ring: &mut Uring) -> Result<(), WorkerError> {
+fn confine(task: &Task) -> Result<(), WorkerError> {
     if let Some(cpu) = task.cpu
         && let Err(error) = affinity::pin_to(cpu)
     {
         tracing::warn!("pin worker {} to CPU {cpu}: {error}", task.number);
     }
+    let report = Sandbox::enter(None)?;
+    tracing::debug!("worker {}: {report}", task.number);
     Ok(())
 }

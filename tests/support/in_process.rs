@@ -68,7 +68,7 @@ impl InProcess {
     pub fn through(topology: &Topology, rules: &[Rule], outputs: Vec<Vec<Output>>, path: Path) -> Self {
         let (tap, shape) = topology.relay_namespace().run(|| tap(path)).unwrap();
         let (channel, other) = Channel::pair().unwrap();
-        let worker = spawn(|| worker::run(Link::connected(other), |_, _| Ok(())));
+        let worker = spawn(|| worker::run(Link::connected(other), |_| Ok(())));
         let (outbox, inbox, counters) = (Outbox::default(), Inbox::default(), Counters::new().unwrap());
         let mut this = Self { channel, outbox, inbox, worker, counters, tap };
         let memory = this.counters.memory().try_clone_to_owned().unwrap();

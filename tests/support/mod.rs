@@ -7,13 +7,15 @@ pub mod in_process;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lab::topology::{Checksum, Family, Link, NetError, Port, RunName, Segmentation, Topology};
-use multicast_relay::control::Stats;
+use multicast_relay::control::{self, Outcome, Stats, decode_response, encode_request};
 use multicast_relay::sys::packet_socket::PacketSocket;
 use pnet_base::MacAddr;
 use pnet_packet::ethernet::{EtherType, EtherTypes, MutableEthernetPacket};
@@ -53,6 +55,11 @@ impl Path {
             Self::Recv => &["--rx", "recv"],
             Self::RecvByTwo => &["--rx", "recv", "--num-workers", "2"],
         }
+    }
+
+    /// Whether a worker that dies leaves everything in a ring.
+    pub fn is_by_ring(self) -> bool {
+        !matches!(self, Self::Recv | Self::RecvByTwo)
     }
 
     /// What a report calls it.
@@ -122,6 +129,8 @@ pub struct Relay {
     path: Path,
     /// Where it is controlled.
     pub folder: tempfile::TempDir,
+    /// Workers of a supervisor before this one.
+    orphans: Vec<u32>,
 }
 
 impl Relay {
@@ -133,15 +142,26 @@ impl Relay {
     }
 
     /// Starts a relay by `command`, which is to end up on `path`, and waits until it captures.
-    pub fn spawn(topology: &Topology, path: Path, mut command: Command) -> Self {
+    pub fn spawn(topology: &Topology, path: Path, command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        command.arg("--control-socket").arg(folder.path().join("control.sock"));
+        let log = Arc::default();
+        let (child, reports) = Self::launch(topology, command, folder.path(), &log);
+        Self { child, reports, log, path, folder, orphans: Vec::new() }
+    }
+
+    /// Starts a supervisor by `command` with a control socket in `folder`, and waits until it relays.
+    fn launch(
+        topology: &Topology,
+        mut command: Command,
+        folder: &FilePath,
+        log: &Arc<Mutex<Vec<String>>>,
+    ) -> (Child, Receiver<Stats>) {
+        command.arg("--control-socket").arg(folder.join("control.sock"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = topology.relay_namespace().run(|| command.spawn()).unwrap().unwrap();
         let (ready, is_ready) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
+        let lines = Arc::clone(log);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("relay: {line}");
@@ -159,7 +179,51 @@ impl Relay {
             }
         });
         is_ready.recv_timeout(DEADLINE).expect("the relay says that it relays");
-        Self { child, reports, log, path, folder }
+        (child, reports)
+    }
+
+    /// Ends the supervisor at once, and leaves its workers alone.
+    pub fn end_supervisor(&mut self) {
+        self.orphans = self.workers();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts another supervisor with the same control socket.
+    pub fn start_again(&mut self, topology: &Topology, arguments: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_multicast_relay"));
+        command.args(["supervisor", "--json"]).args(self.path.arguments()).args(arguments);
+        (self.child, self.reports) = Self::launch(topology, command, self.folder.path(), &self.log);
+    }
+
+    /// The supervisor's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.folder.path().join("control.sock")
+    }
+
+    /// Runs one of the commands that ask a supervisor.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_multicast_relay"));
+        let output =
+            command.args(arguments).arg("--control-socket").arg(self.control_socket()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A connection to its control socket.
+    pub fn connect(&self) -> BufReader<UnixStream> {
+        let stream = UnixStream::connect(self.control_socket()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        BufReader::new(stream)
+    }
+
+    /// What it answers to `command`.
+    pub fn ask(&self, command: control::Command) -> Outcome {
+        exchange(&mut self.connect(), &command)
     }
 
     /// What it has logged so far; all until it relays is there when it has been started.
@@ -175,7 +239,10 @@ impl Relay {
     pub fn workers(&self) -> Vec<u32> {
         let pid = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        children.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        let lives = |pid: &&u32| FilePath::new(&format!("/proc/{pid}")).exists();
+        children.chain(self.orphans.iter().filter(lives).copied()).collect()
     }
 
     /// The counters now.
@@ -206,6 +273,14 @@ impl Relay {
         assert_eq!(stats.rx, self.path.name());
         stats
     }
+}
+
+/// What a supervisor answers to `command` over `connection`.
+pub fn exchange(connection: &mut BufReader<UnixStream>, command: &control::Command) -> Outcome {
+    connection.get_mut().write_all(&encode_request(command)).unwrap();
+    let mut line = String::new();
+    connection.read_line(&mut line).unwrap();
+    decode_response(line.trim_end().as_bytes()).unwrap()
 }
 
 /// Sends a process a signal, if it is there.

@@ -32,6 +32,7 @@ impl<B: Batch> Sender for B {
     fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64 {
         let mut offering = stretch.offering();
         let start = Moment::now();
+        recorder.started(start.realtime_ns);
         let mut done = 0;
         while done < stretch.count() && !stretch.is_stopped() {
             let now = Instant::now();

@@ -54,8 +54,12 @@ pub struct GeneratorReport {
     pub sent: u64,
     /// What the kernel did not take, by the name of the error.
     pub refused: BTreeMap<String, u64>,
+    /// What the kernel did not take because the link was down, on purpose: not among those refused.
+    pub link_down: u64,
     /// The same of what was foreign, which is in no other count.
     pub foreign: ForeignReport,
+    /// When the first was due, ns of `CLOCK_REALTIME`.
+    pub started_ns: u64,
     /// How often a full queue was tried again.
     pub retried: u64,
     /// Whether it ended before everything intended was due, because it was told to.
@@ -70,16 +74,32 @@ pub struct GeneratorReport {
 }
 
 impl GeneratorReport {
-    /// Places of the schedule per second whose datagrams the kernel took; 0 when there was none.
+    /// Places of the schedule per second whose datagrams the kernel took, or would have but for a link that was down; 0 when
+    /// there was none.
     pub fn offered_pps(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
-        let of_intended = self.sent as f64 / self.intended.max(1) as f64;
+        let of_intended = (self.sent + self.link_down) as f64 / self.intended.max(1) as f64;
         if seconds > 0.0 { self.scheduled as f64 * of_intended / seconds } else { 0.0 }
     }
 
     /// How many were never due, because it was told to stop before.
     pub fn not_offered(&self) -> u64 {
-        self.intended.saturating_sub(self.sent + self.refused_total())
+        self.intended.saturating_sub(self.sent + self.refused_total() + self.link_down)
+    }
+
+    /// Lays refusals to a link that was down while `most` datagrams were offered: those that a device makes which sees
+    /// nobody at its other end.
+    pub fn excuse_link_down(&mut self, most: u64) {
+        if let Some(count) = self.refused.get_mut(NOT_REDIRECTED) {
+            self.link_down = (*count).min(most);
+            *count -= self.link_down;
+        }
+        self.refused.retain(|_, count| *count > 0);
+    }
+
+    /// When the schedule was over, ns of `CLOCK_REALTIME`.
+    pub fn ended_ns(&self) -> u64 {
+        self.started_ns + u64::try_from(self.elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// All refusals together.
@@ -101,6 +121,9 @@ pub(super) struct Recorder {
     foreign: u64,
 }
 
+/// What a frame is called that nobody has counted: the kernel tells of it in a trace point of this name only.
+pub(super) const NOT_REDIRECTED: &str = "xdp_redirect_err";
+
 /// A lag beyond this is recorded as this, ns.
 const MAX_LAG_NS: u64 = 600_000_000_000;
 
@@ -116,6 +139,11 @@ impl Recorder {
             of_burst: 0,
             foreign: 0,
         })
+    }
+
+    /// The first is due at this time, ns of `CLOCK_REALTIME`.
+    pub(super) fn started(&mut self, realtime_ns: u64) {
+        self.report.started_ns = realtime_ns;
     }
 
     /// A datagram is handed over in a batch at this time since the start.
@@ -201,6 +229,30 @@ mod tests {
         assert!((report.offered_pps() - 700.0).abs() < 1e-3);
         assert_eq!((report.retried, report.stopped, report.lag_ns.max), (1, false, 9));
         assert_eq!(report.not_offered(), 0);
+    }
+
+    #[test]
+    fn what_a_link_that_was_down_did_not_take_is_not_refused() {
+        let mut recorder = Recorder::new(10, 10, 0).unwrap();
+        recorder.started(5_000_000);
+        (0..10).for_each(|index| {
+            recorder.handed_over(&turn(index * 1_000_000, true), index * 1_000_000);
+            recorder.batch_over(index * 1_000_000);
+        });
+        recorder.refused(NOT_REDIRECTED, 4);
+        recorder.refused("ENOBUFS", 1);
+        let report = recorder.finish(10, 1_000, None);
+        assert_eq!((report.started_ns, report.ended_ns()), (5_000_000, 15_000_000));
+        for (most, link_down, refused) in [(3, 3, 2), (4, 4, 1), (9, 4, 1)] {
+            let mut report = report.clone();
+            report.excuse_link_down(most);
+            assert_eq!(
+                (report.link_down, report.refused_total(), report.not_offered()),
+                (link_down, refused, 0)
+            );
+            let offered = (5 + link_down) as f64 * 100.0;
+            assert!((report.offered_pps() - offered).abs() < 1e-6, "{report:?}");
+        }
     }
 
     fn turn(due_ns: u64, begins_burst: bool) -> Offer {

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::pace::wait_until;
-use super::report::Recorder;
+use super::report::{NOT_REDIRECTED, Recorder};
 use super::{Frames, Merged, Sender, Stretch, template};
 use crate::clock::Moment;
 use crate::datagram::{ACTUAL, CRC32, Stamps};
@@ -50,8 +50,6 @@ const IDLE_DEVICE: &str = "lo";
 const TAKEN: &str = "xdp_xmit";
 /// ... and frames that it had not.
 const RING_FULL: &str = "xdp_xmit_errors";
-/// What a frame is called that nobody has counted: the kernel tells of it in a trace point of this name only.
-const NOT_REDIRECTED: &str = "xdp_redirect_err";
 
 /// The program, its frames, and the counters of the device they leave by.
 #[derive(Debug)]
@@ -111,6 +109,7 @@ impl Sender for XdpSender {
     fn send(&mut self, frames: &mut Frames, stretch: &Stretch<'_>, recorder: &mut Recorder) -> u64 {
         let before = transmitted(&self.statistics).ok();
         let mut course = Course::begin(&mut self.ring, self.pass_ns, stretch);
+        recorder.started(course.start.realtime_ns);
         let mut discarded = 0;
         while course.done < stretch.count() && !stretch.is_stopped() {
             course.wait();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use multicast_relay::control::Stats;
+use multicast_relay::control::{InputStats, Stats};
 
 use crate::generator::ForeignReport;
 
@@ -18,6 +18,8 @@ pub struct Facts {
     pub refused: BTreeMap<String, u64>,
     /// Datagrams that were never due because the generator was too late and was stopped.
     pub not_offered: u64,
+    /// Datagrams the kernel did not take because the link was down, on purpose.
+    pub link_down: u64,
     /// What was offered beside them that no rule takes.
     pub foreign: ForeignReport,
     /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.
@@ -95,6 +97,10 @@ pub struct RelayCounters {
     pub kernel_dropped: u64,
     /// Frames that were still in its socket in the end.
     pub left_in_socket: u64,
+    /// Frames that nobody took: a worker that died had them in its own memory, or the interface went with them.
+    pub abandoned: u64,
+    /// Frames that a worker took a second time, because the one that had taken them died over them.
+    pub taken_again: u64,
     /// Frames it took.
     pub received: u64,
     /// Frames no rule took, by cause.
@@ -111,11 +117,15 @@ impl RelayCounters {
     /// What the relay counted between the reports `before` and `after`.
     pub fn between(before: &Stats, after: &Stats) -> Self {
         let before_failed = failures(before);
-        let foreign = |stats: &Stats| stats.inputs.iter().map(|input| input.foreign).sum::<u64>();
+        let foreign = |stats: &Stats| over_inputs(stats, |input| input.foreign);
         Self {
             foreign: foreign(after).saturating_sub(foreign(before)),
             kernel_dropped: after.kernel_dropped().saturating_sub(before.kernel_dropped()),
             left_in_socket: after.queued(),
+            abandoned: over_inputs(after, |input| input.abandoned)
+                .saturating_sub(over_inputs(before, |input| input.abandoned)),
+            taken_again: over_inputs(after, |input| input.taken_again)
+                .saturating_sub(over_inputs(before, |input| input.taken_again)),
             received: after.received.saturating_sub(before.received),
             dropped: grown(&before.dropped, &after.dropped),
             matched: after.matched.saturating_sub(before.matched),
@@ -123,6 +133,10 @@ impl RelayCounters {
             failed: grown(&before_failed, &failures(after)),
         }
     }
+}
+
+fn over_inputs(stats: &Stats, count: impl Fn(&InputStats) -> u64) -> u64 {
+    stats.inputs.iter().map(count).sum()
 }
 
 /// Failures to send, over all rules and outputs.

@@ -23,8 +23,8 @@ use serde::Serialize;
 
 pub use facts::{Facts, Output, RelayCounters, Wire};
 pub use foreign::Foreign;
-pub(crate) use settle::FOREIGN;
 pub use settle::settle;
+pub(crate) use settle::{FOREIGN, LINK_DOWN};
 
 /// A place where datagrams are counted, in the order in which they pass it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -117,12 +117,20 @@ pub struct Step {
     pub lost_on_wire: u64,
     /// How many joined on the way here: datagrams that were offered beside the trial's.
     pub foreign: u64,
+    /// How many of these were taken a second time, because the worker that had taken them died.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub taken_again: u64,
     /// Frames counted here that nobody of the lab offered.
     pub other_frames: u64,
     /// What was added on the way here by a subject that reports no counters (duplicates, datagrams of its own).
     pub added_by_subject: u64,
     /// What is missing here without a reason; negative when there is more than there can be.
     pub unexplained: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands it a reference.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the ledger cannot explain, and whose fault that is.

@@ -11,6 +11,7 @@ pub fn settle(facts: &Facts) -> Ledger {
     ledger.steps.push(Step::new(Place::Intended, facts.intended));
     let mut unsent = named(&facts.refused, "generator");
     unsent.extend(one("not offered in time", "generator", facts.not_offered));
+    unsent.extend(one(LINK_DOWN, "the lab, which took the link down", facts.link_down));
     flow.pass(&mut ledger, Crossing::new(Place::Sent, facts.sent).drops(unsent));
     let strays = match &facts.ingress {
         Some(ingress) => through_the_subject(&mut flow, &mut ledger, facts, ingress),
@@ -68,8 +69,10 @@ fn relay_steps(
     let mut unread = one(FOREIGN, "rule filter", relay.foreign - strays);
     unread.extend(one("kernel dropped", "packet socket", relay.kernel_dropped));
     unread.extend(one("left in the socket", "packet socket", relay.left_in_socket));
+    unread.extend(one("abandoned", "relay, a worker of which died or whose interface went", relay.abandoned));
     let mut received = Crossing::new(Place::RelayReceived, relay.received).drops(unread);
     received.device_drops = incomplete;
+    received.taken_again = relay.taken_again;
     flow.pass(ledger, received);
     let mut matched = Crossing::new(Place::Matched, relay.matched);
     matched.foreign_drops = named(&relay.dropped, "relay");
@@ -134,6 +137,8 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
 const ASK_THE_PACKET_SINK: &str =
     "the socket sink does not see frames that are no UDP, sinks.kind = \"packet\" can tell";
 
+/// What the ledger calls a datagram that was offered while the link was down.
+pub(crate) const LINK_DOWN: &str = "link-down";
 /// What the ledger calls a datagram that ends at the relay's filter.
 pub(crate) const FOREIGN: &str = "foreign";
 
@@ -153,6 +158,8 @@ struct Crossing {
     copies: u64,
     /// Foreign datagrams that join on the way.
     foreign: u64,
+    /// Datagrams that a worker has taken a second time.
+    taken_again: u64,
     /// Drops that are exact.
     drops: Vec<NamedDrop>,
     /// Exact drops that hit frames which are none of ours first.
@@ -173,6 +180,7 @@ impl Crossing {
             count,
             copies: 1,
             foreign: 0,
+            taken_again: 0,
             drops: Vec::new(),
             foreign_drops: Vec::new(),
             device_drops: Vec::new(),
@@ -193,9 +201,9 @@ impl Crossing {
 impl Flow {
     fn pass(&mut self, ledger: &mut Ledger, crossing: Crossing) {
         let place = crossing.place;
-        let Crossing { copies, foreign, .. } = crossing;
-        let mut step = Step { copies, foreign, ..Step::new(place, crossing.count) };
-        let (ours, others) = (self.ours * copies + foreign, self.others * copies);
+        let Crossing { copies, foreign, taken_again, .. } = crossing;
+        let mut step = Step { copies, foreign, taken_again, ..Step::new(place, crossing.count) };
+        let (ours, others) = (self.ours * copies + foreign + taken_again, self.others * copies);
 
         let unruled = sum(&crossing.foreign_drops);
         let dropped = sum(&crossing.drops) + unruled.saturating_sub(others);
@@ -235,6 +243,7 @@ impl Step {
             drops: Vec::new(),
             lost_on_wire: 0,
             foreign: 0,
+            taken_again: 0,
             other_frames: 0,
             added_by_subject: 0,
             unexplained: 0,

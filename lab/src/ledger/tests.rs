@@ -148,6 +148,8 @@ fn every_named_drop_explains_its_loss() {
             foreign: 0,
             kernel_dropped: 40,
             left_in_socket: 1,
+            abandoned: 0,
+            taken_again: 0,
             received: 929,
             dropped: BTreeMap::from([("no_rule".into(), 3)]),
             matched: 926,
@@ -441,4 +443,39 @@ fn a_lost_fragment_loses_its_datagram_wherever_that_is_noticed() {
     assert_eq!(gaps(&outward), []);
     assert_eq!(outward.step(Place::EgressDevice).unwrap().lost_on_wire, 2);
     assert_eq!(drops(&outward, Place::Sink), [("incomplete", 6)]);
+}
+
+#[test]
+fn what_a_worker_that_died_had_in_its_hands_is_named() {
+    let ledger = settled(1, |facts| {
+        // 30 died with a worker, 5 were relayed once more by its replacement, and of one that left nobody took note.
+        *relay(facts) = RelayCounters {
+            abandoned: 30,
+            taken_again: 5,
+            received: 975,
+            matched: 975,
+            relayed: 974,
+            failed: BTreeMap::from([("interrupted".into(), 1)]),
+            ..RelayCounters::default()
+        };
+        let wire = Wire { transmitted: 975, received: 975, ..Wire::default() };
+        facts.outputs[0] = Output { wire, arrived: 975, other_frames: Some(0), ..Output::default() };
+    });
+    assert_eq!(gaps(&ledger), []);
+    assert_eq!(drops(&ledger, Place::RelayReceived), [("abandoned", 30)]);
+    assert_eq!(ledger.step(Place::RelayReceived).map(|step| step.taken_again), Some(5));
+}
+
+#[test]
+fn what_is_offered_to_a_link_that_is_down_is_the_labs_doing() {
+    let ledger = settled(1, |facts| {
+        (facts.sent, facts.link_down) = (900, 100);
+        facts.ingress = Some(Wire { transmitted: 900, received: 900, ..Wire::default() });
+        *relay(facts) =
+            RelayCounters { received: 900, matched: 900, relayed: 900, ..RelayCounters::default() };
+        let wire = Wire { transmitted: 900, received: 900, ..Wire::default() };
+        facts.outputs[0] = Output { wire, arrived: 900, other_frames: Some(0), ..Output::default() };
+    });
+    assert_eq!(gaps(&ledger), []);
+    assert_eq!(drops(&ledger, Place::Sent), [("link-down", 100)]);
 }

@@ -235,7 +235,8 @@ impl Session {
             request.message_mut().header.flags = AddressHeaderFlags::Nodad;
         }
         let operation = || format!("add address {address}/{prefix} to {name}");
-        request.execute().await.map_err(|error| self.failed(operation(), error))?;
+        // It may have stayed while the device was down.
+        request.replace().execute().await.map_err(|error| self.failed(operation(), error))?;
         // An address without detection is never tentative, and is listed at once. Its local route however, without
         // which nothing sent to it is taken, comes from a kernel worker when that gets to it.
         let what = format!("what is sent to {address} of {name} to be taken");
@@ -304,6 +305,12 @@ impl Session {
             .priority(index)
             .build();
         let operation = || format!("add multicast route on {name}");
-        self.handle().route().add(route).execute().await.map_err(|error| self.failed(operation(), error))
+        self.handle()
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(|error| self.failed(operation(), error))
     }
 }

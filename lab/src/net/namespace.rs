@@ -48,6 +48,11 @@ impl NamespaceId {
         fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| Self::from_metadata(&metadata))
     }
 
+    /// The namespace that `path`, a file of `/proc/<pid>/ns`, refers to.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::from_metadata(&metadata))
+    }
+
     fn from_metadata(metadata: &fs::Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }

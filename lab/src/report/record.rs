@@ -14,9 +14,10 @@ use serde_json::{Map, Value};
 
 use super::condition::{Condition, OtherCondition, one};
 use super::found::{Found, FoundRatio};
+use crate::disturbance::{Disturbance, EventLimits};
 use crate::memory::{Memory, MemoryLimits};
 use crate::results::{RunKind, SCHEMA};
-use crate::trial::Delays;
+use crate::trial::{Delays, Events};
 use crate::verdict::{Counts, Verdict};
 
 /// Results that cannot be used.
@@ -152,6 +153,8 @@ pub(super) struct Trial {
     #[serde(default)]
     pub(super) cpu_ns_per_packet: Cpu,
     pub(super) memory_bytes: Option<Memory>,
+    pub(super) events: Option<Events>,
+    pub(super) disturbance: Option<Disturbance>,
     pub(super) steal_percent: Option<f64>,
     #[serde(default)]
     sinks: Vec<Sink>,
@@ -166,6 +169,8 @@ pub(super) struct Expected {
     corrupted: u64,
     #[serde(default)]
     pub(super) memory_bytes: MemoryLimits,
+    #[serde(default)]
+    pub(super) around_events: EventLimits,
 }
 
 impl Expected {
@@ -219,6 +224,9 @@ pub(super) struct Step {
     /// Of what was offered beside the trial's; absent where there could be none.
     #[serde(default)]
     pub(super) foreign: u64,
+    /// Absent where no worker died.
+    #[serde(default)]
+    pub(super) taken_again: u64,
     pub(super) other_frames: u64,
     pub(super) added_by_subject: u64,
     pub(super) unexplained: i64,
@@ -305,11 +313,17 @@ impl Trial {
         else {
             return false;
         };
-        let is_other = |count: Option<u64>, expected| count.is_some_and(|count| count != expected);
-        is_other(self.lost, lost)
-            || is_other(self.duplicated, duplicated)
-            || is_other(self.reordered, reordered)
-            || is_other(self.corrupted, corrupted)
+        let outages = self.events.as_ref().map_or(0, |events| events.outages);
+        let EventLimits { loss_per_event, duplicates_per_event, .. } =
+            self.expected.map(|expected| expected.around_events).unwrap_or_default();
+        let is_other = |count: Option<u64>, least: u64, each: u64| {
+            let most = least.saturating_add(each.saturating_mul(outages));
+            count.is_some_and(|count| !(least..=most).contains(&count))
+        };
+        is_other(self.lost, lost, loss_per_event)
+            || is_other(self.duplicated, duplicated, duplicates_per_event)
+            || is_other(self.reordered, reordered, 0)
+            || is_other(self.corrupted, corrupted, 0)
     }
 
     pub(super) fn condition(&self) -> Condition<'_> {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::columns::{Column, Conditions, in_words};
 use super::numbers::{grouped, mebibytes, micros, or_nothing, rounded};
+use crate::disturbance::Disturbance;
 use crate::ledger::{Ledger, Step};
 use crate::memory::Memory;
 use crate::results::{Latency, Measured, Trial};
@@ -92,6 +93,12 @@ fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
         if let Some(memory) = &measured.memory_bytes {
             writeln!(text, "  memory: {}", memory_in_words(memory))?;
         }
+        for (what, count) in measured.events.iter().flat_map(|events| &events.counts) {
+            writeln!(text, "  event: {what}, {}", times(*count))?;
+        }
+        if let Some(disturbance) = &measured.disturbance {
+            writeln!(text, "  flows: {}", disturbance_in_words(disturbance))?;
+        }
     }
     if *verdict != Verdict::Pass {
         writeln!(text, "  output of the subject: {}", trial.files.display())?;
@@ -99,11 +106,34 @@ fn write_trial(text: &mut String, trial: &Trial) -> std::fmt::Result {
     Ok(())
 }
 
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{} times", grouped(count)) }
+}
+
+fn disturbance_in_words(disturbance: &Disturbance) -> String {
+    let Disturbance { silence_ns, delay_ns, recoveries_ns, link_down } = disturbance;
+    let ms = |ns: u64| format!("{:.1} ms", ns as f64 / 1e6);
+    let mut text =
+        format!("longest silence at a sink {}, longest way of a datagram {}", ms(*silence_ns), ms(*delay_ns));
+    if let Some(longest) = recoveries_ns.iter().max() {
+        text += &format!(
+            ", {} lost while a link was down, {} at most from there to the next datagram",
+            grouped(*link_down),
+            ms(*longest)
+        );
+    }
+    text
+}
+
 fn memory_in_words(memory: &Memory) -> String {
     let (most, ring) = (mebibytes(memory.most), mebibytes(memory.ring));
     let (begin, end) = (grouped(memory.begin >> 10), grouped(memory.end >> 10));
     let rings = if memory.ring > 0 { format!(", beside {ring} MiB of packet rings") } else { String::new() };
-    format!("{most} MiB at most, {begin} KiB at the begin, {end} KiB in the end{rings}")
+    let descriptors = match (memory.descriptors_begin, memory.descriptors_end) {
+        (0, 0) => String::new(),
+        (begin, end) => format!("; {begin} descriptors, {end} in the end"),
+    };
+    format!("{most} MiB at most, {begin} KiB at the begin, {end} KiB in the end{rings}{descriptors}")
 }
 
 fn write_ledger(text: &mut String, ledger: &Ledger) -> std::fmt::Result {
@@ -126,6 +156,9 @@ fn remarks(step: &Step) -> String {
     if step.foreign > 0 {
         words.push(format!("+ {} foreign", grouped(step.foreign)));
     }
+    if step.taken_again > 0 {
+        words.push(format!("+ {} taken again", grouped(step.taken_again)));
+    }
     if step.other_frames > 0 {
         words.push(format!("+ {} other frames", grouped(step.other_frames)));
     }
@@ -145,7 +178,8 @@ mod tests {
 
     #[test]
     fn memory_is_told_beside_its_rings() {
-        let memory = Memory { begin: 6 << 20, most: 13 << 19, end: (6 << 20) + 4_096, ring: 64 << 20 };
+        let (begin, end) = (6 << 20, (6 << 20) + 4_096);
+        let memory = Memory { begin, most: 13 << 19, end, ring: 64 << 20, ..Memory::default() };
         assert_eq!(
             memory_in_words(&memory),
             "6.5 MiB at most, 6,144 KiB at the begin, 6,148 KiB in the end, beside 64.0 MiB of packet rings"

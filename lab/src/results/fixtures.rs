@@ -10,7 +10,7 @@ use crate::memory::Memory;
 use crate::scenario::{Cast, Condition};
 use crate::sink::SinkKind;
 use crate::topology::Segmentation;
-use crate::trial::{CpuPerPacket, SinkSummary};
+use crate::trial::{CpuPerPacket, EventRecord, Events, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
 /// An ordinary condition.
@@ -37,6 +37,18 @@ pub(crate) fn sink(received: u64) -> SinkSummary {
         dropped: BTreeMap::new(),
         errors: BTreeMap::new(),
     }
+}
+
+/// So many events, of which the second failed.
+pub(crate) fn events(count: usize) -> Events {
+    let record = |i: usize| EventRecord {
+        at_ms: 100.0 * i as f64,
+        what: "kill worker (KILL)".into(),
+        took_ms: 7.5,
+        failed: (i == 1).then(|| "it stayed <dead>".into()),
+    };
+    let counts = BTreeMap::from([("kill worker (KILL)".into(), count as u64)]);
+    Events { records: (0..count).map(record).collect(), counts, outages: count as u64 }
 }
 
 /// A trial that passed, with a thousand datagrams: the subject took `cpu_ns` for each datagram, the machine twice that and over a direct wire half of
@@ -66,7 +78,16 @@ pub(crate) fn trial(subject: &str, block: usize, cpu_ns: f64) -> Trial {
             system_less_wire: Some(1.5 * cpu_ns),
             relay_from_ticks: false,
         },
-        memory_bytes: Some(Memory { begin: 6 << 20, most: 7 << 20, end: 6 << 20, ring: 64 << 20 }),
+        memory_bytes: Some(Memory {
+            begin: 6 << 20,
+            most: 7 << 20,
+            end: 6 << 20,
+            ring: 64 << 20,
+            ..Memory::default()
+        }),
+        resources: Vec::new(),
+        events: None,
+        disturbance: None,
         steal_percent: 0.0,
         sinks: vec![sink(1_000)],
     };

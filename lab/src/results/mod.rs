@@ -20,13 +20,14 @@ pub use folder::{Folder, FolderError, PAGE_FILE, RESULTS_FILE};
 
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
+use crate::disturbance::{Disturbance, EventLimits};
 use crate::generator::Lag;
 use crate::ledger::Ledger;
-use crate::memory::{Memory, MemoryLimits};
+use crate::memory::{Memory, MemoryLimits, Sample};
 use crate::scenario::{Condition, Scenario, Subject};
 use crate::search::{Found, FoundRatio};
 use crate::subject::NotInstalled;
-use crate::trial::{CpuPerPacket, Delays, Measurement, Outcome, SinkIncident, SinkSummary};
+use crate::trial::{CpuPerPacket, Delays, Events, Measurement, Outcome, SinkIncident, SinkSummary};
 use crate::verdict::{Counts, Verdict};
 
 /// The schema of this file; a change that breaks readers gets another number.
@@ -215,6 +216,9 @@ pub struct Expected {
     /// The subject has no more memory than that, in bytes.
     #[serde(skip_serializing_if = "MemoryLimits::is_none")]
     pub memory_bytes: MemoryLimits,
+    /// What the subject may do around events.
+    #[serde(skip_serializing_if = "EventLimits::is_none")]
+    pub around_events: EventLimits,
 }
 
 /// What was measured in one trial.
@@ -245,6 +249,15 @@ pub struct Measured {
     /// Memory of the subject's processes; absent of a wire, and where it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<Memory>,
+    /// The same and more, over time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<Sample>,
+    /// What happened to the subject and its links meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Events>,
+    /// How the flows were disturbed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disturbance: Option<Disturbance>,
     /// Share of the processors' time that the hypervisor kept.
     pub steal_percent: f64,
     /// Each sink alone.
@@ -290,9 +303,11 @@ impl Trial {
             condition: *condition,
             verdict: outcome.verdict,
             reasons: outcome.reasons,
-            expected: scenario
-                .expected_of(subject)
-                .map(|counts| Expected { counts, memory_bytes: scenario.memory_limits_of(subject) }),
+            expected: scenario.expected_of(subject).map(|counts| Expected {
+                counts,
+                memory_bytes: scenario.memory_limits_of(subject),
+                around_events: scenario.event_limits_of(subject),
+            }),
             measured: outcome.measurement.map(Measured::from),
             delays: outcome.delays,
             files: outcome.dir,
@@ -322,6 +337,9 @@ impl From<Measurement> for Measured {
             latency_ns: measurement.latency.as_ref().and_then(Latency::of),
             cpu_ns_per_packet: measurement.cpu,
             memory_bytes: measurement.memory,
+            resources: measurement.resources,
+            events: measurement.events,
+            disturbance: measurement.disturbance,
             steal_percent: measurement.steal_percent,
             sinks: measurement.sinks,
         }

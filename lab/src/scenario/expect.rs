@@ -6,11 +6,13 @@ use std::ops::RangeInclusive;
 use multicast_relay::config::document::Section;
 use serde::Serialize;
 
+use super::around;
 use super::read::defaulted;
 use super::when::{self, Lists};
-use super::{Condition, Links, Measure, Sinks, Subject, SubjectKind, Traffic, Trials, When};
+use super::{Condition, Event, Links, Measure, Sinks, Subject, SubjectKind, Traffic, Trials, When};
 use crate::comparison::LEAST_PAIRS;
 use crate::datagram::STAMPED_BYTES;
+use crate::disturbance::EventLimits;
 use crate::memory::MemoryLimits;
 use crate::verdict::Counts;
 
@@ -21,8 +23,12 @@ pub struct Expect {
     pub counts: Counts,
     /// Exact number of datagrams at the sinks that are none of the trial's.
     pub alien: u64,
-    /// What a subject may have of memory.
+    /// What a subject may have of memory and descriptors.
     pub memory: MemoryLimits,
+    /// What a subject may do around an event.
+    pub around: EventLimits,
+    /// The same of subjects for whom something else holds, by name.
+    pub around_of: Vec<(String, EventLimits)>,
     /// Names of the subjects of whom that is expected; `None` for all.
     pub subjects: Option<Vec<String>>,
     /// Which subjects are compared, and by what.
@@ -132,6 +138,7 @@ pub(super) struct Known<'a> {
     pub(super) sinks: Option<&'a Sinks>,
     pub(super) traffic: Option<&'a Traffic>,
     pub(super) trials: Option<Trials>,
+    pub(super) events: &'a [Event],
 }
 
 impl Known<'_> {
@@ -147,9 +154,11 @@ impl Known<'_> {
 
 /// What can be expected of the counts.
 const COUNTS: [&str; 5] = ["loss", "duplicates", "reordered", "corrupted", "alien"];
-/// What can be expected of memory, and from what to what.
-const MEMORY: [(&str, RangeInclusive<u64>); 2] =
-    [("memory-mib", 1..=1 << 20), ("memory-growth-kib", 0..=1 << 30)];
+/// What can be expected of memory and descriptors, and from what to what.
+const MEMORY: [(&str, RangeInclusive<u64>); 3] =
+    [("memory-mib", 1..=1 << 20), ("memory-growth-kib", 0..=1 << 30), ("descriptor-growth", 0..=1 << 20)];
+/// The growth of memory in other units.
+const MEMORY_GROWTH: &str = "memory-growth";
 
 /// Reads `[expect]`.
 pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<Expect> {
@@ -168,6 +177,7 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
         }
     }
     let memory = read_memory(section, names.as_deref(), known);
+    let (around, around_of) = around::read(section, known);
     let count = |key| defaulted(section, key, 0, || section.integer(key, 0..=u64::MAX));
     let [lost, duplicated, reordered, corrupted, alien] = COUNTS.map(count);
     let counts =
@@ -176,6 +186,8 @@ pub(super) fn read(section: Option<&Section<'_>>, known: &Known<'_>) -> Option<E
         counts,
         alien: alien?,
         memory,
+        around,
+        around_of,
         subjects: names,
         ratios: ratios.into_iter().collect::<Option<_>>()?,
     })
@@ -187,7 +199,8 @@ fn read_memory(section: &Section<'_>, names: Option<&[String]>, known: &Known<'_
     let mut asked = known.subjects.iter().filter(named).peekable();
     let wires_only = asked.peek().is_some() && asked.all(|one| matches!(one.kind, SubjectKind::Wire));
     let join_leave = known.trials.is_some_and(|trials| trials.measure == Measure::JoinLeave);
-    for (key, _) in MEMORY.into_iter().filter(|(key, _)| section.has(key)) {
+    let keys = MEMORY.iter().map(|(key, _)| *key).chain([MEMORY_GROWTH]);
+    for key in keys.filter(|key| section.has(key)) {
         if join_leave {
             section.mistake(
                 key,
@@ -201,8 +214,17 @@ fn read_memory(section: &Section<'_>, names: Option<&[String]>, known: &Known<'_
             );
         }
     }
-    let [most, growth] = MEMORY.map(|(key, range)| section.integer(key, range));
-    MemoryLimits { most: most.map(|mib| mib << 20), growth: growth.map(|kib| kib << 10) }
+    let [most, growth, descriptors] = MEMORY.map(|(key, range)| section.integer(key, range));
+    let expected = "a size such as \"4MiB\" or \"256KiB\"";
+    let bytes = section.parsed(MEMORY_GROWTH, expected, parse_size);
+    if section.has(MEMORY_GROWTH) && section.has("memory-growth-kib") {
+        section.mistake(MEMORY_GROWTH, "is the same as memory-growth-kib: remove one");
+    }
+    MemoryLimits {
+        most: most.map(|mib| mib << 20),
+        growth: growth.map(|kib| kib << 10).or(bytes),
+        descriptors,
+    }
 }
 
 fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
@@ -279,4 +301,17 @@ fn read_rates(section: &Section<'_>, traffic: Option<&Traffic>) -> Option<Vec<u6
             .mistake("rate-pps", format!("{rate} is no rate of this scenario: traffic.rate-pps has {known}"));
     }
     Some(rates)
+}
+
+/// Bytes, with a unit.
+fn parse_size(text: &str) -> Option<u64> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let bytes_per_unit: u64 = match unit.trim_start() {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(bytes_per_unit)
 }

@@ -1,5 +1,7 @@
 //! A scenario: what to measure, under which conditions, and what is expected. Checked in whole before anything runs.
 
+mod around;
+pub(crate) mod event;
 mod expect;
 mod links;
 mod read;
@@ -21,12 +23,14 @@ use std::time::Duration;
 use multicast_relay::config::document::Mistakes;
 use serde::{Serialize, Serializer};
 
+pub use event::{Action, Event};
 pub use expect::{Expect, Metric, Ratio};
 pub use links::Links;
 pub use search::{Search, SearchRatio};
 pub use sinks::SinkChoice;
 pub use when::When;
 
+use crate::disturbance::EventLimits;
 use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::memory::MemoryLimits;
@@ -53,6 +57,8 @@ pub struct Scenario {
     pub search: Search,
     /// What is measured; at least one.
     pub subjects: Vec<Subject>,
+    /// What happens in each trial while its traffic is offered.
+    pub events: Vec<Event>,
     /// What is expected.
     pub expect: Expect,
     /// The file as it was written, for the results.
@@ -283,6 +289,22 @@ impl Scenario {
         }
         let named = self.expect.subjects.as_ref().is_none_or(|names| names.contains(&subject.name));
         named.then_some(self.expect.counts)
+    }
+
+    /// Whether the relay has a link that nothing is offered on.
+    pub fn has_spare_link(&self) -> bool {
+        self.events
+            .iter()
+            .any(|event| matches!(event.action, Action::Flap { link: event::FlappedLink::Spare, .. }))
+    }
+
+    /// What `subject` may do around an event, beside the exact counts.
+    pub fn event_limits_of(&self, subject: &Subject) -> EventLimits {
+        if self.expected_of(subject).is_none() {
+            return EventLimits::default();
+        }
+        let own = self.expect.around_of.iter().find(|(name, _)| *name == subject.name);
+        own.map_or(self.expect.around, |(_, limits)| *limits)
     }
 
     /// What `subject` may have of memory: anything, unless something is expected of it and it has processes.

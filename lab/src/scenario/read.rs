@@ -2,6 +2,7 @@
 
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
+use super::event;
 use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
@@ -42,8 +43,16 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         traffic::refuse_foreign(section, traffic);
     }
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
-    let known =
-        Known { subjects: &subjects, links: &link, sinks: sinks.as_ref(), traffic: traffic.as_ref(), trials };
+    let mut known = Known {
+        subjects: &subjects,
+        links: &link,
+        sinks: sinks.as_ref(),
+        traffic: traffic.as_ref(),
+        trials,
+        events: &[],
+    };
+    let events = event::read(root, &known);
+    known.events = events.as_deref().unwrap_or_default();
     let expect = expect::read(root.section("expect").as_ref(), &known);
     let search = search::read(root.section("search").as_ref(), &known);
     Some(Scenario {
@@ -54,6 +63,7 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
         trials: trials?,
         search: search?,
         subjects,
+        events: events?,
         expect: expect?,
         source: text.parse().unwrap_or_default(),
     })

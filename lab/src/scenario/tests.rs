@@ -104,7 +104,7 @@ fn a_full_scenario_is_read() {
     let expected = Counts { lost: 1, duplicated: 2, reordered: 3, corrupted: 4 };
     assert_eq!(scenario.expected_of(&scenario.subjects[0]), Some(expected));
     assert_eq!(scenario.expected_of(&scenario.subjects[1]), None);
-    let limits = MemoryLimits { most: Some(32 << 20), growth: Some(0) };
+    let limits = MemoryLimits { most: Some(32 << 20), growth: Some(0), descriptors: None };
     assert_eq!(scenario.memory_limits_of(&scenario.subjects[0]), limits);
     assert_eq!(scenario.memory_limits_of(&scenario.subjects[1]), MemoryLimits::default());
     assert!(matches!(&scenario.subjects[1].kind, SubjectKind::Command(command) if command.optional));
@@ -370,7 +370,7 @@ fn memory_is_expected_of_processes() {
     let wire = "[[subject]]\nname = 'w'\nwire = 'direct'\n";
     let both = scenario(&format!("{LEAST}{wire}[expect]\nmemory-mib = 32\n")).unwrap();
     let limits = |subject: usize| both.memory_limits_of(&both.subjects[subject]);
-    assert_eq!(limits(0), MemoryLimits { most: Some(32 << 20), growth: None });
+    assert_eq!(limits(0), MemoryLimits { most: Some(32 << 20), growth: None, descriptors: None });
     assert_eq!(limits(1), MemoryLimits::default(), "a wire has no processes");
     let named = format!("{LEAST}{wire}[expect]\nmemory-growth-kib = 1\nsubjects = ['w']\n");
     assert_eq!(

@@ -20,7 +20,7 @@ const MAX_COUNTED: u128 = MAX_DATAGRAMS as u128;
 /// The longest a trial may offer traffic.
 const MAX_DURATION: Duration = Duration::from_hours(1);
 
-const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
+pub(super) const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
 
 /// The highest rate of a scenario.
 const MOST_PPS: u64 = 10_000_000;

@@ -13,6 +13,7 @@ mod xdp;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -22,6 +23,7 @@ use hdrhistogram::Histogram;
 
 use crate::clock::realtime_ns;
 use crate::datagram::Kind;
+use crate::disturbance::Arrivals;
 use crate::plan::Plan;
 use crate::tally::Tally;
 use crate::topology::{Link, Port};
@@ -72,6 +74,8 @@ pub struct SinkReport {
     /// ns from the send time that the plan names to the kernel's receive stamp, or to the sight of the xdp sink's program, of each
     /// measured datagram received; empty for payloads too short to carry a time.
     pub latency: Histogram<u64>,
+    /// When whole measured datagrams came.
+    pub arrivals: Arrivals,
     /// Measured datagrams received that were stamped before that time: the clock was set.
     pub before_their_time: u64,
     /// What the sink itself lost, as the kernel counts it since the sink was opened; only what is not zero.
@@ -123,6 +127,8 @@ pub(crate) struct Shared {
     flows_seen: AtomicUsize,
     other_frames: AtomicU64,
     measuring: OnceLock<Baseline>,
+    /// Global sequences that were offered while a link on the way was down.
+    link_down: OnceLock<Vec<Range<u64>>>,
 }
 
 /// How things stood when measuring began.
@@ -147,6 +153,10 @@ impl Shared {
         self.received.store(received, Ordering::Relaxed);
         self.flows_seen.store(flows_seen, Ordering::Relaxed);
         self.other_frames.store(other_frames, Ordering::Relaxed);
+    }
+
+    fn link_down(&self) -> &[Range<u64>] {
+        self.link_down.get().map_or(&[], Vec::as_slice)
     }
 
     /// What was being sent when something came in that is stamped `stamp_ns`; without a stamp, what is being sent now.
@@ -231,6 +241,12 @@ impl Sink {
     /// Every UDP datagram that arrived so far, warm-up and aliens included; a few milliseconds behind.
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed) + self.ahead.as_ref().map_or(0, Watched::received)
+    }
+
+    /// Tells the sink which global sequences were offered while a link on the way was down: in order, none of them twice.
+    /// What is missing of those is counted by itself.
+    pub fn while_link_down(&self, sequences: Vec<Range<u64>>) {
+        self.shared.link_down.get_or_init(|| sequences);
     }
 
     /// Reads what is queued, ends the thread and closes the count.

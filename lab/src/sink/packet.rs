@@ -103,7 +103,7 @@ impl PacketReader {
         let unread = self.statistics.packets.saturating_sub(self.statistics.drops + self.walked);
         self.recorder.dropped("ring-unread", unread);
         let bytes = self.ring.shape().bytes();
-        self.recorder.finish(bytes)
+        self.recorder.finish(bytes, shared)
     }
 
     /// Everything queued is read when as many frames were walked as the kernel says it put in: the last block only

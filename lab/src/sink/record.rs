@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::{Shared, SinkReport, WarmUpSpan};
 use crate::datagram::Kind;
+use crate::disturbance::{Arrivals, least_silence_ns};
 use crate::plan::{LatencyFrom, Plan};
 use crate::sys::affinity::thread_cpu_time;
 use crate::tally::{Arrival, OpenTally};
@@ -29,6 +30,9 @@ pub(super) struct Recorder {
     pub(super) latency: Histogram<u64>,
     latency_from: LatencyFrom,
     pub(super) before_their_time: u64,
+    /// When whole measured datagrams came.
+    pub(super) arrivals: Arrivals,
+    least_silence_ns: u64,
     received: u64,
     flows_seen: usize,
     other_frames: u64,
@@ -48,6 +52,8 @@ impl Recorder {
             latency: latency_histogram()?,
             latency_from: plan.latency_from,
             before_their_time: 0,
+            arrivals: Arrivals::default(),
+            least_silence_ns: least_silence_ns(plan),
             received: 0,
             flows_seen: 0,
             other_frames: 0,
@@ -72,6 +78,7 @@ impl Recorder {
         self.received += 1;
         match self.tally.arrive(delivered, payload, headers_whole, during) {
             Arrival::Received(stamps) => {
+                self.arrived(stamp_ns);
                 let Some((stamps, stamp_ns)) = stamps.zip(stamp_ns) else { return };
                 let from_ns = match self.latency_from {
                     LatencyFrom::Intended => stamps.intended_ns,
@@ -86,7 +93,15 @@ impl Recorder {
                 self.flows_seen += usize::from(first_of_flow);
                 self.warm_up_seen(first_of_flow, stamp_ns.unwrap_or_default());
             }
-            Arrival::Duplicated | Arrival::Corrupted | Arrival::Alien | Arrival::WarmUpCorrupted => {}
+            Arrival::Duplicated => self.arrived(stamp_ns),
+            Arrival::Corrupted | Arrival::Alien | Arrival::WarmUpCorrupted => {}
+        }
+    }
+
+    /// A whole measured datagram came at this time.
+    fn arrived(&mut self, stamp_ns: Option<u64>) {
+        if let Some(at_ns) = stamp_ns {
+            self.arrivals.arrive(at_ns, self.least_silence_ns);
         }
     }
 
@@ -145,9 +160,11 @@ impl Recorder {
     }
 
     /// Closes the count, on the reader's thread.
-    pub(super) fn finish(self, buffer_bytes: usize) -> SinkReport {
+    pub(super) fn finish(mut self, buffer_bytes: usize, shared: &Shared) -> SinkReport {
+        self.tally.while_link_down(shared.link_down());
         SinkReport {
             tally: self.tally.close(),
+            arrivals: self.arrivals,
             latency: self.latency,
             before_their_time: self.before_their_time,
             dropped: self.dropped,

@@ -102,7 +102,7 @@ impl SocketReader {
             self.drain(token, LAST_ROUNDS, shared);
         }
         self.name_drops(shared);
-        self.recorder.finish(self.buffer_bytes)
+        self.recorder.finish(self.buffer_bytes, shared)
     }
 
     fn wait(&mut self, tokens: &mut Vec<usize>) {

@@ -3,7 +3,7 @@
 mod external;
 mod lines;
 mod process;
-mod relay;
+pub(crate) mod relay;
 pub mod template;
 
 use std::fmt;
@@ -15,10 +15,13 @@ use multicast_relay::control::Stats;
 use serde::Serialize;
 
 pub use process::{Ended, Launch, Process};
+pub(crate) use relay::OurRelay;
 use template::Values;
 
-use crate::net::{Namespace, NetError};
+use crate::cpu::Family;
+use crate::net::{Namespace, NamespaceId, NetError};
 use crate::scenario::{Subject, SubjectKind};
+use crate::sys::signal::Signal;
 use crate::trial::flows::Route;
 
 /// How long a relay may take to report its counters.
@@ -103,6 +106,10 @@ pub struct Assignment<'a> {
     pub lab_binary: &'a Path,
     /// The processors it may use.
     pub cpus: Option<Vec<usize>>,
+    /// The device that rules use which nothing comes in for, where there is one.
+    pub spare: Option<&'a str>,
+    /// Whether our relay is told other things while it runs.
+    pub has_events: bool,
 }
 
 /// A subject at work.
@@ -110,7 +117,11 @@ pub struct Assignment<'a> {
 pub struct Running {
     /// A wire has none.
     process: Option<Process>,
-    is_relay: bool,
+    /// What our relay was started with.
+    relay: Option<OurRelay>,
+    namespace: Option<NamespaceId>,
+    /// Whether its process was ended on purpose and is not replaced yet.
+    is_absent: bool,
 }
 
 /// What is left of a subject after its end.
@@ -125,29 +136,65 @@ pub struct Stopped {
 impl Running {
     /// Starts `subject`.
     pub fn start(subject: &Subject, assignment: &Assignment<'_>) -> Result<Self, SubjectError> {
-        let launch = match &subject.kind {
-            SubjectKind::Relay(relay) => relay::launch(relay, assignment)?,
-            SubjectKind::Command(command) => external::launch(command, assignment)?,
-            SubjectKind::Wire => return Ok(Self { process: None, is_relay: false }),
+        let (launch, relay) = match &subject.kind {
+            SubjectKind::Relay(relay) => {
+                let relay = OurRelay::prepare(relay, assignment)?;
+                (relay.launch().clone(), Some(relay))
+            }
+            SubjectKind::Command(command) => (external::launch(command, assignment)?, None),
+            SubjectKind::Wire => {
+                return Ok(Self { process: None, relay: None, namespace: None, is_absent: false });
+            }
         };
         let process = Some(Process::start(&launch, assignment.namespace)?);
-        Ok(Self { process, is_relay: matches!(subject.kind, SubjectKind::Relay(_)) })
+        let namespace = Some(assignment.namespace.id()?);
+        Ok(Self { process, relay, namespace, is_absent: false })
     }
 
-    /// Its process id, if it is a process.
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
+    /// Who belongs to it, if it is a process.
+    pub fn family(&self) -> Option<Family> {
+        let Self { process, namespace, .. } = self;
+        process.as_ref().map(|process| Family { pid: process.pid(), namespace: *namespace })
     }
 
-    /// Why it cannot go on, if it has ended.
+    /// What our relay was started with.
+    pub(crate) fn relay(&mut self) -> Option<&mut OurRelay> {
+        self.relay.as_mut()
+    }
+
+    /// Ends its own process, and that alone, until it is [replaced](Self::replace).
+    pub(crate) fn strike(&mut self, signal: Signal) -> io::Result<()> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        process.strike(signal, END_PATIENCE)?;
+        self.is_absent = true;
+        Ok(())
+    }
+
+    /// Starts our relay again as it was started before, and returns the id of its process.
+    pub(crate) fn replace(&mut self, namespace: &Namespace) -> Result<Option<u32>, SubjectError> {
+        let Some(relay) = &self.relay else { return Ok(None) };
+        let process = self.process.insert(Process::start(relay.launch(), namespace)?);
+        self.is_absent = false;
+        Ok(Some(process.pid()))
+    }
+
+    /// Asks our relay by a signal to read its configuration again.
+    pub(crate) fn ask_to_reload(&mut self) -> io::Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::ask_to_reload)
+    }
+
+    /// Why it cannot go on, if it has ended by itself.
     pub fn died(&mut self, when: &str) -> Option<String> {
+        if self.is_absent {
+            return None;
+        }
         let status = self.process.as_mut()?.ended()?;
         Some(with_last_words(&format!("the subject ended {when}: {status}"), &self.last_words()))
     }
 
     /// Its counters now: `None` when it has none to report, an error when it should and does not.
     pub fn report(&mut self) -> Result<Option<Stats>, String> {
-        let (Some(process), true) = (&mut self.process, self.is_relay) else { return Ok(None) };
+        let (Some(process), true) = (&mut self.process, self.relay.is_some()) else { return Ok(None) };
         process.ask_for_report().map_err(|error| format!("ask the relay for its counters: {error}"))?;
         let deadline = Instant::now() + REPORT_PATIENCE;
         while let Some(line) = process.next_line(deadline) {
@@ -163,6 +210,7 @@ impl Running {
     pub fn stop(mut self) -> io::Result<Stopped> {
         let by_itself = self.died("by itself");
         let mut stopped = Stopped::default();
+        let is_relay = self.relay.is_some();
         let Some(mut process) = self.process else { return Ok(stopped) };
         let ended = process.stop(END_PATIENCE)?;
         if let Some(died) = by_itself {
@@ -170,12 +218,12 @@ impl Running {
         } else if ended.killed {
             let slow = format!("the subject did not end within {} s of SIGTERM", END_PATIENCE.as_secs());
             stopped.failures.push(with_last_words(&slow, &process.last_words()));
-        } else if self.is_relay && !ended.status.success() {
+        } else if is_relay && !ended.status.success() {
             // Other programs may well die of the signal; the relay promises to end in order.
             let status = format!("the relay ended with {}", ended.status);
             stopped.failures.push(with_last_words(&status, &process.last_words()));
         }
-        if self.is_relay {
+        if is_relay {
             stopped.last_report = process.remaining_lines().iter().rev().find_map(|line| parse_report(line));
         }
         Ok(stopped)

@@ -1,6 +1,6 @@
 //! One process of a subject: started inside a namespace, its output kept, ended by its id.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ const RELAY_VARIABLES: [&str; 2] = ["MCR_RING_BLOCK_SIZE", "MCR_RING_BLOCK_COUNT
 
 /// How often a process that was told to end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often one that was struck is looked at.
+const STRIKE_LOOK: Duration = Duration::from_millis(1);
 /// How long to wait for the rest of its output once it has ended.
 const PIPE_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of its last words is shown.
@@ -68,7 +70,12 @@ impl Process {
     pub fn start(launch: &Launch, namespace: &Namespace) -> Result<Self, SubjectError> {
         let output = |name: &str| {
             let path = launch.dir.join(name);
-            File::create(&path).map_err(|source| SubjectError::File { path, source })
+            // One that replaces another writes on.
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(|source| SubjectError::File { path, source })
         };
         let (stdout, stderr) = (output("stdout")?, output("stderr")?);
         let mut command = Command::new(&launch.program);
@@ -112,6 +119,30 @@ impl Process {
         let status = self.child.wait()?;
         self.status = Some(status);
         Ok(status)
+    }
+
+    /// Ends it, and it alone, with `signal`: what it started goes on. Returns when it has ended, or an error when it has not
+    /// within `patience`.
+    pub(crate) fn strike(&mut self, signal: Signal, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            // More than once: the runtime of Rust survives the first SIGSEGV that is nobody's fault.
+            signal::send(self.pid(), signal)?;
+            thread::sleep(STRIKE_LOOK);
+            if signal::has_ended(self.pid())? {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        self.status = Some(self.child.wait()?);
+        Ok(())
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn ask_to_reload(&mut self) -> io::Result<()> {
+        self.signal(Signal::Reload)
     }
 
     /// Asks it to report its counters.

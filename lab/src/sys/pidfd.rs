@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use super::signal::Signal;
+
 /// A reference to one process, good for as long as it is held (`pidfd_open(2)`, Linux 5.3).
 #[derive(Debug)]
 pub(crate) struct Pidfd {
@@ -33,13 +35,21 @@ impl Pidfd {
     /// # Errors
     /// `ESRCH` when the process has been reaped, `EPERM` without the right to.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        self.send(Signal::Kill)
+    }
+
+    /// Sends `signal`.
+    ///
+    /// # Errors
+    /// `ESRCH` when the process has been reaped, `EPERM` without the right to.
+    pub(crate) fn send(&self, signal: Signal) -> io::Result<()> {
         // SAFETY: `self.descriptor` is open while it is borrowed, and a null siginfo is what the call documents
         // for "as kill(2) would fill it".
         let result = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.descriptor.as_raw_fd(),
-                libc::SIGKILL,
+                signal.number(),
                 ptr::null::<libc::siginfo_t>(),
                 0,
             )

@@ -12,14 +12,26 @@ pub(crate) enum Signal {
     Terminate,
     /// End now.
     Kill,
+    /// Read your configuration again.
+    Reload,
+    /// A fault in the program.
+    Fault,
+    /// The program gives up.
+    Abort,
+    /// Hang.
+    Stop,
 }
 
 impl Signal {
-    fn number(self) -> libc::c_int {
+    pub(crate) fn number(self) -> libc::c_int {
         match self {
             Self::Report => libc::SIGUSR1,
             Self::Terminate => libc::SIGTERM,
             Self::Kill => libc::SIGKILL,
+            Self::Reload => libc::SIGHUP,
+            Self::Fault => libc::SIGSEGV,
+            Self::Abort => libc::SIGABRT,
+            Self::Stop => libc::SIGSTOP,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Checksum, Family, Link, NetError, Port, RunName, Segmentation};
+use super::{Checksum, Family, Leg, Link, NetError, Port, RunName, Segmentation};
 use crate::net::Namespace;
 use crate::net::link::{End, Mac};
 use crate::net::netlink::{Session, session};
@@ -128,7 +128,7 @@ pub(super) struct Ports {
     pub(super) sinks: Vec<Port>,
 }
 
-/// One end of a cable that is to be: where it goes, and what it is called.
+/// One end of a cable: where it goes, and what it is called.
 #[derive(Debug)]
 struct Plug {
     namespace: Arc<Namespace>,
@@ -149,14 +149,34 @@ impl Plug {
     }
 }
 
-/// A cable that is to be: the relay's end and the other one.
+/// A cable: the relay's end and the other one.
 #[derive(Debug)]
-struct Cable {
+pub(super) struct Cable {
     near: Plug,
     far: Plug,
 }
 
 impl Cable {
+    /// The one that is there between two ports.
+    pub(super) fn between(near: &Port, far: &Port) -> Self {
+        let plug = |port: &Port| Plug {
+            namespace: Arc::clone(&port.namespace),
+            end: End { device: port.device.clone(), mac: port.mac },
+            address: port.address,
+        };
+        Self { near: plug(near), far: plug(far) }
+    }
+
+    /// From the relay to the namespace of the generator, for what nothing is offered on.
+    fn spare(namespaces: &Namespaces, family: Family) -> Self {
+        let plug = |namespace: &Arc<Namespace>, device: &str, host| Plug {
+            namespace: Arc::clone(namespace),
+            end: End { device: device.to_owned(), mac: Mac([2, 84, 0, 0, 0, host]) },
+            address: family.spare_address(host),
+        };
+        Self { near: plug(&namespaces.relay, "spare", 2), far: plug(&namespaces.generator, "spare0", 1) }
+    }
+
     /// From the relay to the generator.
     fn ingress(namespaces: &Namespaces, family: Family) -> Self {
         // Locally administered addresses: the first octet is 2, the second the number of the network.
@@ -291,6 +311,38 @@ fn finish_relay(
         }
         Ok((first, others))
     })
+}
+
+/// Brings the relay's end of a cable up that is down, and gives it again what it has lost by that.
+pub(super) fn start_again(cable: &Cable, link: Link, leg: Leg) -> Result<(), NetError> {
+    let Cable { near, far } = cable;
+    session(&near.namespace, async |session: &Session| {
+        session.set_up(&near.end.device).await?;
+        let index = finish_end(session, near, far, link).await?;
+        if link.family == Family::Ipv4 && leg != Leg::Ingress {
+            session.add_multicast_route((&near.end.device, index)).await?;
+        }
+        Ok(())
+    })?;
+    if leg == Leg::Egress {
+        offloads::verify(&near.namespace, &near.end.device, &wanted_offloads(link))?;
+    }
+    Ok(())
+}
+
+/// Lays a cable from the relay to the generator's namespace, and returns its ends.
+pub(super) fn lay_spare(namespaces: &Namespaces, link: Link) -> Result<(Port, Port), NetError> {
+    let cable = Cable::spare(namespaces, link.family);
+    let (Cable { near, far }, relay) = (&cable, &namespaces.relay);
+    session(relay, async |session: &Session| {
+        session.add_veth(&near.end, &far.end, &far.namespace, link.mtu, true).await?;
+        session.set_up(&near.end.device).await
+    })?;
+    let far_index = finish_generator(far, link)?;
+    start_again(&cable, link, Leg::Spare)?;
+    let near_index =
+        session(relay, async |session: &Session| Ok(session.device(&near.end.device).await?.index))?;
+    Ok((cable.near.into_port(near_index), cable.far.into_port(far_index)))
 }
 
 /// Waits for one end, gives it its address and its peer, and returns the index of its device.

@@ -87,7 +87,10 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn set_up(order: &Order<'_>) -> Result<Self, TrialError> {
-        let topology = Topology::build(order.run, &order.link(), order.condition.fan_out)?;
+        let mut topology = Topology::build(order.run, &order.link(), order.condition.fan_out)?;
+        if order.scenario.has_spare_link() {
+            topology.add_spare()?;
+        }
         let routes = routes_of(order, &topology);
         let mut plans = Vec::new();
         for sink in 0..topology.sinks.len() {
@@ -116,6 +119,8 @@ pub(super) fn start_subject(
         relay_binary: order.relay_binary,
         lab_binary: order.lab_binary,
         cpus: order.placement.subject.clone(),
+        spare: topology.spare_device(),
+        has_events: !order.scenario.events.is_empty(),
     };
     Ok(Running::start(order.subject, &assignment)?)
 }

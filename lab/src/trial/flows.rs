@@ -18,6 +18,9 @@ const IDLE_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0x83, 0, 1);
 pub const MOST_IDLE_INPUTS: usize = u16::MAX as usize;
 /// The port toward the relay, of every group or of the first unicast flow.
 const INPUT_PORT: u16 = 5_000;
+/// The ports at which rules wait that nothing comes in for.
+const IDLE_PORTS: [(Idle, u16); 4] =
+    [(Idle::Extra, 5_000), (Idle::Neighbour, 5_001), (Idle::Spare, 5_002), (Idle::Further, 5_003)];
 /// The port at which no rule waits.
 const FOREIGN_PORT: u16 = 4_999;
 /// The port toward the sinks, likewise.
@@ -84,10 +87,24 @@ pub fn foreign_input(input: SocketAddr) -> SocketAddr {
     SocketAddr::new(input.ip(), FOREIGN_PORT)
 }
 
+/// What a rule is there for that nothing comes in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// To be there.
+    Extra,
+    /// To be another one when the file is read again.
+    Neighbour,
+    /// To use the spare link.
+    Spare,
+    /// To come and go.
+    Further,
+}
+
 /// So many inputs, [`MOST_IDLE_INPUTS`] at most, that no flow comes to.
-pub fn idle_inputs(family: Family, count: usize) -> impl Iterator<Item = SocketAddr> {
+pub fn idle_inputs(family: Family, purpose: Idle, count: usize) -> impl Iterator<Item = SocketAddr> {
     let groups = 0..u16::try_from(count).unwrap_or(u16::MAX);
-    groups.map(move |i| SocketAddr::new(group(family, IDLE_GROUP_V4, IDLE_GROUP_V6, i), INPUT_PORT))
+    let port = IDLE_PORTS.iter().find(|(known, _)| *known == purpose).map_or(INPUT_PORT, |(_, port)| *port);
+    groups.map(move |i| SocketAddr::new(group(family, IDLE_GROUP_V4, IDLE_GROUP_V6, i), port))
 }
 
 fn group(family: Family, v4: Ipv4Addr, v6: Ipv6Addr, flow: u16) -> IpAddr {
@@ -147,7 +164,8 @@ mod tests {
     fn what_nothing_comes_to_is_no_flow() {
         for family in [Family::Ipv4, Family::Ipv6] {
             let flows: Vec<_> = routes_of(family, Cast::MulticastToMulticast, Mapping::Mapped);
-            let idle: Vec<_> = idle_inputs(family, 10_000).map(|input| input.to_string()).collect();
+            let idle: Vec<_> =
+                idle_inputs(family, Idle::Extra, 10_000).map(|input| input.to_string()).collect();
             assert_eq!(idle.len(), 10_000);
             assert!(flows.iter().all(|(input, _)| !idle.contains(input)), "{family:?}");
         }
@@ -156,7 +174,8 @@ mod tests {
             let foreign = foreign_input(flows[0].0.parse().unwrap()).to_string();
             assert!(foreign.ends_with(":4999") && flows.iter().all(|(input, _)| *input != foreign));
         }
-        let last = idle_inputs(Family::Ipv4, MOST_IDLE_INPUTS).last().map(|input| input.to_string());
+        let last =
+            idle_inputs(Family::Ipv4, Idle::Extra, MOST_IDLE_INPUTS).last().map(|input| input.to_string());
         assert_eq!(last.as_deref(), Some("239.84.0.255:5000"));
     }
 

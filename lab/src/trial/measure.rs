@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use multicast_relay::control::Stats;
 
-use super::bench::Bench;
+use super::bench::{Bench, datagrams};
+use super::events::Log;
 use super::framing::Framing;
 use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
 use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
+use crate::disturbance::{Arrivals, Disturbance, Pace, Span, sequences_while};
 use crate::generator::{GeneratorKind, GeneratorReport};
 use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
 use crate::memory::MemoryWatch;
@@ -17,8 +19,8 @@ use crate::net::DeviceCounters;
 use crate::scenario::SubjectKind;
 use crate::sink::{Sink, SinkKind, SinkReport};
 use crate::subject::Stopped;
-use crate::topology::{Port, Topology};
-use crate::verdict::{Counts, Evidence, judge};
+use crate::topology::{Leg, Port, Topology};
+use crate::verdict::{Counts, EventEvidence, Evidence, judge};
 
 /// All counters at one quiet moment.
 pub(super) struct Snapshot {
@@ -66,8 +68,15 @@ impl Snapshot {
 impl Cpu {
     pub(super) fn now(bench: &Bench) -> Result<Self, TrialError> {
         let proc = Proc::default();
-        let subject = bench.subject.pid().map(|pid| proc.subject(pid)).transpose()?;
+        let subject = bench.subject.family().map(|family| proc.subject(family)).transpose()?;
         Ok(Self { subject, machine: proc.machine()? })
+    }
+
+    /// Adds the time of processes that have ended meanwhile.
+    fn remember(&mut self, ended: &SubjectTime) {
+        if let Some(subject) = &mut self.subject {
+            subject.remember(ended);
+        }
     }
 }
 
@@ -90,6 +99,8 @@ impl Counted {
 /// What is left of a trial when its subject has been told to end.
 pub(super) struct Record {
     pub(super) generated: GeneratorReport,
+    /// What happened meanwhile.
+    pub(super) log: Log,
     pub(super) before: Snapshot,
     pub(super) after: Snapshot,
     pub(super) memory: MemoryWatch,
@@ -99,23 +110,32 @@ pub(super) struct Record {
 impl Record {
     /// Closes the sinks, settles the ledger and judges.
     pub(super) fn close(
-        self,
+        mut self,
         order: &Order<'_>,
         stopped: Stopped,
         sinks: Vec<Sink>,
         topology: &Topology,
     ) -> Result<Outcome, TrialError> {
+        self.after.cpu.remember(&self.log.ended);
         let mut reports = Vec::new();
-        for sink in sinks {
+        for (i, sink) in sinks.into_iter().enumerate() {
+            sink.while_link_down(sequences_while(&self.down(i), self.pace(order)));
             reports.push(sink.finish()?);
         }
+        let unreachable = sequences_while(&self.down_at(Leg::Ingress), self.pace(order));
+        self.generated.excuse_link_down(unreachable.iter().map(|range| range.end - range.start).sum());
         let mut failures = stopped.failures;
         let silences =
             [&self.before, &self.after].into_iter().filter_map(|moment| moment.report.as_ref().err());
         failures.extend(silences.cloned());
         let relay = self.relay_counters(stopped.last_report, order, &mut failures);
         let facts = self.facts(relay, &reports, order, topology)?;
-        let measurement = self.measurement(settle(&facts), reports);
+        let arrivals: Vec<_> = reports.iter().map(|report| report.arrivals.clone()).collect();
+        let link_down = reports.iter().map(|report| report.tally.link_down).sum();
+        let mut measurement = self.measurement(settle(&facts), reports);
+        measurement.disturbance = self.disturbance(order, &arrivals, link_down, &measurement);
+        measurement.events =
+            (!order.scenario.events.is_empty()).then(|| self.log.events_since(self.generated.started_ns));
         let foreign = measurement.ledger.foreign.as_ref();
         let received =
             foreign.filter(|_| order.subject.filters_by_rules()).and_then(|foreign| foreign.received);
@@ -141,7 +161,15 @@ impl Record {
             memory: measurement.memory,
             memory_limits: order.scenario.memory_limits_of(order.subject),
             subject_failures: failures,
+            events: EventEvidence {
+                outages: self.log.outages,
+                disturbance: measurement.disturbance.clone(),
+                limits: order.scenario.event_limits_of(order.subject),
+                failures_of_the_subject: self.log.failures_of_the_subject.clone(),
+                failures_of_the_lab: self.log.failures_of_the_lab.clone(),
+            },
         });
+        measurement.resources = self.memory.into_samples();
         Ok(Outcome {
             verdict,
             reasons,
@@ -149,6 +177,47 @@ impl Record {
             delays: None,
             dir: order.dir.to_owned(),
         })
+    }
+
+    /// When a link on the way to sink `sink` was down.
+    fn down(&self, sink: usize) -> Vec<Span> {
+        let egress = if sink == 0 { self.down_at(Leg::Egress) } else { Vec::new() };
+        let mut down = [self.down_at(Leg::Ingress), egress].concat();
+        down.sort_by_key(|span| span.from_ns);
+        down
+    }
+
+    fn down_at(&self, leg: Leg) -> Vec<Span> {
+        self.log.down.iter().filter(|(down, _)| *down == leg).map(|(_, span)| *span).collect()
+    }
+
+    fn pace(&self, order: &Order<'_>) -> Pace {
+        let (traffic, rate_pps) = (&order.scenario.traffic, order.condition.rate_pps);
+        Pace {
+            started_ns: self.generated.started_ns,
+            rate_pps,
+            burst: traffic.burst,
+            datagrams: datagrams(rate_pps, traffic.duration),
+            lag_ns: self.generated.lag_ns.max,
+        }
+    }
+
+    /// How the flows were disturbed, where somebody wants to know.
+    fn disturbance(
+        &self,
+        order: &Order<'_>,
+        arrivals: &[Arrivals],
+        link_down: u64,
+        measurement: &Measurement,
+    ) -> Option<Disturbance> {
+        let limits = order.scenario.event_limits_of(order.subject);
+        if order.scenario.events.is_empty() && limits.is_none() {
+            return None;
+        }
+        let offered = Span { from_ns: self.generated.started_ns, to_ns: self.generated.ended_ns() };
+        let delay_ns = measurement.latency.as_ref().map_or(0, |latency| latency.max());
+        let sinks = arrivals.iter().enumerate().map(|(sink, arrivals)| (arrivals, self.down(sink)));
+        Some(Disturbance::new(sinks, offered, delay_ns, link_down))
     }
 
     /// What the relay counted during the run, by its last report or, without one, by the one before its end.
@@ -206,7 +275,7 @@ impl Record {
                         || is_wire && order.condition.generator == GeneratorKind::Xdp,
                 },
                 arrived,
-                lost: report.tally.lost,
+                lost: report.tally.lost + report.tally.link_down,
                 foreign: report.tally.foreign,
                 other_frames: sees_other_frames.then_some(report.other_frames),
                 unclaimed: report.unclaimed,
@@ -218,6 +287,7 @@ impl Record {
             sent: self.generated.sent,
             refused: self.generated.refused.clone(),
             not_offered: self.generated.not_offered(),
+            link_down: self.generated.link_down,
             foreign: self.generated.foreign.clone(),
             fragmented: inward.is_fragmented(),
             ingress: (!is_wire).then(|| Wire {
@@ -260,6 +330,9 @@ impl Record {
                 relay_from_ticks: subject.is_some_and(|subject| subject.from_ticks),
             },
             memory: self.memory.memory(),
+            resources: Vec::new(),
+            events: None,
+            disturbance: None,
             steal_percent: machine.steal_percent,
             sinks: Vec::new(),
         };

@@ -6,6 +6,7 @@
 
 mod bench;
 mod delays;
+mod events;
 pub mod flows;
 mod framing;
 mod measure;
@@ -22,9 +23,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cpu::CpuError;
+use crate::disturbance::Disturbance;
 use crate::generator::Lag;
 use crate::ledger::Ledger;
-use crate::memory::Memory;
+use crate::memory::{Memory, Sample};
 use crate::net::{NetError, RunName};
 use crate::plan::PlanError;
 use crate::scenario::{Condition, Measure, Scenario, Subject};
@@ -34,6 +36,7 @@ use crate::topology::Link;
 use crate::traffic_error::TrafficError;
 use crate::verdict::{Counts, Verdict};
 pub use delays::Delays;
+pub use events::{EventRecord, Events};
 use placement::Placement;
 
 /// Everything a trial is made of.
@@ -173,6 +176,12 @@ pub struct Measurement {
     pub cpu: CpuPerPacket,
     /// Memory of the subject; `None` of a wire, or where it could not be read.
     pub memory: Option<Memory>,
+    /// The same and more, over time.
+    pub resources: Vec<Sample>,
+    /// What happened to the subject and its links; `None` where nothing was to.
+    pub events: Option<Events>,
+    /// How the flows were disturbed; `None` where nobody wants to know.
+    pub disturbance: Option<Disturbance>,
     /// Share of the processors' time that the hypervisor kept, in percent.
     pub steal_percent: f64,
     /// Each sink alone.

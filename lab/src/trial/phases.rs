@@ -1,10 +1,12 @@
 //! The phases of a trial, in order.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bench::{Bench, datagrams, on_this_thread};
+use super::events::{Log, Player, lock};
 use super::measure::{Cpu, Record, Snapshot};
 use super::prime::prime;
 use super::{Order, Outcome, Phase, TrialError, Watch};
@@ -88,22 +90,23 @@ fn measure(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<Re
 
     let clock = StepWatch::start();
     // Outside of the CPU times.
-    let mut memory = MemoryWatch::begin(bench.subject.pid());
+    let mut memory = MemoryWatch::begin(bench.subject.family(), !order.scenario.events.is_empty());
     let before = Snapshot::before(bench)?;
-    let generated = run(bench, order, watch, &mut memory)?;
+    let (generated, log) = run(bench, order, watch, &mut memory)?;
     (watch.on_phase)(Phase::Drain);
     let cpu = wait_for_quiet(bench, watch, "after the run")?;
     let after = Snapshot::after(bench, cpu)?;
     memory.end();
-    Ok(Record { generated, before, after, memory, clock_step: clock.step() })
+    Ok(Record { generated, log, before, after, memory, clock_step: clock.step() })
 }
 
 /// Offers the trial's rate, uncounted, and evenly also where the run makes bursts: a warm-up is to find everything in
 /// place, is often shorter than one burst with its silence, and should leave nothing to be drained.
 fn warm_up(bench: &mut Bench, order: &Order<'_>, watch: &Watch<'_>) -> Result<(), Halt> {
     let (rate, duration) = (order.condition.rate_pps, order.scenario.traffic.warmup);
+    let mut on_progress = |_| (watch.on_phase)(Phase::WarmUp);
     let offer =
-        Offer { when: "during the warm-up", duration, on_progress: &mut |_| (watch.on_phase)(Phase::WarmUp) };
+        Offer { when: "during the warm-up", duration, with_events: false, on_progress: &mut on_progress };
     let count = datagrams(rate, duration);
     offer.make(bench, order, watch, |generator, stop, _| generator.warm_up(rate, count, stop))?;
     Ok(())
@@ -115,7 +118,7 @@ fn run(
     order: &Order<'_>,
     watch: &Watch<'_>,
     memory: &mut MemoryWatch,
-) -> Result<GeneratorReport, Halt> {
+) -> Result<(GeneratorReport, Log), Halt> {
     let duration = order.scenario.traffic.duration;
     let own = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
     let total = own + datagrams(order.condition.foreign_pps, duration);
@@ -123,7 +126,7 @@ fn run(
         (watch.on_phase)(Phase::Run(done, total));
         memory.look();
     };
-    let offer = Offer { when: "during the run", duration, on_progress: &mut on_progress };
+    let offer = Offer { when: "during the run", duration, with_events: true, on_progress: &mut on_progress };
     offer.make(bench, order, watch, Generator::run)
 }
 
@@ -132,6 +135,8 @@ struct Offer<'a> {
     when: &'static str,
     /// How long it takes at the rate asked for.
     duration: Duration,
+    /// Whether the events of the scenario happen meanwhile.
+    with_events: bool,
     on_progress: &'a mut dyn FnMut(u64),
 }
 
@@ -143,33 +148,44 @@ impl Offer<'_> {
         order: &Order<'_>,
         watch: &Watch<'_>,
         work: impl FnOnce(&mut Generator, &AtomicBool, &AtomicU64) -> Result<GeneratorReport, TrafficError> + Send,
-    ) -> Result<GeneratorReport, Halt> {
-        let (stop, progress) = (AtomicBool::new(false), AtomicU64::new(0));
-        let Bench { generator, subject, .. } = bench;
+    ) -> Result<(GeneratorReport, Log), Halt> {
+        let (stop, over, progress) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+        let Bench { generator, subject, topology, .. } = bench;
+        let subject = Mutex::new(subject);
         let deadline = Instant::now() + time_for(self.duration);
         let mut died = None;
-        let generated = thread::scope(|scope| {
+        let has_events = self.with_events && !order.scenario.events.is_empty();
+        let (generated, log) = thread::scope(|scope| {
             let generating = scope.spawn(|| {
                 let offer = || work(generator, &stop, &progress);
                 on_this_thread(order.placement, offer)?.map_err(TrialError::from)
             });
+            let player = has_events.then(|| Player::new(order, topology, &subject, &over));
+            let playing = player.map(|player| scope.spawn(|| player.play()));
             while !generating.is_finished() {
                 (self.on_progress)(progress.load(Ordering::Relaxed));
-                died = died.take().or_else(|| subject.died(self.when));
+                died = died.take().or_else(|| lock(&subject).died(self.when));
                 let over = Instant::now() >= deadline || watch.interrupted.load(Ordering::Relaxed);
                 if died.is_some() || over {
                     stop.store(true, Ordering::Relaxed);
                 }
                 thread::sleep(RUN_LOOK);
             }
-            generating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            over.store(true, Ordering::Relaxed);
+            let log = playing.map_or_else(Log::default, |playing| joined(playing.join()));
+            joined(generating.join()).map(|generated| (generated, log))
         })?;
         watch.check()?;
-        match died.or_else(|| subject.died(self.when)) {
+        match died.or_else(|| lock(&subject).died(self.when)) {
             Some(died) => Err(Halt::Subject(died)),
-            None => Ok(generated),
+            None => Ok((generated, log)),
         }
     }
+}
+
+/// What a thread returned, or its panic.
+fn joined<T>(result: thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// How long the generator may take for what should take `duration`: who needs longer did not offer the rate.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a helper of tests fails as they do")]
 
+mod flap;
 mod leftovers;
 mod support;
 mod wire;

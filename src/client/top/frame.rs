@@ -15,6 +15,9 @@ pub(super) const COLUMNS: [&str; 7] =
 /// Which of them are numbers.
 pub(super) const NUMBERS: [usize; 5] = [1, 2, 3, 4, 5];
 
+/// Between what stands in one line.
+pub(super) const BETWEEN: &str = "   ";
+
 /// What one frame shows.
 pub(super) struct Frame {
     /// Lines about the whole relay.
@@ -93,20 +96,17 @@ fn traffic(sample: &Sample, earlier: Option<&Sample>, rows: &[Row]) -> String {
     let sum = |rate: fn(&Row) -> f64| short(rows.iter().map(rate).sum());
     let lost = stats.kernel_dropped();
     let new = earlier.map_or(0, |earlier| lost.saturating_sub(earlier.stats.stats.kernel_dropped()));
-    let mut line = format!(
-        "in {} pkt/s, {} bit/s   out {} pkt/s   dropped by kernel {lost}",
-        sum(|row| row.in_pps),
-        sum(|row| row.in_bps),
-        sum(|row| row.out_pps)
-    );
-    if new > 0 {
-        line.push_str(&format!(" (+{new})"));
-    }
+    let new = if new > 0 { format!(" (+{new})") } else { String::new() };
+    let mut parts = vec![
+        format!("in {} pkt/s, {} bit/s", sum(|row| row.in_pps), sum(|row| row.in_bps)),
+        format!("out {} pkt/s", sum(|row| row.out_pps)),
+        format!("dropped by kernel {lost}{new}"),
+    ];
     let before_rules = names(&stats.dropped);
     if !before_rules.is_empty() {
-        line.push_str(&format!("   without a rule: {before_rules}"));
+        parts.push(format!("dropped before a rule: {before_rules}"));
     }
-    line
+    parts.join(BETWEEN)
 }
 
 fn workers(sample: &Sample, earlier: Option<&Sample>) -> String {
@@ -126,5 +126,5 @@ fn workers(sample: &Sample, earlier: Option<&Sample>) -> String {
         }
     };
     let workers: Vec<_> = sample.workers.iter().map(worker).collect();
-    format!("workers, CPU: {}", workers.join("   "))
+    format!("workers, CPU: {}", workers.join(BETWEEN))
 }

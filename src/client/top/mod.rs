@@ -109,8 +109,7 @@ fn page(frame: &Frame) -> String {
     for row in &frame.rows {
         rows.add_row(row.cells());
     }
-    let header: String = frame.header.iter().map(|line| format!("{line}\n")).collect();
-    format!("{header}\n{}", text(&rows))
+    format!("{}\n\n{}", frame.header.join("\n"), text(&rows))
 }
 
 /// Until the user has seen enough.

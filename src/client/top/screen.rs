@@ -8,11 +8,14 @@ use ratatui::text::{Line, Text};
 use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Table};
 use ratatui::{DefaultTerminal, Frame as Canvas};
 
-use super::frame::{COLUMNS, NUMBERS, Row};
+use super::frame::{BETWEEN, COLUMNS, NUMBERS, Row};
 use super::view::View;
 
 const KEYS: &str =
     "q quit   sort: c configured, n name, i in, o out, l loss, d dropped, r reverse   / filter";
+
+/// Width of all columns but the first, as long as there is room.
+const OTHER_COLUMNS: u16 = 76;
 
 /// The terminal in the state that drawing takes; as it was when this drops.
 pub(super) struct Screen(DefaultTerminal);
@@ -55,7 +58,8 @@ fn rules(canvas: &mut Canvas<'_>, view: &mut View, area: Rect) {
     let all = view.rows();
     let offset = view.offset.min(all.len().saturating_sub(view.page));
     let shown = all.iter().skip(offset).take(view.page);
-    let widest = shown.clone().map(|row| row.rule.chars().count()).max().unwrap_or(0).clamp(12, 48) as u16;
+    let widest = shown.clone().map(|row| row.rule.chars().count()).max().unwrap_or(0);
+    let widest = widest.min(usize::from(area.width.saturating_sub(OTHER_COLUMNS))).max(12) as u16;
     let columns = COLUMNS.iter().enumerate().map(|(i, column)| {
         let emphasis = if view.sort.column() == Some(i) { Modifier::UNDERLINED } else { Modifier::empty() };
         cell((*column).to_owned(), i).style(Style::new().add_modifier(emphasis))
@@ -100,13 +104,13 @@ fn footer(view: &View) -> Paragraph<'static> {
         return Paragraph::new(format!("show rules with: {}▏  Enter keeps it, Esc ends it", view.filter));
     }
     let rows = view.rows().len();
-    let last = (view.offset + view.page).min(rows);
-    let place =
-        if rows > view.page { format!("   {}-{last} of {rows}", view.offset + 1) } else { String::new() };
-    let filter = if view.filter.is_empty() {
-        String::new()
-    } else {
-        format!("   with {:?}, Esc shows all", view.filter)
-    };
-    Paragraph::new(format!("{KEYS}{filter}{place}")).style(Style::new().add_modifier(Modifier::DIM))
+    let mut parts = Vec::new();
+    if rows > view.page {
+        parts.push(format!("{}-{} of {rows}", view.offset + 1, (view.offset + view.page).min(rows)));
+    }
+    if !view.filter.is_empty() {
+        parts.push(format!("with {:?}, Esc shows all", view.filter));
+    }
+    parts.push(KEYS.to_owned());
+    Paragraph::new(parts.join(BETWEEN)).style(Style::new().add_modifier(Modifier::DIM))
 }

@@ -79,7 +79,7 @@ fn a_page_has_rates_losses_and_causes() {
     assert_eq!(lines[0], "multicast_relay   up 1min 3s   received by mmap-v3   2 rules");
     assert_eq!(
         lines[1],
-        "in 3.00k pkt/s, 2.40M bit/s   out 2.80k pkt/s   dropped by kernel 15 (+10)   without a rule: no_rule 3"
+        "in 3.00k pkt/s, 2.40M bit/s   out 2.80k pkt/s   dropped by kernel 15 (+10)   dropped before a rule: no_rule 3"
     );
     assert_eq!(lines[2], "workers, CPU: 0 40%   1 failed");
     assert_eq!(words(lines[5]), ["rule-0", "1.00k", "800k", "1.00k", "0", "0"]);

@@ -51,12 +51,11 @@ impl Connection {
             let received = timeout(self.limits.send, receive(&self.stream, &mut self.lines)).await;
             let (outcome, last) = match received {
                 Ok(Ok(Received::Request(line))) => (self.answer(line).await, false),
-                Ok(Ok(Received::End)) if self.lines.is_empty() => return,
+                // To one that has asked nothing an answer would be one to what it asks next.
+                Ok(Ok(Received::End)) | Err(_) if self.lines.is_empty() => return,
                 Ok(Ok(Received::End)) => (Err(unended()), true),
                 Ok(Err(Broken::Connection)) => return,
                 Ok(Err(Broken::TooLong(error))) => (Err(too_large(error)), true),
-                // To one that has asked nothing an answer would be one to what it asks next.
-                Err(_) if self.lines.is_empty() => return,
                 Err(_) => (Err(self.late()), true),
             };
             let response = self.encode(outcome).await;

@@ -147,7 +147,7 @@ fn prepare_folder(path: &Path) -> Result<(), ControlError> {
 }
 
 /// Why somebody who is not to control the relay could put a socket of theirs in place of ours.
-pub(super) fn folder_fault(folder: Owner, mode: u32, own: Owner) -> Option<String> {
+fn folder_fault(folder: Owner, mode: u32, own: Owner) -> Option<String> {
     if ![0, own.user].contains(&folder.user) {
         return Some(format!("belongs to user {}: take one of root or of user {}", folder.user, own.user));
     }
@@ -219,3 +219,6 @@ fn remove(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,5 @@
-use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread::{self, JoinHandle};
@@ -10,11 +8,12 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-use super::socket::{Owner, folder_fault};
+use super::socket::Owner;
 use super::*;
 use crate::control::hostile::{Hostile, messages, seed};
 use crate::control::{
-    Answer, LineBuffer, MAX_ANSWER, Selector, decode_request, decode_response, encode_request, read_line,
+    Answer, LineBuffer, MAX_ANSWER, RuleSpec, Selector, decode_request, decode_response, encode_request,
+    read_line,
 };
 
 /// Long enough for a machine that is busy with other things, short enough to notice that nothing comes.
@@ -105,7 +104,7 @@ fn answer(call: Call) {
 fn outcome(command: Command) -> Outcome {
     match command {
         Command::Ping => Ok(Answer::Pong { pid: std::process::id(), version: "0".to_owned(), uptime_ms: 0 }),
-        Command::Add { rules } => Ok(Answer::Added { names: rules.iter().map(|rule| rule.name()).collect() }),
+        Command::Add { rules } => Ok(Answer::Added { names: rules.iter().map(RuleSpec::name).collect() }),
         Command::Remove { rules } => {
             let names: Vec<_> = rules.iter().map(Selector::to_string).collect();
             Err(Refusal::new(RefusalKind::UnknownRule, names.join(", ")))
@@ -266,7 +265,7 @@ fn a_supervisor_that_does_not_answer_is_told_of() {
     // It keeps the call, and with it what it would answer through.
     let relay =
         Relay::start_with(Limits { answer: Duration::from_millis(300), ..Limits::default() }, |call| {
-            std::mem::forget(call.reply)
+            std::mem::forget(call.reply);
         });
     let mut client = relay.connect();
     client.send(&encode_request(&Command::Ping));
@@ -314,108 +313,6 @@ fn root_the_own_user_and_members_of_the_group_may_ask() {
     }
 }
 
-#[test]
-fn folders_that_somebody_else_can_change_are_refused() {
-    let own = Owner { user: 990, group: 980 };
-    for (user, group, mode, part) in [
-        (990, 980, 0o750, None),
-        (0, 0, 0o755, None),
-        (990, 980, 0o770, None),
-        (990, 0, 0o775, None),
-        (1_000, 980, 0o750, Some("belongs to user 1000: take one of root or of user 990")),
-        (0, 0, 0o1777, Some("by everybody")),
-        (990, 1_000, 0o770, Some("by group 1000")),
-    ] {
-        let fault = folder_fault(Owner { user, group }, mode, own);
-        let expected = fault
-            .as_deref()
-            .zip(part)
-            .map_or(fault.is_none() && part.is_none(), |(fault, part)| fault.contains(part));
-        assert!(expected, "{fault:?} is not about {part:?}");
-    }
-}
-
-fn bind(path: &Path) -> Result<ControlServer, String> {
-    ControlServer::bind(path).map_err(|error| error.to_string())
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-#[test]
-fn a_socket_is_made_with_its_folder_and_removed_at_the_end() {
-    let runtime = runtime();
-    let _context = runtime.enter();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("run/control.sock");
-    let server = bind(&path).unwrap();
-    assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o750, 0o660));
-    let error = bind(&path).unwrap_err();
-    assert!(error.contains(&format!("process {} listens there already", std::process::id())), "{error}");
-    assert!(path.exists(), "who comes too late takes nothing away");
-    drop(server);
-    assert!(!path.exists());
-    drop(bind(&path).unwrap());
-    assert!(
-        bind(&folder.path().join("no/such/control.sock"))
-            .unwrap_err()
-            .contains("make the folder above it first")
-    );
-    assert!(bind(&folder.path().join("x".repeat(200))).unwrap_err().contains("SUN_LEN"));
-}
-
-#[test]
-fn what_is_there_is_replaced_only_if_it_is_a_dead_socket() {
-    let runtime = runtime();
-    let _context = runtime.enter();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("control.sock");
-    let foreign = UnixListener::bind(&path).unwrap();
-    let error = bind(&path).unwrap_err();
-    assert!(error.contains(&format!("process {} listens there already", std::process::id())), "{error}");
-    drop(foreign);
-    let server = bind(&path).unwrap();
-    // Somebody else has put a file in its place: it is not ours to remove.
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, "text").unwrap();
-    drop(server);
-    assert_eq!(fs::read_to_string(&path).unwrap(), "text");
-    assert!(bind(&path).unwrap_err().contains("is no socket"));
-    fs::remove_file(&path).unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let error = bind(&path).unwrap_err();
-    assert!(error.contains("can be written to by everybody"), "{error}");
-}
-
-#[test]
-fn of_many_supervisors_one_gets_the_socket() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("run/control.sock");
-    for _ in 0..20 {
-        let (begin, end) = (Barrier::new(8), Barrier::new(8));
-        let contend = || {
-            let runtime = runtime();
-            let _context = runtime.enter();
-            begin.wait();
-            let server = bind(&path);
-            end.wait();
-            match server {
-                Ok(_) => true,
-                Err(error) => {
-                    assert!(error.contains("listens there already"), "{error}");
-                    false
-                }
-            }
-        };
-        let won = thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(contend)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|won| *won).count()
-        });
-        assert_eq!(won, 1);
-    }
-}
-
 /// Sends `count` hostile messages, many at once, and compares every response with what it must be.
 fn attack(relay: &Relay, seed: u64, count: usize, limit: usize) -> [usize; 3] {
     let mut hostile = Hostile::new(seed);
@@ -423,9 +320,9 @@ fn attack(relay: &Relay, seed: u64, count: usize, limit: usize) -> [usize; 3] {
     while sent < count {
         let mut client = relay.connect();
         // The answers to one volley fit into the socket's buffers, so that neither side waits for the other.
-        for _ in 0..1 + hostile.below(20) {
+        for _ in 0..=hostile.below(20) {
             let mut volley = Vec::new();
-            for _ in 0..1 + hostile.below(24) {
+            for _ in 0..=hostile.below(24) {
                 volley.extend(hostile.message(limit));
                 volley.push(b'\n');
                 sent += 1;

@@ -65,6 +65,11 @@ impl Snapshot {
         to.plain_counter("received_datagrams", help, stats.received)?;
         to.plain_counter("matched_datagrams", "Datagrams that a rule took", stats.matched)?;
         to.plain_counter("relayed_datagrams", "Copies that left, over all outputs", stats.relayed)?;
+        // Without these the sums over the rules would not come to the totals.
+        let help = "Datagrams that rules took which have been removed since";
+        to.plain_counter("removed_matched_datagrams", help, stats.removed.matched)?;
+        let help = "Copies that left through outputs that have been removed since";
+        to.plain_counter("removed_relayed_datagrams", help, stats.removed.relayed)?;
         let help = "Datagrams that a worker has not finished with";
         to.plain_gauge("under_way_datagrams", help, stats.under_way() as f64)?;
         // Zeros too, as what appears with its first count is no increase to Prometheus.
@@ -75,7 +80,7 @@ impl Snapshot {
 
     fn encode_inputs(&self, to: &mut Metrics<'_>) -> fmt::Result {
         type Count = fn(&InputStats) -> u64;
-        let counters: [(&str, &str, Count); 9] = [
+        let counters: [(&str, &str, Count); 11] = [
             ("input_foreign_datagrams", "UDP that no rule takes and that was not captured", |i| i.foreign),
             ("input_consumed_frames", "Frames that ended at the interface after capture", |i| i.consumed),
             ("input_captured_frames", "Frames that passed the filter, dropped ones included", |i| i.captured),
@@ -84,6 +89,8 @@ impl Snapshot {
             ("input_received_datagrams", "Datagrams in the frames taken from the sockets", |i| i.received),
             ("input_ring_freezes", "Times that a version 3 ring had no block left", |i| i.freezes),
             ("input_loss_marks", "Loans of a ring marked as following a loss", |i| i.follows_loss),
+            ("input_abandoned_frames", "Frames that went with a worker or interface", |i| i.abandoned),
+            ("input_taken_again_frames", "Frames taken a second time after a worker died", |i| i.taken_again),
             ("input_down_events", "Times that the interface went down", |i| i.went_down),
         ];
         for (name, help, count) in counters {

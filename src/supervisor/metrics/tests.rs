@@ -10,7 +10,9 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::control::{OutputStatus, RuleStatus, State, WorkerState, WorkerStatus};
 use crate::rules::Rule;
-use crate::stats::{Cause, InputStats, Named, OutputStats, RuleStats, SendFailure, Stats, WorkerStats};
+use crate::stats::{
+    Cause, InputStats, Named, OutputStats, RemovedStats, RuleStats, SendFailure, Stats, WorkerStats,
+};
 
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +41,8 @@ fn snapshot() -> Snapshot {
         went_down: 6,
         freezes: 7,
         follows_loss: 8,
+        abandoned: 9,
+        taken_again: 10,
     };
     let causes =
         Cause::ALL.iter().enumerate().skip(1).map(|(i, cause)| (cause.name().to_owned(), 200 + i as u64));
@@ -49,6 +53,7 @@ fn snapshot() -> Snapshot {
         matched: 12,
         relayed: 13,
         dropped: causes.collect(),
+        removed: RemovedStats { matched: 16, relayed: 17, dropped: BTreeMap::new() },
         inputs: vec![input],
         rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
     };
@@ -107,8 +112,10 @@ fn every_count_is_told() {
         "received_datagrams_total 9000".to_owned(),
         "matched_datagrams_total 12".to_owned(),
         "relayed_datagrams_total 13".to_owned(),
+        "removed_matched_datagrams_total 16".to_owned(),
+        "removed_relayed_datagrams_total 17".to_owned(),
         "dropped_frames_total{cause=\"no_rule\"} 0".to_owned(),
-        "dropped_frames_total{cause=\"malformed\"} 209".to_owned(),
+        format!("dropped_frames_total{{cause=\"malformed\"}} {}", 200 + Cause::Malformed.index()),
         "input_foreign_datagrams_total{interface=\"eth0\"} 1".to_owned(),
         "input_consumed_frames_total{interface=\"eth0\"} 2".to_owned(),
         "input_captured_frames_total{interface=\"eth0\"} 60".to_owned(),
@@ -118,15 +125,23 @@ fn every_count_is_told() {
         "input_down_events_total{interface=\"eth0\"} 6".to_owned(),
         "input_ring_freezes_total{interface=\"eth0\"} 7".to_owned(),
         "input_loss_marks_total{interface=\"eth0\"} 8".to_owned(),
-        "input_queued_frames{interface=\"eth0\"} 53.0".to_owned(),
+        "input_abandoned_frames_total{interface=\"eth0\"} 9".to_owned(),
+        "input_taken_again_frames_total{interface=\"eth0\"} 10".to_owned(),
+        "input_queued_frames{interface=\"eth0\"} 44.0".to_owned(),
         format!("rule_received_datagrams_total{{{rule}}} 14"),
         format!("rule_received_bytes_total{{{rule}}} 15"),
         format!("rule_relaying{{{rule}}} 0.0"),
         format!("output_relayed_datagrams_total{{{output}}} 21"),
         format!("output_relayed_bytes_total{{{output}}} 22"),
-        format!("output_dropped_datagrams_total{{{output}}} 828"),
+        format!(
+            "output_dropped_datagrams_total{{{output}}} {}",
+            (100..).take(SendFailure::ALL.len()).sum::<u64>()
+        ),
         format!("output_dropped_datagrams_by_reason_total{{{output},reason=\"buffer_full\"}} 100"),
-        format!("output_dropped_datagrams_by_reason_total{{{output},reason=\"other\"}} 107"),
+        format!(
+            "output_dropped_datagrams_by_reason_total{{{output},reason=\"other\"}} {}",
+            100 + SendFailure::Other.index()
+        ),
         "worker_up{worker=\"0\"} 1.0".to_owned(),
         "worker_up{worker=\"1\"} 0.0".to_owned(),
         "worker_restarts_total{worker=\"0\"} 41".to_owned(),

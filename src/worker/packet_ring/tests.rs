@@ -7,7 +7,6 @@ use std::os::unix::net::UnixDatagram;
 use libc::{TP_STATUS_COPY, TP_STATUS_KERNEL, TP_STATUS_LOSING, TP_STATUS_USER};
 
 use super::frames::{BLOCK_FRAMES, BLOCK_SEQUENCE, BLOCK_STATUS, SLOT_STATUS};
-use super::slots::SLOTS_LENT;
 use super::*;
 use crate::sys::packet_socket::VNET_HEADER_LEN;
 use made_blocks::Captured;

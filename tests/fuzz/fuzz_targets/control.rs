@@ -7,9 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use multicast_relay::control::{
-    Command, decode_request, decode_response, encode_request, encode_response,
-};
+use multicast_relay::control::{Command, decode_request, decode_response, encode_request, encode_response};
 use multicast_relay::rules::Rule;
 
 fuzz_target!(|bytes: &[u8]| {

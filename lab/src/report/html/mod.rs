@@ -11,6 +11,7 @@ mod calibration;
 mod cpu;
 mod delays;
 mod drawing;
+mod events;
 mod intervals;
 mod latency;
 mod loss;
@@ -110,6 +111,10 @@ fn page(record: &Record) -> askama::Result<String> {
     };
     let is_about_delays = record.trials.iter().any(|trial| trial.delays.is_some());
     let mut sections = if is_about_delays { about_delays().into() } else { Vec::from(about_traffic()) };
+    let has_events = record.trials.iter().any(|trial| trial.events.is_some() || trial.disturbance.is_some());
+    if has_events {
+        sections.insert(1, events::section(record, &groups));
+    }
     sections.extend([settings::section(record), trials::section(record, &groups)]);
     if !record.searches.is_empty() {
         sections.insert(0, searches::section(record));

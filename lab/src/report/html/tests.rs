@@ -3,7 +3,8 @@
 use super::*;
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
-use crate::results::fixtures::{CONDITION, results, trial};
+use crate::disturbance::Disturbance;
+use crate::results::fixtures::{self, CONDITION, results, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind, RunVerdict, Trial};
 use crate::scenario::{Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
@@ -43,6 +44,28 @@ fn what_names_say_is_text_and_never_markup() {
     let page = page_of(&results);
     assert!(!page.contains("<script") && !page.contains("alert('x')"), "{page}");
     assert!(page.contains("&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#34;&#38;"));
+}
+
+#[test]
+fn events_are_told_one_by_one_with_what_came_of_them() {
+    let mut run = results(Verdict::Fail, vec![trial("a", 1, 1.0), trial("b", 1, 1.0)]);
+    assert!(!page_of(&run).contains("Events and interruptions"));
+    let measured = run.trials[1].measured.as_mut().unwrap();
+    measured.events = Some(fixtures::events(60));
+    let disturbance = Disturbance {
+        silence_ns: 12_340_000,
+        delay_ns: 55_600_000,
+        recoveries_ns: vec![1, 98_760_000],
+        link_down: 4_321,
+    };
+    measured.disturbance = Some(disturbance);
+    let page = page_of(&run);
+    for text in ["Events and interruptions", ">12.3<", ">55.6<", ">98.8<", ">4,321<", ">60<"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(page.contains("Trial 2, b, the first 50 of 60 events"));
+    assert_eq!(page.matches(">kill worker (KILL)<").count(), 50);
+    assert!(page.contains("it stayed &#60;dead&#62;"));
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Sum {
             let strangers = step.other_frames.saturating_add(step.added_by_subject);
             let own = step.count.saturating_sub(strangers) as f64;
             let copies = step.copies.max(1) as f64;
-            let joining = step.foreign as f64;
+            let joining = step.foreign.saturating_add(step.taken_again) as f64;
             (due, left) = if i == 0 { (own, own) } else { (due * copies + joining, left * copies + joining) };
             for drop in &step.drops {
                 let rest = left - drop.count as f64;
@@ -133,6 +133,7 @@ fn share(part: f64, whole: f64) -> f64 {
 fn add_step(sum: &mut Step, step: &Step) {
     sum.count = sum.count.saturating_add(step.count);
     sum.foreign = sum.foreign.saturating_add(step.foreign);
+    sum.taken_again = sum.taken_again.saturating_add(step.taken_again);
     sum.other_frames = sum.other_frames.saturating_add(step.other_frames);
     sum.added_by_subject = sum.added_by_subject.saturating_add(step.added_by_subject);
     sum.unexplained = sum.unexplained.saturating_add(step.unexplained);
@@ -154,6 +155,9 @@ fn draw_step(drawing: &mut Drawing, step: &Step, right: f64, top: f64) {
     }
     if step.foreign > 0 {
         words.push(format!("with {} foreign", grouped(step.foreign)));
+    }
+    if step.taken_again > 0 {
+        words.push(format!("with {} taken again", grouped(step.taken_again)));
     }
     if step.other_frames > 0 {
         words.push(format!("with {} other frames", grouped(step.other_frames)));
@@ -211,6 +215,7 @@ mod tests {
             copies: 1,
             drops: drops.iter().map(drop).collect(),
             foreign: 0,
+            taken_again: 0,
             other_frames: 0,
             added_by_subject: 0,
             unexplained: 0,

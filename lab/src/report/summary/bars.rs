@@ -1,12 +1,16 @@
 //! Whatever had a verdict in a run, each in a row: what was demanded and what was measured.
 
+use std::time::Duration;
+
 use super::super::found::{Found, FoundRatio};
 use super::super::groups::{Group, Groups, Sides, about_repeated};
 use super::super::numbers::{bounds, factor, grouped, mebibytes, or_nothing};
 use super::super::record::{Comparison, Record, Trial};
 use super::super::units::{Unit, many};
+use crate::disturbance::{Disturbance, EventLimits};
 use crate::memory::{Memory, MemoryLimits};
 use crate::results::RunVerdict;
+use crate::trial::Events;
 use crate::verdict::{Counts, Verdict, of_run};
 
 /// A row.
@@ -48,10 +52,12 @@ fn of_trials(group: &Group<'_>, groups: &Groups<'_>) -> Option<Bar> {
     let repeated = about_repeated(group.trials.iter().copied(), &group.last);
     let limits = expected.memory_bytes;
     let what = if limits.is_none() { "counts" } else { "counts and memory" };
+    let around_events = expected.around_events;
     Some(Bar {
         about: format!("{what}, {}, {}", group.subject, groups.name(group.condition)),
-        demanded: format!("{}{}", demanded(expected.counts()), demanded_of_memory(&limits)),
-        measured: format!("{}{}", counted(group), memory(group, &limits)),
+        demanded: [demanded(expected.counts()), demanded_around(&around_events), demanded_of_memory(&limits)]
+            .concat(),
+        measured: [counted(group), around(group, &around_events), memory(group, &limits)].concat(),
         verdict: of_run(group.last.iter().map(|trial| trial.verdict)).into(),
         // First, because only the first few are told.
         reasons: repeated.into_iter().chain(reasons).collect(),
@@ -88,14 +94,45 @@ fn memory(group: &Group<'_>, limits: &MemoryLimits) -> String {
     let most = of(limits.most, |memory| memory.most).map(|most| format!("; {} MiB at most", mebibytes(most)));
     let growth = of(limits.growth, Memory::growth);
     let growth = growth.map(|growth| format!("; grown by {} KiB at most", grouped(growth >> 10)));
-    most.into_iter().chain(growth).collect()
+    let descriptors = of(limits.descriptors, Memory::descriptor_growth);
+    let descriptors = descriptors.map(|growth| format!("; {} descriptors more at most", grouped(growth)));
+    most.into_iter().chain(growth).chain(descriptors).collect()
+}
+
+/// The longest times of any block that are limited, and how many events there were.
+fn around(group: &Group<'_>, limits: &EventLimits) -> String {
+    let longest = |limit: Option<Duration>, part: fn(&Disturbance) -> u64| {
+        let seen = group.conclusive().filter_map(|trial| trial.disturbance.as_ref()).map(part).max();
+        limit.and(seen).map(|ns| format!("{:.1} ms", ns as f64 / 1e6))
+    };
+    let events = group.conclusive().filter_map(|trial| trial.events.as_ref()).map(Events::count).sum::<u64>();
+    let events = (events > 0).then(|| format!("; {}", many(events as usize, "event")));
+    let interruption = longest(limits.interruption, Disturbance::interruption_ns);
+    let interruption = interruption.map(|longest| format!("; interrupted for {longest} at most"));
+    let recovery =
+        longest(limits.recovery, |seen| seen.recoveries_ns.iter().copied().max().unwrap_or_default());
+    let recovery = recovery.map(|longest| format!("; recovered in {longest} at most"));
+    events.into_iter().chain(interruption).chain(recovery).collect()
+}
+
+fn demanded_around(limits: &EventLimits) -> String {
+    let EventLimits { loss_per_event, duplicates_per_event, interruption, recovery } = *limits;
+    let each = |count: u64, what| {
+        (count > 0).then(|| format!("; at most {} {what} more for each outage", grouped(count)))
+    };
+    let interruption = interruption.map(|limit| format!("; interrupted for at most {limit:?}"));
+    let recovery = recovery.map(|limit| format!("; recovered within {limit:?}"));
+    let counts = each(loss_per_event, "lost").into_iter().chain(each(duplicates_per_event, "duplicated"));
+    counts.chain(interruption).chain(recovery).collect()
 }
 
 fn demanded_of_memory(limits: &MemoryLimits) -> String {
     let most = limits.most.map(|most| format!("; at most {} MiB of memory", mebibytes(most)));
     let growth =
         limits.growth.map(|growth| format!("; memory grown by at most {} KiB", grouped(growth >> 10)));
-    most.into_iter().chain(growth).collect()
+    let descriptors =
+        limits.descriptors.map(|growth| format!("; at most {} descriptors more", grouped(growth)));
+    most.into_iter().chain(growth).chain(descriptors).collect()
 }
 
 /// `5 pairs`, or `3 of 5 pairs`.

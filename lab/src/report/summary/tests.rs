@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::comparison::Comparison;
+use crate::disturbance::{Disturbance, EventLimits};
 use crate::memory::MemoryLimits;
-use crate::results::fixtures::{CONDITION, results, sink, trial};
+use crate::results::fixtures::{self, CONDITION, results, sink, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind, Trial};
 use crate::scenario::{Cast, Condition, Metric};
 use crate::search::{Found, FoundRatio, Limit};
@@ -123,11 +124,40 @@ fn every_verdict_has_its_row() {
 }
 
 #[test]
+fn what_was_expected_around_events_is_told_with_the_counts() {
+    let trials = [1, 2].map(|block| {
+        let mut trial = trial("a", block, 1.0);
+        let limits = EventLimits {
+            loss_per_event: 512,
+            duplicates_per_event: 0,
+            interruption: Some(std::time::Duration::from_millis(100)),
+            recovery: Some(std::time::Duration::from_secs(1)),
+        };
+        trial.expected.iter_mut().for_each(|expected| expected.around_events = limits);
+        let measured = trial.measured.as_mut().unwrap();
+        measured.counts.lost = 10;
+        measured.events = Some(fixtures::events(3));
+        let silence_ns = block as u64 * 20_000_000;
+        let recoveries_ns = vec![5_000_000, 7_000_000];
+        measured.disturbance = Some(Disturbance { silence_ns, recoveries_ns, ..Disturbance::default() });
+        trial
+    });
+    let lines = lines(&[named("crash", results(Verdict::Pass, trials.into()))]);
+    assert_has(
+        &lines,
+        "| crash | counts, a, 1,000 packets/s | none lost, duplicated, reordered or corrupted; at most 512 lost more for \
+         each outage; interrupted for at most 100ms; recovered within 1s | 20 of 2,020 lost in 2 blocks; 6 events; \
+         interrupted for 40.0 ms at most; recovered in 7.0 ms at most | pass | lab run crash.toml |",
+    );
+}
+
+#[test]
 fn what_was_expected_of_memory_is_told_with_the_counts() {
     let with = |most_mib: u64, verdict, reasons: &[&str]| {
         let trials = [1, 2].map(|block| {
             let mut trial = trial("a", block, 1.0);
-            let limits = MemoryLimits { most: Some(most_mib << 20), growth: Some(256 << 10) };
+            let limits =
+                MemoryLimits { most: Some(most_mib << 20), growth: Some(256 << 10), descriptors: None };
             trial.expected.iter_mut().for_each(|expected| expected.memory_bytes = limits);
             let memory = trial.measured.as_mut().and_then(|measured| measured.memory_bytes.as_mut()).unwrap();
             memory.end += (block as u64) << 14;

@@ -122,7 +122,7 @@ impl XdpReader {
         if tai::offset_ns().ok() != Some(tai_offset_ns) {
             recorder.error_named("a new offset of CLOCK_TAI".to_owned(), 1);
         }
-        recorder.finish(EVENTS_BYTES)
+        recorder.finish(EVENTS_BYTES, shared)
     }
 }
 
@@ -175,6 +175,8 @@ fn add(recorder: &mut Recorder, counters: &Counters, maps: &Maps, shared: &Share
     let counts = counters.read()?;
     recorder.tally.add(&maps.ahead(&counts)?);
     maps.record_latencies(&mut recorder.latency)?;
+    // Of all of them, those that were judged in user space included.
+    recorder.arrivals = maps.arrivals(&counts)?;
     recorder.before_their_time += counts.before_their_time;
     recorder.warm_up_seen(false, counts.warm_up_last_ns);
     if let Some(baseline) = shared.measuring.get() {

@@ -12,6 +12,7 @@ use super::checks::{self, Checks};
 use super::latency;
 use crate::bpf;
 use crate::datagram::{ACTUAL, INTENDED};
+use crate::disturbance::{Arrivals, Span, least_silence_ns};
 use crate::plan::{Flow, LatencyFrom, Plan};
 use crate::tally::Ahead;
 use crate::topology::{Checksum, Link};
@@ -25,7 +26,7 @@ const WORDS_PER_CHUNK: usize = 512;
 /// Bytes of the ring of events (`max_entries` of the program's map).
 pub(super) const EVENTS_BYTES: usize = 32 << 20;
 /// `enum counter` of the program.
-const COUNTERS: usize = 7;
+const COUNTERS: usize = 12;
 
 /// Whatever the loader or a map says.
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
@@ -46,6 +47,13 @@ pub(super) struct Counts {
     pub(super) other_queue: u64,
     /// When the last whole datagram of the warm-up came, ns of `CLOCK_REALTIME`; 0 before that.
     pub(super) warm_up_last_ns: u64,
+    /// When the first and the last whole measured datagram came, likewise.
+    first_ns: u64,
+    last_ns: u64,
+    /// The longest time between two of them.
+    longest: Span,
+    /// How many such times were kept.
+    silences: u64,
 }
 
 /// The counters of a running program.
@@ -53,8 +61,20 @@ pub(super) struct Counters(Array<MapData, [u64; COUNTERS]>);
 
 impl Counters {
     pub(super) fn read(&self) -> Result<Counts, MapError> {
-        let [counted, warm_up, other_frames, before_their_time, events_lost, other_queue, warm_up_last_ns] =
-            self.0.get(&0, 0)?;
+        let [
+            counted,
+            warm_up,
+            other_frames,
+            before_their_time,
+            events_lost,
+            other_queue,
+            warm_up_last_ns,
+            first_ns,
+            last_ns,
+            from_ns,
+            to_ns,
+            silences,
+        ] = self.0.get(&0, 0)?;
         Ok(Counts {
             counted,
             warm_up,
@@ -63,6 +83,10 @@ impl Counters {
             events_lost,
             other_queue,
             warm_up_last_ns,
+            first_ns,
+            last_ns,
+            longest: Span { from_ns, to_ns },
+            silences,
         })
     }
 }
@@ -72,6 +96,7 @@ pub(super) struct Maps {
     progresses: Array<MapData, [u64; 3]>,
     seen: Array<MapData, [u64; WORDS_PER_CHUNK]>,
     latencies: Array<MapData, u64>,
+    silences: Array<MapData, [u64; 2]>,
 }
 
 impl Maps {
@@ -83,6 +108,17 @@ impl Maps {
             seen.extend(chunk?);
         }
         Ok(Ahead { warm_up: counts.warm_up, received: received.collect::<Result<_, _>>()?, seen })
+    }
+
+    /// When whole measured datagrams came.
+    pub(super) fn arrivals(&self, counts: &Counts) -> Result<Arrivals, MapError> {
+        let mut silences = Vec::new();
+        for number in 0..u32::try_from(counts.silences).unwrap_or(u32::MAX).min(self.silences.len()) {
+            let [from_ns, to_ns] = self.silences.get(&number, 0)?;
+            silences.push(Span { from_ns, to_ns });
+        }
+        let Counts { first_ns, last_ns, longest, .. } = *counts;
+        Ok(Arrivals { first_ns, last_ns, longest, silences })
     }
 
     /// Adds the latencies to `histogram`.
@@ -137,6 +173,8 @@ impl Program {
         }
         loader.override_global("mac", &mac, true);
         loader.override_global("tai_offset_ns", &tai_offset_ns, true);
+        let least_silence_ns = least_silence_ns(plan);
+        loader.override_global("least_silence_ns", &least_silence_ns, true);
         loader.map_max_entries("flows", plan.flows.len() as u32);
         loader.map_max_entries("progresses", plan.flows.len() as u32);
         loader.map_max_entries("seen", u32::try_from(chunks)?);
@@ -152,6 +190,7 @@ impl Program {
             progresses: array(&mut ebpf, "progresses")?,
             seen: array(&mut ebpf, "seen")?,
             latencies: array(&mut ebpf, "latencies")?,
+            silences: array(&mut ebpf, "silences")?,
         };
         let counters = Counters(array(&mut ebpf, "counters")?);
         let events = RingBuf::try_from(map(&mut ebpf, "events")?)?;
