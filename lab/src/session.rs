@@ -10,6 +10,7 @@ use crate::report::Progress;
 use crate::results::{Folder, Trial};
 use crate::run::RunError;
 use crate::scenario::{Condition, Scenario, Subject, SubjectKind};
+use crate::sys::core_dump;
 use crate::trial::placement::Placement;
 use crate::trial::{self, Order, Watch};
 use crate::verdict::Verdict;
@@ -57,6 +58,10 @@ impl<'a> Session<'a> {
             operation: "find the processors of this machine",
             source,
         })?;
+        if !scenario.events.is_empty() {
+            let operation = "forbid core files";
+            core_dump::forbid().map_err(|source| RunError::System { operation, source })?;
+        }
         let run = RunName::claim()?;
         // Last, because it takes away what an earlier run has left there.
         let folder = match &args.out {

@@ -191,24 +191,14 @@ pub fn judge(evidence: &Evidence<'_>) -> (Verdict, Vec<String>) {
     let missed = |expected| missed(&evidence.counts, &expected, &evidence.events.more(), evidence.ledger);
     let mut reasons = evidence.expected.map(missed).unwrap_or_default();
     reasons.extend(evidence.memory.iter().flat_map(|memory| evidence.memory_limits.missed(memory)));
-    let late = evidence.events.missed();
+    let counts_hold = reasons.is_empty();
+    reasons.extend(evidence.events.missed());
     let wrong = faults_of_the_subject(evidence);
-    if !late.is_empty()
-        && reasons.is_empty()
-        && wrong.is_empty()
-        && evidence.events.excess_ns() <= evidence.lag_max_ns
-    {
-        let lag = evidence.lag_max_ns / 1_000_000;
-        reasons.extend(late);
-        reasons.push(format!("the generator was up to {lag} ms late, which may be why"));
-        return (Verdict::Invalid, reasons);
-    }
-    reasons.extend(late);
     // Neither lateness nor a slow machine makes anybody send what is wrong: only a count can be excused, and memory, where
-    // datagrams may have waited.
+    // datagrams may have waited, and time.
     if !reasons.is_empty()
         && wrong.is_empty()
-        && let Some((verdict, excuse)) = excuse(evidence)
+        && let Some((verdict, excuse)) = excuse(evidence, counts_hold)
     {
         reasons.push(excuse);
         return (verdict, reasons);
@@ -217,9 +207,14 @@ pub fn judge(evidence: &Evidence<'_>) -> (Verdict, Vec<String>) {
     (if reasons.is_empty() { Verdict::Pass } else { Verdict::Fail }, reasons)
 }
 
-/// Why a missed count may not be the subject's doing, and what that makes of the trial.
-fn excuse(evidence: &Evidence<'_>) -> Option<(Verdict, String)> {
+/// Why a missed count, or only a time where the `counts_hold`, may not be the subject's doing, and what that makes of the
+/// trial.
+fn excuse(evidence: &Evidence<'_>, counts_hold: bool) -> Option<(Verdict, String)> {
     let (lag, steal) = (evidence.lag_max_ns, evidence.steal_percent);
+    if counts_hold && evidence.events.excess_ns() <= lag {
+        let excuse = format!("the generator was up to {} ms late, which may be why", lag / 1_000_000);
+        return Some((Verdict::Invalid, excuse));
+    }
     if lag > BURST_LIMIT_NS {
         let lag = lag / 1_000_000;
         let excuse = format!("the generator was up to {lag} ms late and made a burst, which may be why");

@@ -90,6 +90,13 @@ fn an_interruption_is_the_subjects_unless_the_generator_paused_as_long() {
         (Verdict::Invalid, format!("{told}; the generator was up to 10 ms late, which may be why"))
     );
     assert_eq!(late(10, 1).0, Verdict::Fail);
+    assert_eq!(late(21, 1).0, Verdict::Invalid, "a burst may cost datagrams and time");
+    let stolen = judged(vec![], |e| {
+        e.steal_percent = 5.0;
+        e.events.limits.interruption = Some(std::time::Duration::from_millis(100));
+        e.events.disturbance = Some(Disturbance { delay_ns: 200_000_000, ..Disturbance::default() });
+    });
+    assert_eq!(stolen.0, Verdict::Inconclusive);
 }
 
 #[test]

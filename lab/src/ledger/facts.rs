@@ -20,6 +20,8 @@ pub struct Facts {
     pub not_offered: u64,
     /// Datagrams the kernel did not take because the link was down, on purpose.
     pub link_down: u64,
+    /// Whether the subject's input device was made anew meanwhile: until the subject knows that, nobody captures what comes in.
+    pub ingress_is_new: bool,
     /// What was offered beside them that no rule takes.
     pub foreign: ForeignReport,
     /// Whether each datagram crosses the wires as several frames, all of which it takes to make it one again.

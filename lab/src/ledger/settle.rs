@@ -42,8 +42,11 @@ fn through_the_subject(flow: &mut Flow, ledger: &mut Ledger, facts: &Facts, ingr
     let queue_full = full(false) + full(true);
     egress.device_drops = one("tx_dropped", "egress device", transmit_dropped - queue_full);
     if let Some(relay) = &facts.relay {
-        let incomplete = incomplete(facts.fragmented, ingress);
-        relay_steps(flow, ledger, relay, facts.foreign.sent, copies, incomplete);
+        let mut missed = incomplete(facts.fragmented, ingress);
+        if facts.ingress_is_new {
+            missed.extend(one(NOT_CAPTURED, "relay, whose interface was made anew", ingress.received));
+        }
+        relay_steps(flow, ledger, relay, facts.foreign.sent, copies, missed);
     } else {
         // Nobody else has anything to do with them.
         flow.ours = flow.ours.saturating_sub(facts.foreign.sent);
@@ -61,7 +64,7 @@ fn relay_steps(
     relay: &RelayCounters,
     foreign: u64,
     copies: u64,
-    incomplete: Vec<NamedDrop>,
+    missed: Vec<NamedDrop>,
 ) {
     // Its filter counts what nobody offered as well.
     let strays = relay.foreign.saturating_sub(foreign).min(flow.others);
@@ -71,7 +74,7 @@ fn relay_steps(
     unread.extend(one("left in the socket", "packet socket", relay.left_in_socket));
     unread.extend(one("abandoned", "relay, a worker of which died or whose interface went", relay.abandoned));
     let mut received = Crossing::new(Place::RelayReceived, relay.received).drops(unread);
-    received.device_drops = incomplete;
+    received.device_drops = missed;
     received.taken_again = relay.taken_again;
     flow.pass(ledger, received);
     let mut matched = Crossing::new(Place::Matched, relay.matched);
@@ -137,6 +140,8 @@ fn tails(ledger: &mut Ledger, facts: &Facts, mut strays: Option<u64>) {
 const ASK_THE_PACKET_SINK: &str =
     "the socket sink does not see frames that are no UDP, sinks.kind = \"packet\" can tell";
 
+/// What the ledger calls a datagram that came before the relay had a socket on a device that is new.
+const NOT_CAPTURED: &str = "not captured";
 /// What the ledger calls a datagram that was offered while the link was down.
 pub(crate) const LINK_DOWN: &str = "link-down";
 /// What the ledger calls a datagram that ends at the relay's filter.

@@ -479,3 +479,19 @@ fn what_is_offered_to_a_link_that_is_down_is_the_labs_doing() {
     assert_eq!(gaps(&ledger), []);
     assert_eq!(drops(&ledger, Place::Sent), [("link-down", 100)]);
 }
+
+#[test]
+fn what_comes_before_a_new_device_is_captured_from_is_missed_by_the_relay_and_no_more() {
+    for (is_new, received, expected) in [(true, 990, Some(10)), (false, 990, None), (true, 1_001, None)] {
+        let ledger = settled(1, |facts| {
+            facts.ingress_is_new = is_new;
+            *relay(facts) =
+                RelayCounters { received, matched: received, relayed: received, ..RelayCounters::default() };
+            let wire = Wire { transmitted: received, received, ..Wire::default() };
+            facts.outputs[0] = Output { wire, arrived: received, other_frames: Some(0), ..Output::default() };
+        });
+        let expected: Vec<_> = expected.map(|count| ("not captured", count)).into_iter().collect();
+        assert_eq!(drops(&ledger, Place::RelayReceived), expected);
+        assert_eq!(gaps(&ledger).is_empty(), !expected.is_empty(), "{is_new}, {received}");
+    }
+}

@@ -193,15 +193,13 @@ fn family_of(route: &Route) -> Family {
 fn neighbour_rules(ingress: &str, first: &Route) -> [Vec<RuleSpec>; 2] {
     let inputs: Vec<_> =
         idle_inputs(family_of(first), Idle::Neighbour, NEIGHBOURS + REPLACED).enumerate().collect();
-    let neighbour = |&(i, input): &(usize, SocketAddr), shift: u16| {
+    // The first few of each set: the destinations are the same in both.
+    let neighbour = |(place, &(i, input)): (usize, &(usize, SocketAddr))| {
+        let shift = u16::from(place < CHANGED);
         let outputs: Vec<_> = first.outputs.iter().map(|exit| shifted(exit, shift)).collect();
         rule(format!("neighbour-{i}"), ingress, input, &outputs)
     };
-    let second = inputs[REPLACED..].iter().enumerate();
-    [
-        inputs[..NEIGHBOURS].iter().map(|one| neighbour(one, 0)).collect(),
-        second.map(|(place, one)| neighbour(one, u16::from(place < CHANGED))).collect(),
-    ]
+    [&inputs[..NEIGHBOURS], &inputs[REPLACED..]].map(|set| set.iter().enumerate().map(neighbour).collect())
 }
 
 /// The same way out to a port `by` further, where nobody expects anything.

@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod block;
+pub(crate) mod core_dump;
 pub(crate) mod ethtool;
 pub mod mmsg;
 pub mod packet_ring;

@@ -288,6 +288,7 @@ impl Record {
             refused: self.generated.refused.clone(),
             not_offered: self.generated.not_offered(),
             link_down: self.generated.link_down,
+            ingress_is_new: self.log.ingress_is_new,
             foreign: self.generated.foreign.clone(),
             fragmented: inward.is_fragmented(),
             ingress: (!is_wire).then(|| Wire {

@@ -1,7 +1,6 @@
 //! Processes of the relay that end in the midst of their work.
 
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use multicast_relay::control::{Answer, Command};
@@ -61,7 +60,8 @@ impl Player<'_> {
         self.remember_time(family)?;
         self.client = None;
         lock(self.subject).strike(signal(blow)).map_err(failed(family.pid))?;
-        thread::sleep(pause);
+        // Whatever comes meanwhile, the next supervisor is started.
+        self.wait_until(Instant::now() + pause);
         let replaced = lock(self.subject).replace(self.topology.relay_namespace());
         let pid = replaced.map_err(|error| Failure::Lab(format!("{error}")))?.unwrap_or_default();
         self.wait_for(|player| {

@@ -88,6 +88,8 @@ pub(super) struct Log {
     pub(super) outages: u64,
     /// When which measured link was down.
     pub(super) down: Vec<(Leg, Span)>,
+    /// Whether the device that the flows come in by was made anew.
+    pub(super) ingress_is_new: bool,
     /// CPU time of processes shortly before they ended.
     pub(super) ended: SubjectTime,
     pub(super) failures_of_the_subject: Vec<String>,
@@ -218,6 +220,7 @@ impl<'a> Player<'a> {
         let restored = self.topology.restore(leg, change);
         if leg != Leg::Spare && change != Change::Mtu {
             self.log.outages += 1;
+            self.log.ingress_is_new |= (leg, change) == (Leg::Ingress, Change::Gone);
             self.log.down.push((leg, Span { from_ns, to_ns: realtime_ns() }));
         }
         disturbed.and(restored)?;
