@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use multicast_relay::rules::RuleIndex;
 use multicast_relay::stats::Counters;
-use multicast_relay::sys::udp_socket::occupy;
+use multicast_relay::sys::udp_socket::{EgressAddress, occupy};
 use multicast_relay::sys::uring::Uring;
 use multicast_relay::worker::egress::{Egress, Hop};
 
@@ -19,10 +19,11 @@ const PAYLOAD_LEN: usize = 100;
 /// A rule with so many outputs.
 fn egress(outputs: usize, segment: bool, to: SocketAddr) -> Egress {
     let mut egress = Egress::default();
+    let address = EgressAddress { destination: to, interface: "lo".to_owned(), interface_index: 1, ttl: 64 };
     let hop = |place| {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a socket");
         socket.connect(to).expect("connect a socket");
-        egress.set_output(place, "lo".to_owned(), socket.into(), segment).expect("add an output");
+        egress.set_output(place, &address, socket.into(), segment).expect("add an output");
         Hop { output: Some(place), counters: place }
     };
     let hops: Vec<_> = (0..outputs as u32).map(hop).collect();

@@ -82,8 +82,7 @@ fn every_mistake_of_a_file_is_named_with_file_line_key_and_remedy() {
 }
 
 #[test]
-fn a_file_without_rules_or_without_sense_is_refused() {
-    assert!(check("").0.contains("no rule, so nothing to relay"));
+fn a_file_without_sense_is_refused() {
     assert!(check("[[rule]\n").0.contains(":1: "));
     assert!(fails(2, &["check", "/no/such/file"]).contains("read configuration /no/such/file: No such file"));
     assert!(fails(2, &["supervisor", "--config", "/no/such/file"]).contains("/no/such/file"));
@@ -100,7 +99,6 @@ fn bad_rules_on_the_command_line_are_refused() {
         let error = fails(2, &["supervisor", "--rule", spec]);
         assert!(error.contains(spec) && error.contains(part), "{error}");
     }
-    assert!(fails(2, &["supervisor"]).contains("no rule, so nothing to relay"));
     assert!(fails(2, &["supervisor", "--rx", "fast"]).contains("give one of: auto, mmap, recv"));
     assert!(fails(2, &["nonsense"]).contains("nonsense"));
 }
@@ -205,13 +203,6 @@ fn bad_values_of_the_relay_in_a_file_are_named_with_file_and_line() {
         check(&format!("[relay]\nring-block-size = \"1GiB\"\n\nring-block-count = 4\n{RULE_IN_FILE}"));
     let expected = "4 blocks of 1073741824 bytes: give from 2 to 3, a ring is smaller than 4 GiB";
     assert_eq!(only_line(&error), format!("{path}:4: relay.ring-block-count: {expected}"));
-}
-
-#[test]
-fn a_missing_interface_is_a_failure_that_names_it_and_its_rule() {
-    let error = fails(1, &["supervisor", "--rule", "no-such-if:239.1.1.1:1=239.2.2.2:1:lo"]);
-    assert!(error.contains("find interface no-such-if: No such device"), "{error}");
-    assert!(error.contains("rule \"no-such-if:239.1.1.1:1\" needs it"), "{error}");
 }
 
 #[test]

@@ -113,8 +113,4 @@ fn the_package_has_files_that_there_are() {
         let source = root.join(source.trim_end_matches("*.toml"));
         assert!(source.exists(), "{}", source.display());
     }
-    for script in ["postinst"] {
-        let path = root.join(package["maintainer-scripts"].as_str().unwrap()).join(script);
-        assert!(fs::read_to_string(&path).unwrap().contains("#DEBHELPER#"), "{}", path.display());
-    }
 }

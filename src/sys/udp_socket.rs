@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::sockopt;
 
@@ -21,6 +21,14 @@ pub struct EgressAddress {
     pub interface_index: u32,
     /// Time to live or hop limit, 1 to 255.
     pub ttl: u8,
+}
+
+impl EgressAddress {
+    /// Whether a host on the way may answer a datagram with an ICMP error, which the next send meets. Datagrams to IPv4 groups are
+    /// never answered (RFC 1122 section 3.2.2); those to IPv6 groups may be too big (RFC 4443 section 2.4).
+    pub fn is_answered(&self) -> bool {
+        !(self.destination.is_ipv4() && self.destination.ip().is_multicast())
+    }
 }
 
 /// Opens a UDP socket that is connected to `address`, and says how large a send buffer it obtained: `CAP_NET_ADMIN`
@@ -53,14 +61,6 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
     let obtained = socket.send_buffer_size()? / 2;
     Ok((socket.into(), obtained))
-}
-
-/// Whether a host on the way may answer a datagram of `socket`, a connected one, with an ICMP error, which the next send meets.
-/// Datagrams to IPv4 groups are never answered (RFC 1122 section 3.2.2); those to IPv6 groups may be too big (RFC 4443
-/// section 2.4).
-pub fn is_answered(socket: BorrowedFd<'_>) -> bool {
-    let peer = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket_ipv4());
-    !peer.is_some_and(|peer| peer.ip().is_multicast())
 }
 
 fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {

@@ -50,7 +50,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 self.receiver.add(InputIndex(*place), interface.clone(), descriptor()?, *shape)
             }
             Order::Output { place, address, segment } => {
-                self.egress.set_output(*place, address.to_string(), descriptor()?, *segment)
+                self.egress.set_output(*place, address, descriptor()?, *segment)
             }
             Order::EndOutput { place } => {
                 self.egress.remove_output(*place);

@@ -110,7 +110,6 @@ fn work(
 ) -> Result<(), WorkerError> {
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
-    ring.restrict().map_err(WorkerError::Setup)?;
     confine(&task)?;
     let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
     let mut work =

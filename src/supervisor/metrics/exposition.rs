@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::control::{RuleStatus, State, WorkerState, WorkerStatus};
-use crate::stats::{Cause, InputStats, Named, OutputStats, RuleStats, Stats};
+use crate::stats::{Cause, InputStats, Named, OutputStats, RuleStats, SendFailure, Stats};
 
 /// What every name begins with.
 const PREFIX: &str = "multicast_relay";
@@ -70,6 +70,12 @@ impl Snapshot {
         to.plain_counter("removed_matched_datagrams", help, stats.removed.matched)?;
         let help = "Copies that left through outputs that have been removed since";
         to.plain_counter("removed_relayed_datagrams", help, stats.removed.relayed)?;
+        let reasons = SendFailure::ALL.iter().map(|failure| failure.name());
+        let dropped =
+            reasons.map(|reason| ([("reason", reason)], stats.removed.dropped.get(reason).copied()));
+        let dropped = dropped.map(|(reason, count)| (reason, count.unwrap_or_default()));
+        let help = "Copies that did not leave through outputs that have been removed since, by reason";
+        to.counter("removed_dropped_datagrams", help, dropped)?;
         let help = "Datagrams that a worker has not finished with";
         to.plain_gauge("under_way_datagrams", help, stats.under_way() as f64)?;
         // Zeros too, as what appears with its first count is no increase to Prometheus.

@@ -53,7 +53,11 @@ fn snapshot() -> Snapshot {
         matched: 12,
         relayed: 13,
         dropped: causes.collect(),
-        removed: RemovedStats { matched: 16, relayed: 17, dropped: BTreeMap::new() },
+        removed: RemovedStats {
+            matched: 16,
+            relayed: 17,
+            dropped: BTreeMap::from([("refused".to_owned(), 18)]),
+        },
         inputs: vec![input],
         rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
     };
@@ -114,6 +118,8 @@ fn every_count_is_told() {
         "relayed_datagrams_total 13".to_owned(),
         "removed_matched_datagrams_total 16".to_owned(),
         "removed_relayed_datagrams_total 17".to_owned(),
+        "removed_dropped_datagrams_total{reason=\"refused\"} 18".to_owned(),
+        "removed_dropped_datagrams_total{reason=\"other\"} 0".to_owned(),
         "dropped_frames_total{cause=\"no_rule\"} 0".to_owned(),
         format!("dropped_frames_total{{cause=\"malformed\"}} {}", 200 + Cause::Malformed.index()),
         "input_foreign_datagrams_total{interface=\"eth0\"} 1".to_owned(),
@@ -152,7 +158,7 @@ fn every_count_is_told() {
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
     assert_eq!(text.matches("cause=").count(), Cause::ALL.len());
-    assert_eq!(text.matches("reason=").count(), SendFailure::ALL.len());
+    assert_eq!(text.matches(",reason=").count(), SendFailure::ALL.len());
 }
 
 /// What Prometheus refuses: a sample told twice, a name without a type, samples of a metric that do not stand together.

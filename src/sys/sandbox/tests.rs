@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::sys::uring::{Send, Token, Uring, Wait};
-use crate::sys::{packet_socket, poll, sockopt};
+use crate::sys::{packet_socket, poll, sockopt, udp_socket};
 
 const PANICKED: i32 = 101;
 
@@ -174,6 +174,7 @@ fn all_that_a_worker_calls_is_allowed() {
 
 /// Receives, sends and waits, as the receive paths do.
 fn relay(ring: &mut Uring, sender: &UdpSocket, receiver: &UdpSocket) {
+    assert!(udp_socket::is_answered(sender.as_fd()));
     ring.receive_multishot(receiver.as_fd(), 0).unwrap();
     let payload = [io::IoSlice::new(b"x")];
     let send = Send { socket: sender.as_fd(), payloads: &payload, segment_size: None };

@@ -290,7 +290,6 @@ fn restrictions() -> [Restriction; 7] {
         Restriction::sqe_op(opcode::Recv::CODE), // the multishot kind, too
         Restriction::sqe_op(opcode::Send::CODE),
         Restriction::sqe_op(opcode::SendMsg::CODE),
-        // Not used yet, and harmless: takes back a receive on an input that is given up.
         Restriction::sqe_op(opcode::AsyncCancel::CODE),
         Restriction::sqe_flags_allowed(squeue::Flags::BUFFER_SELECT.bits()),
     ]

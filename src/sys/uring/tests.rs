@@ -244,6 +244,8 @@ fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
         }
     }
     assert_eq!(received, [&b"12"[..], b"3", b"4"]);
+    ring.cancel(receiver.as_fd(), Token::Receive(0)).unwrap();
+    assert_eq!(ring.next_completion().map(|ended| ended.result), Some(Err(libc::ECANCELED)));
 }
 
 #[test]

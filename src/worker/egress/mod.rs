@@ -19,7 +19,7 @@ use self::segmentation::Segmentation;
 use self::train::Trains;
 use crate::rules::RuleIndex;
 use crate::stats::{Counters, MAX_OUTPUTS, MAX_RULES, SendFailure};
-use crate::sys::udp_socket;
+use crate::sys::udp_socket::EgressAddress;
 use crate::sys::uring::{Send, Uring};
 
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
@@ -82,13 +82,19 @@ pub struct EgressBatch<'a, 'b> {
 }
 
 impl Egress {
-    /// Puts an output that sends through `socket`, a connected UDP socket, at `place`. Its `name` is for messages. Without
-    /// `segment` each datagram is sent by itself.
+    /// Puts an output that sends through `socket`, a UDP socket connected to `address`, at `place`. Without `segment` each datagram
+    /// is sent by itself.
     ///
     /// # Errors
     /// `InvalidInput` when there is no such place.
-    pub fn set_output(&mut self, place: u32, name: String, socket: OwnedFd, segment: bool) -> io::Result<()> {
-        let is_answered = udp_socket::is_answered(socket.as_fd());
+    pub fn set_output(
+        &mut self,
+        place: u32,
+        address: &EgressAddress,
+        socket: OwnedFd,
+        segment: bool,
+    ) -> io::Result<()> {
+        let (name, is_answered) = (address.to_string(), address.is_answered());
         let segmentation = Segmentation::new(segment);
         let output = Output { name, socket, is_answered, segmentation, queue: None };
         *slot(&mut self.outputs, place, MAX_OUTPUTS)? = Some(output);
