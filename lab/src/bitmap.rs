@@ -55,6 +55,33 @@ impl Bitmap {
         count
     }
 
+    /// Runs of clear bits, in order.
+    pub(crate) fn clear_runs(&self) -> impl Iterator<Item = Range<u64>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = self.next_clear(at)?;
+            let end = self.next_set(start);
+            at = end;
+            Some(start..end)
+        })
+    }
+
+    /// The first set bit at or after `from`, or how many bits there are.
+    fn next_set(&self, from: u64) -> u64 {
+        let mut index = (from / 64) as usize;
+        // Bits below `from` in its word count as clear.
+        let mut ignored = (1_u64 << (from % 64)) - 1;
+        while let Some(word) = self.words.get(index) {
+            let set = word & !ignored;
+            if set != 0 {
+                return (index as u64 * 64 + u64::from(set.trailing_zeros())).min(self.bits);
+            }
+            ignored = 0;
+            index += 1;
+        }
+        self.bits
+    }
+
     /// The first clear bit at or after `from`.
     pub(crate) fn next_clear(&self, from: u64) -> Option<u64> {
         let mut index = (from / 64) as usize;
@@ -86,6 +113,17 @@ mod tests {
         for (range, count) in [(0..200, 195), (3..4, 0), (0..3, 3), (60..72, 9), (190..900, 9), (7..7, 0)] {
             assert_eq!(bits.count_clear(range.clone()), count, "{range:?}");
         }
+    }
+
+    #[test]
+    fn runs_of_clear_bits_begin_and_end_anywhere() {
+        let mut bits = Bitmap::new(200);
+        (0..200).filter(|bit| !(5..70).contains(bit) && *bit != 128 && *bit < 198).for_each(|bit| {
+            bits.set(bit);
+        });
+        assert_eq!(bits.clear_runs().collect::<Vec<_>>(), [5..70, 128..129, 198..200]);
+        assert_eq!(Bitmap::new(130).clear_runs().collect::<Vec<_>>(), vec![0..130]);
+        assert_eq!(Bitmap::new(0).clear_runs().count(), 0);
     }
 
     #[test]

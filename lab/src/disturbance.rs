@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
+use crate::tally::Loss;
 
 /// The most silences that a sink keeps; the longest is kept in any case.
 pub const MOST_SILENCES: usize = 1_024;
@@ -89,7 +90,7 @@ pub fn least_silence_ns(plan: &Plan) -> u64 {
 }
 
 /// How the flows were disturbed in a trial with events.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Disturbance {
     /// The longest time, ns, that a sink heard nothing while datagrams were offered and every link was up.
     pub silence_ns: u64,
@@ -101,6 +102,28 @@ pub struct Disturbance {
     /// Datagrams that never arrived, summed over the sinks, and that were offered while a measured link was down. They are
     /// not among the lost.
     pub link_down: u64,
+    /// When datagrams were lost, at any sink: the first few times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<LossSpan>,
+}
+
+/// Datagrams that were lost one soon after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct LossSpan {
+    /// When the first of them was due, in milliseconds after the first of all.
+    pub from_ms: f64,
+    /// When the last was.
+    pub to_ms: f64,
+    /// How many they are.
+    pub lost: u64,
+}
+
+impl LossSpan {
+    /// What `loss` is at `rate_pps`.
+    pub fn new(loss: Loss, rate_pps: u64) -> Self {
+        let ms = |global: u64| global as f64 * 1_000.0 / rate_pps.max(1) as f64;
+        Self { from_ms: ms(loss.first), to_ms: ms(loss.last), lost: loss.count }
+    }
 }
 
 impl Disturbance {
@@ -315,7 +338,7 @@ mod tests {
             silence_ns: 101 * MS,
             delay_ns: 250 * MS,
             recoveries_ns: vec![1, 501 * MS],
-            link_down: 0,
+            ..Disturbance::default()
         };
         assert_eq!(
             limits.missed(&bad),
@@ -344,6 +367,12 @@ mod tests {
         assert_eq!(late, [(70, 200)], "what is sent late was due before");
         // A burst is due when its first datagram is.
         assert_eq!(ranges(&[span(1_110, 1_201)], 50), [(100, 250)]);
+    }
+
+    #[test]
+    fn a_loss_has_its_time() {
+        let loss = Loss { first: 50_000, last: 50_099, count: 42 };
+        assert_eq!(LossSpan::new(loss, 100_000), LossSpan { from_ms: 500.0, to_ms: 500.99, lost: 42 });
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! datagram of the flow whose address it came to.
 
 mod ahead;
+mod losses;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use ahead::{Ahead, Before};
+pub use losses::Loss;
 
 use crate::bitmap::Bitmap;
 use crate::datagram::{self, Datagram, Header, Kind, Stamps, Undecodable};
@@ -93,6 +95,8 @@ pub struct Tally {
     pub warm_up: u64,
     /// Damaged warm-up datagrams: by their header or, when it is not readable, by when they came.
     pub warm_up_corrupted: u64,
+    /// What is missing and was not offered while a link was down, where it was in the course of things: the first few.
+    pub losses: Vec<Loss>,
     /// The first [`MAX_INCIDENTS_PER_KIND`] of each kind, in order of arrival, then what is missing in sending order.
     pub incidents: Vec<Incident>,
 }
@@ -359,6 +363,7 @@ impl OpenTally {
         let unseen: u64 = self.link_down.iter().map(|range| self.seen.count_clear(range.clone())).sum();
         self.tally.link_down = unseen.min(self.tally.lost);
         self.tally.lost -= self.tally.link_down;
+        self.tally.losses = self.losses();
         self.forget_named(&fates);
         self.note_missing(&fates);
         self.tally

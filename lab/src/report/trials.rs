@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::columns::{Column, Conditions, in_words};
 use super::numbers::{grouped, mebibytes, micros, or_nothing, rounded};
-use crate::disturbance::Disturbance;
+use crate::disturbance::{Disturbance, LossSpan};
 use crate::ledger::{Ledger, Step};
 use crate::memory::Memory;
 use crate::results::{Latency, Measured, Trial};
@@ -36,6 +36,9 @@ const TIMES: [Column<Trial>; 7] = [
         measured(trial, |m| or_nothing(m.cpu_ns_per_packet.system_less_wire, rounded))
     }),
 ];
+
+/// How many times of loss are told.
+const MOST_LOSSES: usize = 8;
 
 const LEGEND: &str = "p50 to max: latency; lag: the generator's lateness, 99th percentile; cpu: the subject's time per \
                       datagram; sys: the machine's, less that of the direct wire; -: not measured";
@@ -111,7 +114,7 @@ fn times(count: u64) -> String {
 }
 
 fn disturbance_in_words(disturbance: &Disturbance) -> String {
-    let Disturbance { silence_ns, delay_ns, recoveries_ns, link_down } = disturbance;
+    let Disturbance { silence_ns, delay_ns, recoveries_ns, link_down, losses } = disturbance;
     let ms = |ns: u64| format!("{:.1} ms", ns as f64 / 1e6);
     let recovery = recoveries_ns.iter().max().map(|longest| {
         let (lost, longest) = (grouped(*link_down), ms(*longest));
@@ -119,7 +122,13 @@ fn disturbance_in_words(disturbance: &Disturbance) -> String {
     });
     let (silence, delay) = (ms(*silence_ns), ms(*delay_ns));
     let recovery = recovery.unwrap_or_default();
-    format!("longest silence at a sink {silence}, longest way of a datagram {delay}{recovery}")
+    let shown = losses.iter().take(MOST_LOSSES).map(|LossSpan { from_ms, to_ms, lost }| {
+        format!(", {} lost from {from_ms:.1} to {to_ms:.1} ms", grouped(*lost))
+    });
+    let rest = losses.len().saturating_sub(MOST_LOSSES);
+    let rest = if rest > 0 { format!(", and {rest} times more") } else { String::new() };
+    let lost = shown.collect::<String>();
+    format!("longest silence at a sink {silence}, longest way of a datagram {delay}{recovery}{lost}{rest}")
 }
 
 fn memory_in_words(memory: &Memory) -> String {

@@ -12,7 +12,7 @@ use super::framing::Framing;
 use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
 use crate::clock::ClockStep;
 use crate::cpu::{MachineTime, Proc, SubjectTime};
-use crate::disturbance::{Arrivals, Disturbance, Pace, Span, sequences_while};
+use crate::disturbance::{Arrivals, Disturbance, LossSpan, Pace, Span, sequences_while};
 use crate::generator::{GeneratorKind, GeneratorReport};
 use crate::ledger::{Facts, Ledger, Output, RelayCounters, Wire, settle};
 use crate::memory::MemoryWatch;
@@ -133,8 +133,13 @@ impl Record {
         let facts = self.facts(relay, &reports, order, topology)?;
         let arrivals: Vec<_> = reports.iter().map(|report| report.arrivals.clone()).collect();
         let link_down = reports.iter().map(|report| report.tally.link_down).sum();
+        let losses = reports.iter().flat_map(|report| &report.tally.losses);
+        let losses: Vec<_> = losses.map(|loss| LossSpan::new(*loss, order.condition.rate_pps)).collect();
         let mut measurement = self.measurement(settle(&facts), reports);
         measurement.disturbance = self.disturbance(order, &arrivals, link_down, &measurement);
+        if let Some(disturbance) = &mut measurement.disturbance {
+            disturbance.losses = losses;
+        }
         measurement.events =
             (!order.scenario.events.is_empty()).then(|| self.log.events_since(self.generated.started_ns));
         let foreign = measurement.ledger.foreign.as_ref();

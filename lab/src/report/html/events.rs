@@ -3,7 +3,7 @@
 use super::groups::Groups;
 use super::record::{Record, Trial};
 use super::section::{Section, Table};
-use crate::disturbance::Disturbance;
+use crate::disturbance::{Disturbance, LossSpan};
 use crate::report::numbers::{grouped, or_nothing};
 use crate::trial::EventRecord;
 
@@ -58,7 +58,10 @@ pub(super) fn section(record: &Record, groups: &Groups<'_>) -> Section {
         row.class = if trial.verdict.is_conclusive() { "" } else { "void" };
     }
     section.tables.push(table);
-    section.tables.extend(record.trials.iter().enumerate().filter_map(|(i, trial)| each(i, trial)));
+    for (i, trial) in record.trials.iter().enumerate() {
+        section.tables.extend(each(i, trial));
+        section.tables.extend(losses(i, trial));
+    }
     section
 }
 
@@ -74,6 +77,17 @@ fn each(i: usize, trial: &Trial) -> Option<Table> {
     for EventRecord { at_ms, what, took_ms, failed } in events.records.iter().take(MOST_SHOWN) {
         let failed = failed.clone().unwrap_or_default();
         table.push([format!("{at_ms:.1}"), what.clone(), format!("{took_ms:.1}"), failed]);
+    }
+    Some(table)
+}
+
+/// When the trial lost something.
+fn losses(i: usize, trial: &Trial) -> Option<Table> {
+    let losses = &trial.disturbance.as_ref().filter(|seen| !seen.losses.is_empty())?.losses;
+    let heads = [("from ms", true), ("to ms", true), ("lost", true)];
+    let mut table = Table::new(format!("Trial {}, {}: what was lost when", i + 1, trial.subject), &heads);
+    for LossSpan { from_ms, to_ms, lost } in losses.iter().take(MOST_SHOWN) {
+        table.push([format!("{from_ms:.1}"), format!("{to_ms:.1}"), grouped(*lost)]);
     }
     Some(table)
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::calibration::Calibration;
 use crate::comparison::Comparison;
-use crate::disturbance::Disturbance;
+use crate::disturbance::{Disturbance, LossSpan};
 use crate::results::fixtures::{self, CONDITION, results, trial};
 use crate::results::{RESULTS_FILE, Results, RunKind, RunVerdict, Trial};
 use crate::scenario::{Condition, Metric};
@@ -57,6 +57,7 @@ fn events_are_told_one_by_one_with_what_came_of_them() {
         delay_ns: 55_600_000,
         recoveries_ns: vec![1, 98_760_000],
         link_down: 4_321,
+        losses: vec![LossSpan { from_ms: 1_234.5, to_ms: 1_239.25, lost: 678 }],
     };
     measured.disturbance = Some(disturbance);
     let page = page_of(&run);
@@ -66,6 +67,8 @@ fn events_are_told_one_by_one_with_what_came_of_them() {
     assert!(page.contains("Trial 2, b, the first 50 of 60 events"));
     assert_eq!(page.matches(">kill worker (KILL)<").count(), 50);
     assert!(page.contains("it stayed &#60;dead&#62;"));
+    assert!(page.contains("Trial 2, b: what was lost when") && page.contains(">1234.5<"));
+    assert!(page.contains(">678<"));
 }
 
 #[test]
