@@ -65,7 +65,6 @@ const ALLOWED: &[(libc::c_long, Cases)] = &[
         &[Is(1, libc::F_DUPFD_CLOEXEC)],
         &[Is(1, libc::F_GETFD)],         // debug builds look at a descriptor before they close it
     ]),
-    (libc::SYS_getpeername, ALWAYS),     // does who an output sends to answer?
 
     // Memory: rings and counters that come with orders, and the allocators of glibc (brk, mprotect) and musl.
     (libc::SYS_mmap, NO_CODE),
