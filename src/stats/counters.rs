@@ -344,7 +344,9 @@ impl Counters {
 }
 
 fn clear(record: &Record) {
-    record.iter().for_each(|number| Counter(number).set(0));
+    for number in record {
+        Counter(number).set(0);
+    }
 }
 
 #[cfg(test)]

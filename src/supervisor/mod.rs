@@ -3,6 +3,7 @@
 
 mod answers;
 mod book;
+mod change;
 mod control;
 mod error;
 mod filter;
@@ -179,7 +180,7 @@ impl Supervisor {
     fn replace(&mut self, number: usize) {
         match self.relay.launch(number) {
             Ok(()) => {
-                tracing::info!("worker {number} is started again, and goes on where the last one ended")
+                tracing::info!("worker {number} is started again, and goes on where the last one ended");
             }
             Err(error) => {
                 tracing::error!("{error}");

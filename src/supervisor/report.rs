@@ -44,7 +44,9 @@ impl Relay {
         let inputs: Vec<_> = inputs.into_values().collect();
         let relayed: u64 = rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
         let mut removed = RemovedStats::default();
-        counters.iter().for_each(|counters| removed.add(&counters.removed()));
+        for counters in &counters {
+            removed.add(&counters.removed());
+        }
         Stats {
             rx: self.way.name().to_owned(),
             workers,

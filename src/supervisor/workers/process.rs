@@ -57,6 +57,8 @@ impl Process {
         // The same program, even if there is another file of its name by now.
         let mut command = Command::new("/proc/self/exe");
         command.args(arguments).arg("worker").stdin(OwnedFd::from(listener)).stdout(Stdio::null());
+        // To name the lines of a backtrace it would have to open files, which it may not: the reason is told without.
+        command.env_remove("RUST_BACKTRACE");
         // A terminal's interrupt is for the supervisor.
         let child = command.process_group(0).spawn()?;
         Self::new(Channel::connect(path)?.register()?, child.id(), Some(child))
@@ -76,7 +78,7 @@ impl Process {
                 Ok((Answer::ToldAll, _)) => break,
                 Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    channel.readable().await?.clear_ready()
+                    channel.readable().await?.clear_ready();
                 }
                 Err(error) => return Err(error),
             }
@@ -126,14 +128,13 @@ impl Process {
     fn poll_channel(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         while !self.outbox.is_empty() {
             match self.outbox.flush(self.channel.get_ref()) {
-                Ok(true) => break,
+                // Where it is gone, what it has said at last is to be heard.
+                Ok(true) | Err(_) => break,
                 Ok(false) => match self.channel.poll_write_ready(context) {
                     Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
                     Poll::Ready(Err(error)) => return Poll::Ready(error),
                     Poll::Pending => break,
                 },
-                // What it has said at last is to be heard.
-                Err(_) => break,
             }
         }
         loop {
