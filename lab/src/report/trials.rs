@@ -113,16 +113,13 @@ fn times(count: u64) -> String {
 fn disturbance_in_words(disturbance: &Disturbance) -> String {
     let Disturbance { silence_ns, delay_ns, recoveries_ns, link_down } = disturbance;
     let ms = |ns: u64| format!("{:.1} ms", ns as f64 / 1e6);
-    let mut text =
-        format!("longest silence at a sink {}, longest way of a datagram {}", ms(*silence_ns), ms(*delay_ns));
-    if let Some(longest) = recoveries_ns.iter().max() {
-        text += &format!(
-            ", {} lost while a link was down, {} at most from there to the next datagram",
-            grouped(*link_down),
-            ms(*longest)
-        );
-    }
-    text
+    let recovery = recoveries_ns.iter().max().map(|longest| {
+        let (lost, longest) = (grouped(*link_down), ms(*longest));
+        format!(", {lost} lost while a link was down, {longest} at most from there to the next datagram")
+    });
+    let (silence, delay) = (ms(*silence_ns), ms(*delay_ns));
+    let recovery = recovery.unwrap_or_default();
+    format!("longest silence at a sink {silence}, longest way of a datagram {delay}{recovery}")
 }
 
 fn memory_in_words(memory: &Memory) -> String {

@@ -61,7 +61,7 @@ impl OurRelay {
     /// Writes the configuration into the trial's folder.
     pub(super) fn prepare(relay: &Relay, assignment: &Assignment<'_>) -> Result<Self, SubjectError> {
         let file = assignment.dir.join("relay.toml");
-        let (control, _socket_folder) = control_socket(assignment.dir)
+        let (control, socket_folder) = control_socket(assignment.dir)
             .map_err(|source| SubjectError::File { path: assignment.dir.join("control.sock"), source })?;
         let path = |path: &Path| path.display().to_string();
         let arguments =
@@ -74,7 +74,8 @@ impl OurRelay {
         };
         let Assignment { ingress, routes, spare, has_events, .. } = *assignment;
         let configuration = Configuration::of(relay, ingress, routes, spare, has_events);
-        let relay = Self { launch, configuration, file, control, neighbours: 0, _socket_folder };
+        let relay =
+            Self { launch, configuration, file, control, neighbours: 0, _socket_folder: socket_folder };
         relay.write()?;
         Ok(relay)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use multicast_relay::control::Stats;
 
 use super::bench::{Bench, datagrams};
@@ -215,7 +216,7 @@ impl Record {
             return None;
         }
         let offered = Span { from_ns: self.generated.started_ns, to_ns: self.generated.ended_ns() };
-        let delay_ns = measurement.latency.as_ref().map_or(0, |latency| latency.max());
+        let delay_ns = measurement.latency.as_ref().map_or(0, Histogram::max);
         let sinks = arrivals.iter().enumerate().map(|(sink, arrivals)| (arrivals, self.down(sink)));
         Some(Disturbance::new(sinks, offered, delay_ns, link_down))
     }

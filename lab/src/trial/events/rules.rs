@@ -27,12 +27,11 @@ impl From<SubjectError> for Failure {
 impl Player<'_> {
     /// What the relay answers to `command`, over a connection that is made anew when it has ended.
     pub(super) fn ask(&mut self, command: &Command) -> Result<Answer, CallError> {
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => {
-                let path = lock(self.subject).relay().map(|relay| relay.control().to_owned());
-                Client::connect(&path.unwrap_or_default(), PATIENCE)?
-            }
+        let mut client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            let path = lock(self.subject).relay().map(|relay| relay.control().to_owned());
+            Client::connect(&path.unwrap_or_default(), PATIENCE)?
         };
         let answer = client.call(command);
         if matches!(answer, Ok(_) | Err(CallError::Refused(_))) {
@@ -77,12 +76,9 @@ impl Player<'_> {
                 self.with_relay(|relay| relay.write_nonsense())??;
                 let told = self.have_it_read(via);
                 self.with_relay(|relay| relay.write())??;
-                match (told?, via) {
-                    (Ok(()), Via::Command) => {
-                        let what = "`reload` of what is no configuration said that all was well";
-                        return Err(Failure::Subject(what.to_owned()));
-                    }
-                    _ => {}
+                if (told?.is_ok(), via) == (true, Via::Command) {
+                    let what = "`reload` of what is no configuration said that all was well";
+                    return Err(Failure::Subject(what.to_owned()));
                 }
                 let after = self.rules()?;
                 let same = before == after;
