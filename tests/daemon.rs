@@ -139,12 +139,15 @@ fn a_worker_that_hangs_is_replaced_and_loses_nothing() {
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
     let relay = Relay::start(topology, Path::MmapV3, &["--rule", &rule(topology)]);
-    // What has gathered comes in one burst, which the sink's buffer has to hold.
-    let (sent, arrived) = paced(10 * PACE, topology, &sink, || {
+    // What has gathered leaves in one burst, and a device's backlog (net.core.netdev_max_backlog) holds 1,000 datagrams.
+    let (sent, arrived) = paced(40 * PACE, topology, &sink, || {
         let before = relay.workers();
         kill(before[0], libc::SIGSTOP);
         wait_until("another worker is started", || relay.workers() != before && !relay.workers().is_empty());
     });
+    println!("{:?}", relay.stats());
+    let missing: Vec<_> = (0..sent).filter(|number| !arrived.contains_key(number)).collect();
+    println!("{:?} .. {:?}", missing.first(), missing.last());
     assert_eq!(arrived.len(), sent as usize);
     let Answer::Workers(workers) = ask(&relay, Ask::Workers).unwrap() else {
         panic!("an answer of another kind")
@@ -368,7 +371,8 @@ fn interfaces_that_come_and_go_leave_nothing_behind() {
     flap();
     let before = all();
     (0..30).for_each(|_| flap());
-    assert_eq!(all(), before);
+    // A connection to the control socket is closed a moment after its client.
+    wait_until("as many descriptors as before", || all() == before);
     relay.stop();
 }
 

@@ -241,7 +241,9 @@ impl Relay {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let children = children.unwrap_or_default();
         let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-        let lives = |pid: &&u32| FilePath::new(&format!("/proc/{pid}")).exists();
+        // One that has ended and nobody has looked for yet has no command line.
+        let lives =
+            |pid: &&u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
         children.chain(self.orphans.iter().filter(lives).copied()).collect()
     }
 
