@@ -145,9 +145,6 @@ fn a_worker_that_hangs_is_replaced_and_loses_nothing() {
         kill(before[0], libc::SIGSTOP);
         wait_until("another worker is started", || relay.workers() != before && !relay.workers().is_empty());
     });
-    println!("{:?}", relay.stats());
-    let missing: Vec<_> = (0..sent).filter(|number| !arrived.contains_key(number)).collect();
-    println!("{:?} .. {:?}", missing.first(), missing.last());
     assert_eq!(arrived.len(), sent as usize);
     let Answer::Workers(workers) = ask(&relay, Ask::Workers).unwrap() else {
         panic!("an answer of another kind")

@@ -41,6 +41,7 @@ pub use report::Format;
 use samples::Samples;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::MissedTickBehavior;
 use workers::Workers;
 
 use crate::config::{Config, Flags};
@@ -49,8 +50,8 @@ use crate::sys::rlimit;
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// How often workers are looked after.
-const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
+const PULSE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often rules that wait try again by themselves.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -155,6 +156,7 @@ impl Supervisor {
     async fn run(&mut self, signals: &mut Signals) {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         let mut pulse = tokio::time::interval(PULSE_INTERVAL);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
         loop {

@@ -242,11 +242,10 @@ impl Workers {
 
     /// Ends those that hang.
     pub(super) fn check_pulses(&mut self) {
-        let now = Instant::now();
         for worker in &mut self.all {
             let turns = worker.counters.turns().get();
             if let Some(process) = worker.process() {
-                process.check_pulse(turns, now);
+                process.check_pulse(turns);
             }
         }
     }
