@@ -46,7 +46,7 @@ use workers::Workers;
 
 use crate::config::{Config, Flags};
 use crate::stats::Stats;
-use crate::sys::rlimit;
+use crate::sys::{process, rlimit};
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -79,6 +79,10 @@ pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
     let setup = |operation| move |error| SupervisorError::Setup { operation, error };
     if let Err(error) = rlimit::raise_open_files() {
         tracing::warn!("raise the limit on open descriptors: {error}");
+    }
+    // No worker gets what this one was started with.
+    if let Err(error) = process::keep_descriptors() {
+        tracing::debug!("mark descriptors that were there at the start: {error}");
     }
     // What it is for says what to do without.
     let _ = rlimit::raise_locked_memory();

@@ -272,6 +272,9 @@ impl Relay {
         if !touched.is_empty() {
             self.close_unused().await;
         }
+        for (order, socket) in names.iter().flat_map(|name| self.outputs.refresh(name)).collect::<Vec<_>>() {
+            self.workers.tell(&order, Some(&socket));
+        }
         self.retry(&places).await;
     }
 

@@ -222,8 +222,8 @@ impl Relay {
     }
 
     /// What it answers to `command`.
-    pub fn ask(&self, command: control::Command) -> Outcome {
-        exchange(&mut self.connect(), &command)
+    pub fn ask(&self, command: &control::Command) -> Outcome {
+        exchange(&mut self.connect(), command)
     }
 
     /// What it has logged so far; all until it relays is there when it has been started.
@@ -298,7 +298,9 @@ impl Drop for Relay {
         let workers = self.workers();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        workers.into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
+        for worker in workers {
+            kill(worker, libc::SIGKILL);
+        }
     }
 }
 

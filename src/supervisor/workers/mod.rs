@@ -59,6 +59,8 @@ pub(super) struct Workers {
     /// What they are started with.
     arguments: Vec<String>,
     last_sync: u64,
+    /// The level that they log from, once it has been changed.
+    log_level: Option<String>,
 }
 
 /// What is known of a worker.
@@ -130,7 +132,7 @@ impl Workers {
             Ok(Worker::new(Counters::new()?, task))
         };
         let workers = (0..count).map(worker).collect::<io::Result<_>>().map_err(failed)?;
-        Ok(Self { all: workers, socket: control_socket.to_owned(), arguments, last_sync: 0 })
+        Ok(Self { all: workers, socket: control_socket.to_owned(), arguments, last_sync: 0, log_level: None })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -150,6 +152,9 @@ impl Workers {
         let memory = worker.counters.memory().try_clone_to_owned().map_err(failed)?;
         let mut process = Process::spawn(&path, &self.arguments).map_err(failed)?;
         process.tell(&Order::Begin(worker.task.clone()), Some(memory.into()));
+        if let Some(level) = &self.log_level {
+            process.tell(&Order::LogLevel(level.clone()), None);
+        }
         worker.state = State::Running(Box::new(process));
         if worker.last_end.is_some() {
             worker.restarts += 1;
@@ -169,6 +174,12 @@ impl Workers {
         if let Some(process) = self.all.get_mut(number).and_then(Worker::process) {
             process.tell(order, descriptor);
         }
+    }
+
+    /// Has them log from `level` on, and those that come after them.
+    pub(super) fn set_log_level(&mut self, level: String) {
+        self.tell(&Order::LogLevel(level.clone()), None);
+        self.log_level = Some(level);
     }
 
     /// Waits until all that run have carried out their orders. One that does not is ended.
@@ -298,7 +309,8 @@ impl Workers {
                 uptime: process.map_or(Duration::ZERO, |process| process.since.elapsed()),
                 restarts: worker.restarts,
                 last_end: worker.last_end.clone(),
-                has_failed: worker.short_lives > SHORT_LIVES,
+                has_failed: worker.short_lives > SHORT_LIVES
+                    && process.is_none_or(|process| process.since.elapsed() < LONG_LIFE),
             }
         };
         self.all.iter().map(status).collect()
