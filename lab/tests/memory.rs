@@ -64,7 +64,7 @@ fn a_subject_that_grows_is_failed() {
 #[ignore = "needs root: builds network namespaces"]
 fn a_ring_is_told_apart() {
     let relay = "relay = { rx = \"mmap\", ring-block-size = 131_072, ring-block-count = 256 }";
-    let run = Lab::as_root().run_text(&scenario(relay, "memory-mib = 32"), &[]);
+    let run = Lab::as_root().run_text(&scenario(relay, "memory-mib = 96"), &[]);
     assert_eq!(run.code, Some(0), "{}", run.said());
     for trial in run.last_attempts() {
         assert_eq!(trial["memory_bytes"]["ring"], 32 << 20, "the whole ring is in memory");
