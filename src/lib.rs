@@ -10,6 +10,10 @@
 //!                           a ring, …)   rule)       block)           for all)
 //! ```
 //!
+//! Each worker is a process of its own. A supervisor gives it descriptors and orders; its counters and its place in a ring are in
+//! memory that outlives it, so that another one goes on where it ended. It outlives its supervisor, and tells the next one what it
+//! was told.
+//!
 //! Modules depend on those to their left only:
 //! [`sys`], [`wire`], [`stats`] → [`rules`] → [`control`] → [`worker`] → [`supervisor`] → `main`.
 //!

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 
 use lab::topology::Family;
 use support::{
-    GROUP, Injector, PORT, Path, Relay, changed, first_fragment_v6, frame, good, is_empty, network, receive,
-    rule, sink, tagged,
+    GROUP, Injector, PORT, Path, Relay, changed, first_fragment_v6, frame, good, is_empty, kill, network,
+    receive, rule, sink, tagged,
 };
 
 over_every_path!(each_frame_is_counted_by_its_fate);
@@ -78,10 +78,14 @@ fn what_the_kernel_drops_is_reported(path: Path) {
     let relay = Relay::start(topology, path, &["--rule", &rule(topology), "--ring-block-count", "4"]);
     let mut injector = Injector::new(&topology.generator);
 
-    // A relay that is held up for longer than its ring or receive buffer lasts.
+    // Workers that are held up for longer than their rings or receive buffers last, and a supervisor that does not notice.
+    let workers = relay.workers();
+    let signal_all = |signal| workers.iter().for_each(|worker| kill(*worker, signal));
     relay.signal(libc::SIGSTOP);
+    signal_all(libc::SIGSTOP);
     let frame = good(&[1; 100]);
     (0..SENT).for_each(|_| injector.send(&frame));
+    signal_all(libc::SIGCONT);
     relay.signal(libc::SIGCONT);
 
     let stats = relay.stop();

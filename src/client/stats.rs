@@ -24,6 +24,7 @@ fn inputs(inputs: &[InputStats]) -> comfy_table::Table {
         "captured",
         "dropped by kernel",
         "queued",
+        "abandoned",
         "frames",
         "received",
         "foreign",
@@ -31,12 +32,13 @@ fn inputs(inputs: &[InputStats]) -> comfy_table::Table {
         "ring full",
         "went down",
     ];
-    let mut table = table(&header, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let mut table = table(&header, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     for input in inputs {
         let counts = [
             input.captured,
             input.dropped,
             input.queued(),
+            input.abandoned,
             input.frames,
             input.received,
             input.foreign,

@@ -247,7 +247,10 @@ impl Config {
     pub fn settings_that_differ(&self, other: &Self) -> Vec<&'static str> {
         let settings = [
             ("rx", self.rx != other.rx),
-            ("the ring's shape", self.ring != other.ring),
+            ("ring-version", self.ring.version() != other.ring.version()),
+            ("ring-block-size", self.ring.block_size() != other.ring.block_size()),
+            ("ring-block-count", self.ring.block_count() != other.ring.block_count()),
+            ("ring-retire-ms", self.ring.retire_ms() != other.ring.retire_ms()),
             ("num-workers", self.num_workers != other.num_workers),
             ("fanout", self.fanout != other.fanout),
             ("busy-poll-us", self.busy_poll != other.busy_poll),

@@ -43,11 +43,11 @@ pub enum Answer {
         added: Vec<String>,
         /// Names of rules that are gone.
         removed: Vec<String>,
-        /// Names of rules that are still there, with another input or other outputs.
+        /// Names of rules with the input of one that was there, and another name or other outputs.
         changed: Vec<String>,
         /// How many rules stayed as they were.
         unchanged: usize,
-        /// Keys of `[relay]` that differ and take a restart, such as `num-workers`.
+        /// Settings of `[relay]` that differ and take a restart, such as `num-workers`.
         needs_restart: Vec<String>,
     },
     /// The log is written from this level on.
@@ -145,11 +145,11 @@ pub struct WorkerStatus {
     /// The CPU it is bound to; absent when it is bound to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u32>,
-    /// Milliseconds since its process began.
+    /// Milliseconds since its process began, or since this supervisor took it over.
     pub uptime_ms: u64,
-    /// How often it was started again.
+    /// How often this supervisor has started it again.
     pub restarts: u64,
-    /// How its last process ended, such as `killed by SIGSEGV` or `exit code 1`; absent when none has.
+    /// How its last process ended, such as `killed by SIGKILL` or `panicked`; absent when none has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<String>,
     /// Datagrams it took from its sockets, over all its processes.
@@ -166,7 +166,7 @@ pub enum WorkerState {
     Running,
     /// It ended, and is about to be started again.
     Restarting,
-    /// It ended too often, and is not started again.
+    /// Too many in a row have ended at once, so that it has to wait before it is started again.
     Failed,
 }
 

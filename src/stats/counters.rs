@@ -344,7 +344,9 @@ impl Counters {
 }
 
 fn clear(record: &Record) {
-    record.iter().for_each(|number| Counter(number).set(0));
+    for number in record {
+        Counter(number).set(0);
+    }
 }
 
 #[cfg(test)]
@@ -375,9 +377,13 @@ mod tests {
             counters.matched(place, 1, 100);
         }
         for place in last(MAX_OUTPUTS) {
-            SendFailure::ALL.iter().for_each(|name| counters.output(place).unwrap().dropped().add(*name, 1));
+            for name in SendFailure::ALL {
+                counters.output(place).unwrap().dropped().add(*name, 1);
+            }
         }
-        Cause::ALL.iter().for_each(|name| counters.dropped().add(*name, 1));
+        for name in Cause::ALL {
+            counters.dropped().add(*name, 1);
+        }
         counters.turns().add(1);
         let sum: u64 = counters.0.records().iter().flatten().map(|number| Counter(number).get()).sum();
         let sets = 2 * SendFailure::ALL.len() + Cause::ALL.len();

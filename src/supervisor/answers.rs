@@ -16,7 +16,6 @@ use crate::control::{
 use crate::logging;
 use crate::rules::{Input, Rule};
 use crate::sys::process;
-use crate::worker::order::Order;
 
 impl Supervisor {
     /// Does what is asked, and answers when it is done.
@@ -149,7 +148,7 @@ impl Supervisor {
 
     fn set_log_level(&mut self, level: LogLevel) -> Answer {
         logging::set_level(&level.to_string());
-        self.relay.workers.tell(&Order::LogLevel(level.to_string()), None);
+        self.relay.workers.set_log_level(level.to_string());
         Answer::LogLevel { level }
     }
 }

@@ -129,7 +129,10 @@ impl Book {
         for _ in &rule.outputs {
             let Some(counters) = self.output_places.take() else {
                 self.rule_places.give_back(place);
-                outputs.iter().for_each(|output: &LiveOutput| self.output_places.give_back(output.counters));
+                for output in &outputs {
+                    let LiveOutput { counters, .. } = output;
+                    self.output_places.give_back(*counters);
+                }
                 return Err(too_many("too many outputs of rules", MAX_OUTPUTS));
             };
             outputs.push(LiveOutput { counters, open: Err(String::new()) });

@@ -197,7 +197,9 @@ impl Input {
     pub(super) fn close(mut self, counters: &[&Counters]) -> InputStats {
         let mut stats = self.stats(counters);
         stats.abandoned += stats.queued();
-        counters.iter().for_each(|counters| counters.remove_input(self.place.into()));
+        for counters in counters {
+            counters.remove_input(self.place.into());
+        }
         stats
     }
 }

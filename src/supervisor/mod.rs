@@ -3,6 +3,7 @@
 
 mod answers;
 mod book;
+mod change;
 mod control;
 mod error;
 mod filter;
@@ -40,16 +41,17 @@ pub use report::Format;
 use samples::Samples;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::MissedTickBehavior;
 use workers::Workers;
 
 use crate::config::{Config, Flags};
 use crate::stats::Stats;
-use crate::sys::rlimit;
+use crate::sys::{process, rlimit};
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// How often workers are looked after.
-const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
+const PULSE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often rules that wait try again by themselves.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -77,6 +79,10 @@ pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
     let setup = |operation| move |error| SupervisorError::Setup { operation, error };
     if let Err(error) = rlimit::raise_open_files() {
         tracing::warn!("raise the limit on open descriptors: {error}");
+    }
+    // No worker gets what this one was started with.
+    if let Err(error) = process::keep_descriptors() {
+        tracing::debug!("mark descriptors that were there at the start: {error}");
     }
     // What it is for says what to do without.
     let _ = rlimit::raise_locked_memory();
@@ -154,6 +160,7 @@ impl Supervisor {
     async fn run(&mut self, signals: &mut Signals) {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         let mut pulse = tokio::time::interval(PULSE_INTERVAL);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
         loop {
@@ -179,7 +186,7 @@ impl Supervisor {
     fn replace(&mut self, number: usize) {
         match self.relay.launch(number) {
             Ok(()) => {
-                tracing::info!("worker {number} is started again, and goes on where the last one ended")
+                tracing::info!("worker {number} is started again, and goes on where the last one ended");
             }
             Err(error) => {
                 tracing::error!("{error}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::places::Places;
 use crate::stats::MAX_OUTPUTS;
-use crate::sys::udp_socket::{EgressAddress, open_egress};
+use crate::sys::udp_socket::{EgressAddress, open_egress, source};
 use crate::worker::order::{Descriptor, Order};
 
 /// Send buffer asked for, in bytes: some 4,000 small datagrams that a device has not sent yet.
@@ -54,6 +54,24 @@ impl Outputs {
     pub(super) fn adopt(&mut self, place: u32, address: EgressAddress, socket: Descriptor) {
         self.places.occupy(place);
         self.by_address.insert(address, Output { place, socket, users: 0 });
+    }
+
+    /// Opens those outputs anew that leave through the interface `name` with an address that is not the one they would get now.
+    /// Returns the orders for workers to send through the new sockets.
+    pub(super) fn refresh(&mut self, name: &str) -> Vec<(Order, Descriptor)> {
+        let mut orders = Vec::new();
+        let segment = self.segment;
+        for (address, output) in self.by_address.iter_mut().filter(|(address, _)| address.interface == name) {
+            // Where it cannot be opened now, what it has may still do.
+            let Ok((socket, _)) = open_egress(address, SEND_BUFFER) else { continue };
+            if source(&socket) == source(&output.socket) {
+                continue;
+            }
+            output.socket = Arc::new(socket);
+            let order = Order::Output { place: output.place, address: address.clone(), segment };
+            orders.push((order, Arc::clone(&output.socket)));
+        }
+        orders
     }
 
     /// One rule less uses the output to `address`. When it was the last, the order for workers to close it.

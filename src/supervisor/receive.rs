@@ -32,7 +32,7 @@ impl Way {
         match config.rx {
             Rx::Recv => Ok(recv),
             Rx::Mmap => Ok(Self::Rings(config.ring)),
-            Rx::Auto => match try_ring(config.ring) {
+            Rx::Auto => match try_ring(config.ring, first_interface(config)) {
                 Ok(()) => Ok(Self::Rings(config.ring)),
                 Err(error @ SupervisorError::Ring { .. }) => {
                     tracing::warn!("{error}; so frames are received by recv, which takes more CPU time");
@@ -96,17 +96,23 @@ impl Way {
     }
 }
 
-/// Whether a ring can be had at all, be it a small one.
-fn try_ring(layout: Layout) -> Result<(), SupervisorError> {
-    let socket = PacketSocket::open()
-        .map_err(|error| SupervisorError::PacketSocket { interface: "any interface".to_owned(), error })?;
-    let failed = |error| SupervisorError::Ring { interface: "any interface".to_owned(), layout, error };
+fn first_interface(config: &Config) -> &str {
+    config.rules.first().map_or("any interface", |rule| &rule.input.interface)
+}
+
+/// Whether a ring can be had at all, be it a small one. `interface` is for messages.
+fn try_ring(layout: Layout, interface: &str) -> Result<(), SupervisorError> {
+    let interface = interface.to_owned();
+    let socket = match PacketSocket::open() {
+        Ok(socket) => socket,
+        Err(error) => return Err(SupervisorError::PacketSocket { interface, error }),
+    };
     let try_it = || {
         socket.prefix_vnet_header()?;
         let smallest = iter::successors(Some(layout), Layout::halved).last().unwrap_or(layout);
         Shape::request(&socket, affordable(smallest, 1)?, ethernet::HEADER_LEN).map(|_| ())
     };
-    try_it().map_err(failed)
+    try_it().map_err(|error| SupervisorError::Ring { interface, layout, error })
 }
 
 /// The layout of rings that leave the machine half of the memory it has to give. The kernel would hand out more, and then end

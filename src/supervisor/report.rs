@@ -1,6 +1,6 @@
 //! Counters as people and programs read them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use comfy_table::presets::NOTHING;
@@ -44,7 +44,9 @@ impl Relay {
         let inputs: Vec<_> = inputs.into_values().collect();
         let relayed: u64 = rules.iter().flat_map(|rule| &rule.outputs).map(|output| output.relayed).sum();
         let mut removed = RemovedStats::default();
-        counters.iter().for_each(|counters| removed.add(&counters.removed()));
+        for counters in &counters {
+            removed.add(&counters.removed());
+        }
         Stats {
             rx: self.way.name().to_owned(),
             workers,
@@ -209,9 +211,13 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
         losses.push(format!("dropped {lost} frames as {name}{remedy}"));
     }
     let empty = BTreeMap::new();
-    let mut earlier = before.outputs().map(|(_, output)| &output.dropped);
-    for (rule, output) in after.outputs() {
-        for (name, lost) in since(earlier.next().unwrap_or(&empty), &output.dropped) {
+    let earlier: HashMap<_, _> = before
+        .outputs()
+        .map(|(rule, output)| ((rule.name.as_str(), output.destination.as_str()), &output.dropped))
+        .collect();
+    for (rule, output) in after.outputs().filter(|(_, output)| !output.dropped.is_empty()) {
+        let earlier = earlier.get(&(rule.name.as_str(), output.destination.as_str()));
+        for (name, lost) in since(earlier.copied().unwrap_or(&empty), &output.dropped) {
             losses.push(format!(
                 "rule \"{}\": {} dropped {lost} datagrams: {name}",
                 rule.name, output.destination

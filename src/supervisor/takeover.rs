@@ -21,13 +21,17 @@ use crate::worker::packet_ring::Shape;
 /// What counted before it was closed is kept under this name.
 const CLOSED_BEFORE: &str = "(closed before)";
 
+/// The socket and the ring of each worker in turn.
+type Sockets = Vec<(OwnedFd, Option<Shape>)>;
+/// The interface and the sockets of each input, by its place.
+type Inputs = BTreeMap<u16, (String, Sockets)>;
+
 /// What the workers were told, sorted.
 #[derive(Default)]
 struct State {
     outputs: HashMap<u32, (EgressAddress, OwnedFd)>,
     rules: BTreeMap<u32, (Rule, Option<u16>, Vec<Hop>)>,
-    /// By place: the interface, and the socket and ring of each worker in turn.
-    inputs: BTreeMap<u16, (String, Vec<(OwnedFd, Option<Shape>)>)>,
+    inputs: Inputs,
 }
 
 impl State {
@@ -95,7 +99,7 @@ impl Relay {
         input: Option<u16>,
         hops: &[Hop],
         addresses: &HashMap<u32, EgressAddress>,
-        inputs: &BTreeMap<u16, (String, Vec<(OwnedFd, Option<Shape>)>)>,
+        inputs: &Inputs,
     ) -> LiveRule {
         let output = |hop: &Hop| {
             let address = hop.output.and_then(|place| addresses.get(&place));
@@ -112,12 +116,7 @@ impl Relay {
         live
     }
 
-    fn adopt_input(
-        &mut self,
-        place: u16,
-        name: &str,
-        sockets: Vec<(OwnedFd, Option<Shape>)>,
-    ) -> Result<(), SupervisorError> {
+    fn adopt_input(&mut self, place: u16, name: &str, sockets: Sockets) -> Result<(), SupervisorError> {
         let index = bound_to(&sockets);
         let interface = Interface::find(name).ok().filter(|interface| interface.index == index);
         // One that is gone meanwhile is found out when interfaces are looked at.
@@ -152,7 +151,7 @@ impl Relay {
 }
 
 /// Index of the interface that sockets are bound to; 0 when it is gone.
-fn bound_to(sockets: &[(OwnedFd, Option<Shape>)]) -> u32 {
+fn bound_to(sockets: &Sockets) -> u32 {
     let socket = sockets.first().and_then(|(socket, _)| socket.try_clone().ok());
     socket.and_then(|socket| PacketSocket::from(socket).interface().ok().flatten()).unwrap_or(0)
 }

@@ -116,6 +116,13 @@ impl PacketSocket {
         sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, request)
     }
 
+    /// Takes a receive ring away that is not mapped.
+    pub fn remove_ring(&self) -> io::Result<()> {
+        // SAFETY: all of it are integers, and none of everything is how a ring is removed, of either version.
+        let nothing: libc::tpacket_req3 = unsafe { std::mem::zeroed() };
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, nothing)
+    }
+
     fn set_version(&self, version: libc::tpacket_versions) -> io::Result<()> {
         sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_VERSION, version as libc::c_int)
     }

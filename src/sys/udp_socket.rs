@@ -63,6 +63,12 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     Ok((socket.into(), obtained))
 }
 
+/// The address that `socket`, a connected one, sends from.
+pub fn source(socket: &OwnedFd) -> Option<IpAddr> {
+    let address = socket2::SockRef::from(socket).local_addr().ok()?;
+    address.as_socket().map(|address| address.ip())
+}
+
 fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {
     let any = libc::in_addr { s_addr: libc::INADDR_ANY };
     let request =

@@ -11,6 +11,8 @@ use crate::sys::sandbox::Sandbox;
 
 /// Works for whoever connects to the socket that this process has as its standard input.
 pub fn run() -> Result<(), WorkerError> {
+    // For who looks at processes: as it is started it would be called `exe`.
+    let _ = rustix::thread::set_name(c"mcr-worker");
     let listener = io::stdin().as_fd().try_clone_to_owned().map_err(WorkerError::Orders)?;
     super::run(Link::listening(Listener::from(listener)), confine)
 }

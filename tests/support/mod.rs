@@ -222,8 +222,8 @@ impl Relay {
     }
 
     /// What it answers to `command`.
-    pub fn ask(&self, command: control::Command) -> Outcome {
-        exchange(&mut self.connect(), &command)
+    pub fn ask(&self, command: &control::Command) -> Outcome {
+        exchange(&mut self.connect(), command)
     }
 
     /// What it has logged so far; all until it relays is there when it has been started.
@@ -241,7 +241,9 @@ impl Relay {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let children = children.unwrap_or_default();
         let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-        let lives = |pid: &&u32| FilePath::new(&format!("/proc/{pid}")).exists();
+        // One that has ended and nobody has looked for yet has no command line.
+        let lives =
+            |pid: &&u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
         children.chain(self.orphans.iter().filter(lives).copied()).collect()
     }
 
@@ -296,7 +298,9 @@ impl Drop for Relay {
         let workers = self.workers();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        workers.into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
+        for worker in workers {
+            kill(worker, libc::SIGKILL);
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The workers: processes of their own, each pinned to a CPU. What one of them counts outlives it, and where it has ended
 //! another one goes on.
 
+mod adopt;
 mod process;
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,13 @@ use std::time::{Duration, Instant};
 use process::Process;
 pub(super) use process::Told;
 
-use super::{SupervisorError, counted};
+use super::SupervisorError;
 use crate::stats::Counters;
 use crate::sys::affinity;
 use crate::worker::order::{self, Descriptor, Order, Task};
 
 /// How long workers have to carry out orders.
 const SYNC_TIME: Duration = Duration::from_secs(5);
-/// How long workers of another supervisor may take to drain.
-const RETIRE_TIME: Duration = Duration::from_secs(6);
 /// How long a worker must have lived that is replaced at once, however often.
 const LONG_LIFE: Duration = Duration::from_secs(1);
 /// How many in a row may live shorter before the next one has to wait.
@@ -55,12 +53,14 @@ enum State {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Workers {
-    workers: Vec<Worker>,
+    all: Vec<Worker>,
     /// Where they listen: the control socket's path and their number.
     socket: PathBuf,
     /// What they are started with.
     arguments: Vec<String>,
     last_sync: u64,
+    /// The level that they log from, once it has been changed.
+    log_level: Option<String>,
 }
 
 /// What is known of a worker.
@@ -132,76 +132,29 @@ impl Workers {
             Ok(Worker::new(Counters::new()?, task))
         };
         let workers = (0..count).map(worker).collect::<io::Result<_>>().map_err(failed)?;
-        Ok(Self { workers, socket: control_socket.to_owned(), arguments, last_sync: 0 })
-    }
-
-    /// Connects to workers that another supervisor, which is gone, has started at the same control socket. If they are as these
-    /// workers are to be, they take their place, and what each was told is returned; if not, they drain, and end.
-    pub(super) async fn adopt(&mut self) -> Option<Vec<Told>> {
-        let mut found = Vec::new();
-        for (number, path) in sockets(&self.socket) {
-            match tokio::time::timeout(SYNC_TIME, Process::adopt(&path)).await {
-                Ok(Ok((process, told))) => found.push((number, process, told)),
-                Ok(Err(error)) if is_nobody(&error) => drop(std::fs::remove_file(&path)),
-                Ok(Err(error)) => tracing::error!("take over the worker at {}: {error}", path.display()),
-                Err(_) => tracing::error!("take over the worker at {}: it does not answer", path.display()),
-            }
-        }
-        if found.is_empty() {
-            return None;
-        }
-        found.sort_by_key(|(number, ..)| *number);
-        let adopted: Option<Vec<_>> =
-            (0..).zip(&mut found).map(|(place, found)| self.suit(place, found)).collect();
-        match adopted.filter(|memories| memories.len() == self.len()) {
-            Some(memories) => Some(self.take_in(found, memories)),
-            None => {
-                retire(found.into_iter().map(|(_, process, _)| process).collect()).await;
-                None
-            }
-        }
-    }
-
-    /// The counters of a worker that was found, if it is what worker `place` is to be.
-    fn suit(&self, place: usize, found: &mut (usize, Process, Told)) -> Option<Counters> {
-        let (number, _, told) = found;
-        let begin = told.iter_mut().find(|(order, _)| matches!(order, Order::Begin(_)))?;
-        let (Order::Begin(task), memory) = begin else { return None };
-        let wanted = &self.workers.get(place)?.task;
-        let is_same = Task { cpu: wanted.cpu, ..task.clone() } == *wanted;
-        if *number != place || !is_same {
-            return None;
-        }
-        Counters::open(memory.take()?).ok()
-    }
-
-    fn take_in(&mut self, found: Vec<(usize, Process, Told)>, memories: Vec<Counters>) -> Vec<Told> {
-        let mut all_told = Vec::new();
-        for ((worker, (_, process, told)), counters) in self.workers.iter_mut().zip(found).zip(memories) {
-            worker.counters = counters;
-            worker.state = State::Running(Box::new(process));
-            all_told.push(told);
-        }
-        all_told
+        Ok(Self { all: workers, socket: control_socket.to_owned(), arguments, last_sync: 0, log_level: None })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.workers.len()
+        self.all.len()
     }
 
     /// What each of them counts.
     pub(super) fn counters(&self) -> Vec<&Counters> {
-        self.workers.iter().map(|worker| &worker.counters).collect()
+        self.all.iter().map(|worker| &worker.counters).collect()
     }
 
     /// Starts worker `number` and tells it to begin.
     pub(super) fn launch(&mut self, number: usize) -> Result<(), SupervisorError> {
         let failed = |error: io::Error| SupervisorError::Worker { number, reason: error.to_string() };
         let path = socket_of(&self.socket, number);
-        let Some(worker) = self.workers.get_mut(number) else { return Ok(()) };
+        let Some(worker) = self.all.get_mut(number) else { return Ok(()) };
         let memory = worker.counters.memory().try_clone_to_owned().map_err(failed)?;
         let mut process = Process::spawn(&path, &self.arguments).map_err(failed)?;
         process.tell(&Order::Begin(worker.task.clone()), Some(memory.into()));
+        if let Some(level) = &self.log_level {
+            process.tell(&Order::LogLevel(level.clone()), None);
+        }
         worker.state = State::Running(Box::new(process));
         if worker.last_end.is_some() {
             worker.restarts += 1;
@@ -211,16 +164,22 @@ impl Workers {
 
     /// Gives all that run an order.
     pub(super) fn tell(&mut self, order: &Order, descriptor: Option<&Descriptor>) {
-        for process in self.workers.iter_mut().filter_map(Worker::process) {
+        for process in self.all.iter_mut().filter_map(Worker::process) {
             process.tell(order, descriptor.cloned());
         }
     }
 
     /// Gives worker `number` an order, if it runs.
     pub(super) fn tell_one(&mut self, number: usize, order: &Order, descriptor: Option<Descriptor>) {
-        if let Some(process) = self.workers.get_mut(number).and_then(Worker::process) {
+        if let Some(process) = self.all.get_mut(number).and_then(Worker::process) {
             process.tell(order, descriptor);
         }
+    }
+
+    /// Has them log from `level` on, and those that come after them.
+    pub(super) fn set_log_level(&mut self, level: String) {
+        self.tell(&Order::LogLevel(level.clone()), None);
+        self.log_level = Some(level);
     }
 
     /// Waits until all that run have carried out their orders. One that does not is ended.
@@ -230,7 +189,7 @@ impl Workers {
         self.tell(&Order::Answer(number), None);
         let all_answer = poll_fn(|context| {
             let mut pending = false;
-            for worker in &mut self.workers {
+            for worker in &mut self.all {
                 let Some(process) = worker.process() else { continue };
                 if process.poll_end(context).is_ready() {
                     worker.bury();
@@ -241,7 +200,7 @@ impl Workers {
             if pending { Poll::Pending } else { Poll::Ready(()) }
         });
         if tokio::time::timeout(SYNC_TIME, all_answer).await.is_err() {
-            for process in self.workers.iter_mut().filter_map(Worker::process) {
+            for process in self.all.iter_mut().filter_map(Worker::process) {
                 if process.answered < number {
                     process.kill();
                 }
@@ -253,11 +212,10 @@ impl Workers {
     /// again.
     pub(super) async fn due(&mut self) -> usize {
         loop {
-            let earliest =
-                self.workers.iter().enumerate().filter_map(|(number, worker)| match worker.state {
-                    State::Resting(until) => Some((until, number)),
-                    State::Running(_) => None,
-                });
+            let earliest = self.all.iter().enumerate().filter_map(|(number, worker)| match worker.state {
+                State::Resting(until) => Some((until, number)),
+                State::Running(_) => None,
+            });
             let earliest = earliest.min();
             let until = earliest.map(|(until, _)| until);
             tokio::select! {
@@ -270,7 +228,7 @@ impl Workers {
 
     async fn one_ends(&mut self) -> usize {
         poll_fn(|context| {
-            for (number, worker) in self.workers.iter_mut().enumerate() {
+            for (number, worker) in self.all.iter_mut().enumerate() {
                 if worker.process().is_some_and(|process| process.poll_end(context).is_ready()) {
                     return Poll::Ready(number);
                 }
@@ -282,24 +240,23 @@ impl Workers {
 
     /// Worker `number` could not be started: it is tried again later.
     pub(super) fn postpone(&mut self, number: usize) {
-        if let Some(worker) = self.workers.get_mut(number) {
+        if let Some(worker) = self.all.get_mut(number) {
             worker.state = State::Resting(Instant::now() + LONGEST_REST);
         }
     }
 
     fn bury(&mut self, number: usize) {
-        if let Some(worker) = self.workers.get_mut(number) {
+        if let Some(worker) = self.all.get_mut(number) {
             worker.bury();
         }
     }
 
     /// Ends those that hang.
     pub(super) fn check_pulses(&mut self) {
-        let now = Instant::now();
-        for worker in &mut self.workers {
+        for worker in &mut self.all {
             let turns = worker.counters.turns().get();
             if let Some(process) = worker.process() {
-                process.check_pulse(turns, now);
+                process.check_pulse(turns);
             }
         }
     }
@@ -307,18 +264,17 @@ impl Workers {
     /// Tells all to drain and waits until they have, at most for `time`. Says which ones have not, or did not run.
     pub(super) async fn drain(&mut self, time: Duration) -> Vec<usize> {
         let is_down = |worker: &mut Worker| worker.process().is_none();
-        let mut failed: Vec<_> =
-            (0..self.len()).filter(|number| is_down(&mut self.workers[*number])).collect();
+        let mut failed: Vec<_> = (0..self.len()).filter(|number| is_down(&mut self.all[*number])).collect();
         self.tell(&Order::Drain, None);
         let all_end = poll_fn(|context| {
-            let running = self.workers.iter_mut().filter_map(Worker::process);
+            let running = self.all.iter_mut().filter_map(Worker::process);
             // All of them are looked at.
             let pending =
                 running.fold(false, |pending, process| process.poll_end(context).is_pending() | pending);
             if pending { Poll::Pending } else { Poll::Ready(()) }
         });
         let in_time = tokio::time::timeout(time, all_end).await.is_ok();
-        for (number, worker) in self.workers.iter_mut().enumerate() {
+        for (number, worker) in self.all.iter_mut().enumerate() {
             if let State::Running(process) =
                 std::mem::replace(&mut worker.state, State::Resting(Instant::now()))
             {
@@ -335,7 +291,7 @@ impl Workers {
 
     /// Why a worker could not be started, if one could not.
     pub(super) fn why_down(&self) -> Option<SupervisorError> {
-        let down = self.workers.iter().find(|worker| matches!(worker.state, State::Resting(_)))?;
+        let down = self.all.iter().find(|worker| matches!(worker.state, State::Resting(_)))?;
         let reason = down.last_end.clone().unwrap_or_default();
         Some(SupervisorError::Worker { number: down.task.number, reason })
     }
@@ -353,10 +309,11 @@ impl Workers {
                 uptime: process.map_or(Duration::ZERO, |process| process.since.elapsed()),
                 restarts: worker.restarts,
                 last_end: worker.last_end.clone(),
-                has_failed: worker.short_lives > SHORT_LIVES,
+                has_failed: worker.short_lives > SHORT_LIVES
+                    && process.is_none_or(|process| process.since.elapsed() < LONG_LIFE),
             }
         };
-        self.workers.iter().map(status).collect()
+        self.all.iter().map(status).collect()
     }
 }
 
@@ -365,40 +322,6 @@ async fn rested(until: Option<Instant>) {
         Some(until) => tokio::time::sleep_until(until.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Has workers drain that cannot be taken over.
-async fn retire(mut processes: Vec<Process>) {
-    tracing::warn!(
-        "{} of another supervisor relay in another way than these are to: they drain and end, and what comes until \
-         these have begun is lost",
-        counted(processes.len(), "worker")
-    );
-    processes.iter_mut().for_each(|process| process.tell(&Order::Drain, None));
-    let all_end = poll_fn(|context| {
-        let pending = processes
-            .iter_mut()
-            .fold(false, |pending, process| process.poll_end(context).is_pending() | pending);
-        if pending { Poll::Pending } else { Poll::Ready(()) }
-    });
-    let _ = tokio::time::timeout(RETIRE_TIME, all_end).await;
-    processes.into_iter().for_each(|process| drop(process.bury()));
-}
-
-/// Whether an error of connecting says that nobody listens.
-fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-}
-
-/// Where workers of the supervisor at `control_socket` may listen, with their numbers.
-fn sockets(control_socket: &Path) -> Vec<(usize, PathBuf)> {
-    let folder = control_socket.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Ok(entries) = std::fs::read_dir(folder.unwrap_or(Path::new("."))) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let number = |name: String| name.rsplit_once(".worker-")?.1.parse().ok();
-    let numbers = names.filter_map(number).collect::<BTreeSet<usize>>();
-    let paths = numbers.into_iter().map(|number| (number, socket_of(control_socket, number)));
-    paths.filter(|(_, path)| path.exists()).collect()
 }
 
 /// Where worker `number` listens.

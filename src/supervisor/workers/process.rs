@@ -15,8 +15,11 @@ use crate::sys::channel::{Channel, Listener};
 use crate::sys::poll;
 use crate::worker::order::{Answer, Descriptor, Inbox, Order, Outbox};
 
-/// How long a worker that was asked for a sign of life has to give one.
-const HANG_TIME: Duration = Duration::from_secs(1);
+/// How often in a row a worker that was asked for a sign of life may be found without one. Looks are counted, not time: a machine
+/// that stood still is no fault of the worker's.
+const HANG_LOOKS: u32 = 3;
+/// The same before it has shown the first one: it sets up its rings.
+const BEGIN_LOOKS: u32 = 50;
 
 /// How long a worker may still take to end when it has closed its channel.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
@@ -46,8 +49,9 @@ pub(in crate::supervisor) type Told = Vec<(Order, Option<OwnedFd>)>;
 #[derive(Clone, Copy, Debug)]
 struct Pulse {
     turns: u64,
-    /// Since when it has been asked for a sign of life.
-    asked: Option<Instant>,
+    /// How often it was found without one since it was asked; none while it shows some by itself.
+    looks: Option<u32>,
+    has_begun: bool,
 }
 
 impl Process {
@@ -57,6 +61,8 @@ impl Process {
         // The same program, even if there is another file of its name by now.
         let mut command = Command::new("/proc/self/exe");
         command.args(arguments).arg("worker").stdin(OwnedFd::from(listener)).stdout(Stdio::null());
+        // To name the lines of a backtrace it would have to open files, which it may not: the reason is told without.
+        command.env_remove("RUST_BACKTRACE");
         // A terminal's interrupt is for the supervisor.
         let child = command.process_group(0).spawn()?;
         Self::new(Channel::connect(path)?.register()?, child.id(), Some(child))
@@ -76,7 +82,7 @@ impl Process {
                 Ok((Answer::ToldAll, _)) => break,
                 Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    channel.readable().await?.clear_ready()
+                    channel.readable().await?.clear_ready();
                 }
                 Err(error) => return Err(error),
             }
@@ -97,7 +103,7 @@ impl Process {
             since: Instant::now(),
             answered: 0,
             failure: None,
-            pulse: Pulse { turns: 0, asked: None },
+            pulse: Pulse { turns: 0, looks: None, has_begun: false },
         })
     }
 
@@ -126,14 +132,13 @@ impl Process {
     fn poll_channel(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         while !self.outbox.is_empty() {
             match self.outbox.flush(self.channel.get_ref()) {
-                Ok(true) => break,
+                // Where it is gone, what it has said at last is to be heard.
+                Ok(true) | Err(_) => break,
                 Ok(false) => match self.channel.poll_write_ready(context) {
                     Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
                     Poll::Ready(Err(error)) => return Poll::Ready(error),
                     Poll::Pending => break,
                 },
-                // What it has said at last is to be heard.
-                Err(_) => break,
             }
         }
         loop {
@@ -155,18 +160,23 @@ impl Process {
 
     /// Looks whether it lives, by the turns that it has made; asks it, where it may be asleep, and ends it when it does not
     /// answer.
-    pub(super) fn check_pulse(&mut self, turns: u64, now: Instant) {
-        match self.pulse.asked {
-            _ if turns != self.pulse.turns => self.pulse = Pulse { turns, asked: None },
+    pub(super) fn check_pulse(&mut self, turns: u64) {
+        let Pulse { turns: before, looks, has_begun } = self.pulse;
+        let most = if has_begun { HANG_LOOKS } else { BEGIN_LOOKS };
+        match looks {
+            _ if turns != before => {
+                // What one before it has counted is no sign of its own.
+                self.pulse = Pulse { turns, looks: None, has_begun: has_begun || self.answered > 0 };
+            }
             None => {
                 self.tell(&Order::Answer(0), None);
-                self.pulse.asked = Some(now);
+                self.pulse.looks = Some(0);
             }
-            Some(asked) if now.duration_since(asked) > HANG_TIME => {
-                self.failure.get_or_insert_with(|| format!("did nothing for {HANG_TIME:?}"));
+            Some(looks) if looks >= most => {
+                self.failure.get_or_insert_with(|| "did nothing any more".to_owned());
                 self.kill();
             }
-            Some(_) => {}
+            Some(looks) => self.pulse.looks = Some(looks + 1),
         }
     }
 

@@ -61,8 +61,8 @@ pub enum Wait {
 /// An `io_uring` that belongs to one thread.
 pub struct Uring {
     ring: IoUring,
-    /// Whether it does not take submissions yet.
-    disabled: bool,
+    /// Whether it took no submissions at first, which is when restrictions can be registered.
+    is_restrictable: bool,
     pool: Option<BufferPool>,
     /// After `ring`, so that the kernel is done with them when they go.
     messages: Messages,
@@ -78,9 +78,9 @@ pub struct Uring {
 impl Uring {
     /// Sets up a ring that holds up to `completions` results, at least 512, before they are taken.
     pub fn new(completions: u32) -> io::Result<Self> {
-        let mut ring = Self::disabled(completions)?;
-        if ring.disabled {
-            ring.enable()?;
+        let ring = Self::disabled(completions)?;
+        if ring.is_restrictable {
+            ring.ring.submitter().register_enable_rings()?;
         }
         Ok(ring)
     }
@@ -99,14 +99,14 @@ impl Uring {
             build(|builder| _ = builder.setup_r_disabled().setup_single_issuer().setup_defer_taskrun())
                 .or_else(|_| build(|builder| _ = builder.setup_r_disabled().setup_coop_taskrun()))
                 .or_else(|_| build(|builder| _ = builder.setup_r_disabled()));
-        let (ring, disabled) = match disabled {
+        let (ring, is_restrictable) = match disabled {
             Ok(ring) => (ring, true),
             Err(_) => (build(|_| ())?, false),
         };
         let deferred = VecDeque::with_capacity(completions as usize);
         Ok(Self {
             ring,
-            disabled,
+            is_restrictable,
             pool: None,
             messages: Messages::new(),
             deferred,
@@ -118,19 +118,17 @@ impl Uring {
     /// Enables a ring that was set up disabled, for the operations of this module only: system calls that go through a
     /// ring are not seen by a seccomp filter. Nothing can be registered any more, so buffers come before. Before Linux
     /// 5.10 there are no restrictions, which is logged.
+    ///
+    /// # Errors
+    /// `EBADFD` when it is enabled already.
     pub fn restrict(&mut self) -> io::Result<()> {
-        if !self.disabled {
+        if !self.is_restrictable {
             tracing::warn!("io_uring is not restricted to the operations of a relay: that needs Linux 5.10");
             return Ok(());
         }
-        self.ring.submitter().register_restrictions(&mut restrictions())?;
-        self.enable()
-    }
-
-    fn enable(&mut self) -> io::Result<()> {
-        self.ring.submitter().register_enable_rings()?;
-        self.disabled = false;
-        Ok(())
+        let submitter = self.ring.submitter();
+        submitter.register_restrictions(&mut restrictions())?;
+        submitter.register_enable_rings()
     }
 
     /// Gives the ring its receive buffers: `count` of them, a power of two, of at least `len` bytes. With

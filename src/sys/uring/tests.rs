@@ -271,4 +271,5 @@ fn a_restricted_ring_refuses_everything_else() {
     }
     assert!(!ring.has_multishot_receive(), "nor can anything be asked");
     assert!(ring.set_buffers(4, 64, true).is_err(), "or registered");
+    assert!(ring.restrict().is_err() && Uring::new(1_024).unwrap().restrict().is_err(), "it is too late");
 }

@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::frames::OVERHEAD;
-use super::{Layout, Version};
+use super::{Layout, Mapping, Version};
 use crate::sys::packet_socket::PacketSocket;
 
 /// Most bytes of a slot: those that are larger are rare, and slots for them would be few.
@@ -24,7 +24,7 @@ pub struct Shape {
 
 impl Shape {
     /// Gives `socket`, which prefixes frames with a `virtio_net_hdr` and is not bound yet, a ring. Where there is no memory for
-    /// that many blocks it takes half, as often as need be. Slots of V2 have room for frames of `frame_len` bytes, or of 16 KiB
+    /// that many blocks, or no room to map them, it takes half, as often as need be. Slots of V2 have room for frames of `frame_len` bytes, or of 16 KiB
     /// or a block if that is less; larger ones take a copy more.
     ///
     /// # Errors
@@ -34,13 +34,20 @@ impl Shape {
         mut layout: Layout,
         frame_len: usize,
     ) -> io::Result<(Self, Layout)> {
+        let mut is_first = true;
         loop {
+            if !std::mem::take(&mut is_first) {
+                // Nothing, unless the ring was there and only its mapping failed.
+                socket.remove_ring()?;
+            }
             let shape = Self::new(&layout, frame_len);
             let requested = match layout.version() {
                 Version::V3 => shape.request_blocks(socket, layout.retire_ms()),
                 Version::V2 => shape.request_slots(socket),
             };
-            layout = match (requested, layout.halved()) {
+            // Whoever maps it has the same limits as this process.
+            let mapped = requested.and_then(|()| Mapping::new(socket.try_clone()?, shape.size()).map(drop));
+            layout = match (mapped, layout.halved()) {
                 (Ok(()), _) => return Ok((shape, layout)),
                 (Err(error), Some(halved)) if error.raw_os_error() == Some(libc::ENOMEM) => halved,
                 (Err(error), _) => return Err(error),
