@@ -72,3 +72,31 @@ fn a_link_that_comes_back_is_what_it_was() {
         topology.remove().expect("nothing is left that cannot be removed");
     }
 }
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn links_do_not_depend_on_each_other() {
+    let (_run, mut topology) = topology(link(Family::Ipv4), 1);
+    topology.add_spare().expect("add a spare link");
+    let both = |leg, change| {
+        topology.disturb(leg, change).expect("disturb the link");
+        topology.restore(leg, change).expect("restore the link");
+    };
+    both(Leg::Ingress, Change::Gone);
+    both(Leg::Egress, Change::Gone);
+    both(Leg::Egress, Change::Mtu);
+    both(Leg::Spare, Change::Down);
+    for change in [Change::Gone, Change::Down, Change::Gone] {
+        let sender = sender(&topology.egress[0]);
+        let send = |when: &str| {
+            let sent = sender.send_to(b"to the group", (group(Family::Ipv4), PORT));
+            assert!(sent.is_ok(), "{when}, {change:?}: {sent:?}");
+        };
+        send("before");
+        topology.disturb(Leg::Spare, change).expect("disturb the link");
+        send("meanwhile");
+        assert_carries(&topology, Family::Ipv4);
+        topology.restore(Leg::Spare, change).expect("restore the link");
+        send("after");
+    }
+}
