@@ -139,10 +139,11 @@ fn the_file_is_read_again_and_nonsense_changes_nothing() {
         "at = '600ms', reload = 'invalid'",
         "at = '800ms', reload = 'invalid', via = 'signal'",
         "at = '1s', reload = 'file'",
+        "every = '300ms', churn = 2",
     ];
     let lab = Lab::as_root();
     let relay = own_relay(&lab);
-    passed(&run(&lab, &scenario("1500ms", &["recv"], &events, ""), &relay), 5);
+    passed(&run(&lab, &scenario("1500ms", &["recv"], &events, ""), &relay), 9);
 }
 
 #[test]

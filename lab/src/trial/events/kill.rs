@@ -83,7 +83,8 @@ impl Player<'_> {
             let lost: Vec<_> = orphans.iter().filter(|orphan| !adopted.contains(orphan)).collect();
             let told = || format!("workers {lost:?} were not taken on; the new supervisor has {adopted:?}");
             Ok(if lost.is_empty() { Ok(()) } else { Err(told()) })
-        })
+        })?;
+        self.forget_what_is_gone()
     }
 }
 

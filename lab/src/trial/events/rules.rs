@@ -69,7 +69,8 @@ impl Player<'_> {
                 self.wait_for(|player| {
                     let found = names_in_file(&player.rules()?);
                     Ok(if found == expected { Ok(()) } else { Err(difference(&expected, &found)) })
-                })
+                })?;
+                self.forget_what_is_gone()
             }
             Content::Invalid => {
                 let before = self.rules()?;
@@ -119,6 +120,19 @@ impl Player<'_> {
         self.tell(&Command::Add { rules })?;
         self.further = (next, count);
         self.remove(old)
+    }
+
+    /// Forgets the rules that came last if they are gone: what is in no file may go when that is read, or with the supervisor
+    /// that was told of it.
+    pub(super) fn forget_what_is_gone(&mut self) -> Result<(), Failure> {
+        let (first, count) = self.further;
+        let last = self.with_relay(|relay| relay.further_rules(first, count))?;
+        let rules = self.rules()?;
+        let is_there = |rule: &RuleSpec| rules.iter().any(|status| status.rule.name == rule.name);
+        if !last.iter().all(is_there) {
+            self.further = (first + count, 0);
+        }
+        Ok(())
     }
 
     /// Removes the rules that came last.
