@@ -83,7 +83,7 @@ impl Memberships {
             return Ok(None);
         }
         let has_room = |socket: &GroupSocket| socket.is_v4 == group.is_ipv4() && !socket.is_full;
-        if let Some(place) = self.sockets.iter().rposition(has_room) {
+        while let Some(place) = self.sockets.iter().rposition(has_room) {
             let socket = &mut self.sockets[place];
             match socket.socket.join(group, interface) {
                 Err(error) if is_full(&error) => socket.is_full = true,
@@ -171,8 +171,14 @@ mod tests {
             memberships.leave(&group(i)[0], lo);
         }
         assert_eq!((0..100).filter(|i| joined(&name(*i)) > 0).count(), 0);
-        for i in 0..limit as u8 {
+        for i in 0..100 {
             memberships.enter(&group(i)[0], lo).unwrap();
+        }
+        // The first socket has room, and the last ones have not, which only shows when one is tried.
+        memberships.leave(&group(0)[0], lo);
+        for _ in 0..3 {
+            memberships.enter(&input([239, 81, 8, 1], 5000), lo).unwrap();
+            memberships.leave(&input([239, 81, 8, 1], 5000), lo);
         }
         assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit), "there is room again");
     }
