@@ -37,7 +37,16 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             Order::Answer(number) => {
                 self.link.answer(&Answer::Done(*number), None).map_err(WorkerError::Orders)?;
             }
-            _ => self.change(&order, descriptor).map_err(WorkerError::Orders)?,
+            // One that cannot be carried out is no reason to leave all others undone.
+            _ => {
+                if let Err(error) = self.change(&order, descriptor) {
+                    tracing::error!(
+                        "{}: {error}; what depends on it is not relayed by this worker",
+                        subject(&order)
+                    );
+                    return Ok(());
+                }
+            }
         }
         self.told.keep(order);
         Ok(())
@@ -113,5 +122,51 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         self.link.answer(&Answer::ToldAll, None)?;
         self.link.flush();
         Ok(())
+    }
+}
+
+/// What an order is about, for messages.
+fn subject(order: &Order) -> String {
+    match order {
+        Order::Input { interface, .. } => {
+            format!(
+                "receive on {interface} (give the relay more memory, or smaller rings: --ring-block-count)"
+            )
+        }
+        Order::Output { address, .. } => format!("send to {address}"),
+        Order::Rule { rule, .. } => format!("relay by rule \"{}\"", rule.name),
+        order => format!("{order:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::order::{Inbox, Outbox, Path, Task};
+    use super::super::{Link, run};
+    use super::*;
+    use crate::stats::Counters;
+    use crate::sys::channel::Channel;
+    use crate::sys::poll;
+
+    #[test]
+    fn an_order_that_cannot_be_carried_out_ends_no_worker() {
+        let (channel, other) = Channel::pair().unwrap();
+        let worker = std::thread::spawn(|| run(Link::connected(other), |_| Ok(())));
+        let (mut outbox, mut inbox) = (Outbox::default(), Inbox::<Answer>::default());
+        let memory = Counters::new().unwrap().memory().try_clone_to_owned().unwrap();
+        let task = Task::new(0, Path::Blocks, Duration::ZERO, None);
+        outbox.push(&Order::Begin(task), Some(Arc::new(memory))).unwrap();
+        // Neither a packet socket nor a ring.
+        let pipe = Arc::new(OwnedFd::from(io::pipe().unwrap().0));
+        let input = Order::Input { place: 0, interface: "eth0".to_owned(), shape: None };
+        outbox.push(&input, Some(pipe)).unwrap();
+        outbox.push(&Order::Answer(1), None).unwrap();
+        outbox.flush(&channel).unwrap();
+        poll::wait_readable(channel.as_fd()).unwrap();
+        assert_eq!(inbox.receive(&channel).unwrap().0, Answer::Done(1));
+        drop(channel);
+        worker.join().unwrap().unwrap();
     }
 }
