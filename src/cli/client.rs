@@ -65,7 +65,7 @@ pub struct Add {
     #[arg(long, value_name = "OUTPUTS", requires = "input_interface")]
     pub outputs: Option<String>,
     /// The rule's name [default: its input]
-    #[arg(long, value_name = "NAME", requires = "input_interface")]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub name: Option<String>,
     /// A rule in one text: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...]
     #[arg(long = "rule", value_name = "SPEC")]

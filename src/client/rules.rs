@@ -29,6 +29,12 @@ pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
     if let Some(spec) = of_flags(arguments)? {
         rules.push(Rule::try_from(spec).map_err(|error| usage(error.to_string()))?);
     }
+    if let Some(name) = &arguments.name {
+        let [rule] = rules.as_mut_slice() else {
+            return Err(usage(format!("--name \"{name}\" is for one rule, not for {}", rules.len())));
+        };
+        rule.name.clone_from(name);
+    }
     if let Some((_, fault)) = faults_between(&rules).into_iter().next() {
         return Err(usage(fault.message));
     }
@@ -79,7 +85,7 @@ fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {
         .parse()
         .map_err(|error| usage(format!("--outputs \"{outputs}\": {error}")))?;
     let outputs = parsed.outputs.iter().map(OutputSpec::from).collect();
-    Ok(Some(RuleSpec { name: arguments.name.clone(), input, outputs }))
+    Ok(Some(RuleSpec { name: None, input, outputs }))
 }
 
 fn input(

@@ -193,6 +193,7 @@ fn worker_status(number: usize, status: Status, received: u64) -> WorkerStatus {
         uptime_ms: status.uptime.as_millis() as u64,
         restarts: status.restarts,
         last_exit: status.last_end,
+        refused: status.refused,
         received,
         cpu_ns: status.pid.and_then(process::cpu_time).map_or(0, |time| time.as_nanos() as u64),
     }

@@ -36,8 +36,8 @@ impl Relay {
         for place in &added {
             self.tell_rule(*place);
         }
-        self.workers.sync().await;
-        if let Err(error) = self.capture(&added, &struck) {
+        let applied = self.workers.sync().await;
+        if let Err(error) = applied.and_then(|()| self.capture(&added, &struck)) {
             self.undo(added, struck).await;
             return Err(error);
         }
@@ -62,7 +62,8 @@ impl Relay {
             self.book.adopt(place, live);
             self.tell_rule(place);
         }
-        self.workers.sync().await;
+        self.capture_no_more(&gone);
+        self.sync_after_ending().await;
         self.release(gone).await;
     }
 
@@ -77,12 +78,17 @@ impl Relay {
                 live.input.add_rules(inputs.into_iter())?;
             }
         }
+        self.capture_no_more(struck);
+        self.start_inputs()
+    }
+
+    /// Has the kernel capture no more what only `struck` rules took.
+    fn capture_no_more(&mut self, struck: &[(u32, LiveRule)]) {
         for (_, live) in struck.iter().filter(|(_, live)| self.book.with_input(&live.rule.input).is_none()) {
             if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {
                 input.input.remove_rules(std::iter::once(&live.rule.input));
             }
         }
-        self.start_inputs()
     }
 
     /// Begins capture on inputs that are new, when workers have them.
@@ -109,6 +115,14 @@ impl Relay {
         }
     }
 
+    /// Waits until workers have ended what they were told to end.
+    async fn sync_after_ending(&mut self) {
+        if let Err(error) = self.workers.sync().await {
+            // Nothing that a worker ends can be refused, and what holds again held before.
+            tracing::error!("{error}");
+        }
+    }
+
     /// A rule needs its input, its group and its outputs no more.
     fn detach(&mut self, live: &LiveRule) {
         if let Ok(listening) = live.input {
@@ -120,7 +134,9 @@ impl Relay {
     }
 
     pub(super) fn stop_listening(&mut self, live: &LiveRule, listening: Listening) {
-        self.memberships.leave(&live.rule.input, listening.interface);
+        if let Some(order) = self.memberships.leave(&live.rule.input, listening.interface) {
+            self.workers.tell(&order, None);
+        }
         if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {
             input.users = input.users.saturating_sub(1);
         }
@@ -142,7 +158,7 @@ impl Relay {
             }
             self.workers.tell(&Order::EndInput { place: *place }, None);
         }
-        self.workers.sync().await;
+        self.sync_after_ending().await;
         for (name, place) in unused {
             if let Some(live) = self.inputs.remove(&name) {
                 let stats = live.input.close(&self.workers.counters());

@@ -37,6 +37,14 @@ pub enum SupervisorError {
         /// Why not.
         error: io::Error,
     },
+    /// The kernel cannot be told what the rules take.
+    #[error("filter by the rules on {interface}: {error} (needs CAP_BPF; relay with --no-rule-filter)")]
+    Filter {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        error: RuleProgramError,
+    },
     /// What rules take cannot end at an interface.
     #[error(
         "consume on {interface}: {error} (needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN; relay without --consume)"
@@ -95,6 +103,14 @@ pub enum SupervisorError {
         number: usize,
         /// Why not.
         reason: String,
+    },
+    /// A worker cannot carry out an order.
+    #[error("worker {number} cannot {why}")]
+    Refused {
+        /// Its number, from 0.
+        number: usize,
+        /// Which order, and why not.
+        why: String,
     },
     /// Workers did not stay up.
     #[error("{0} did not stay up: see the log, or `multicast_relay workers` while the relay runs")]

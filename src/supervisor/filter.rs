@@ -60,7 +60,12 @@ impl Filter {
     }
 
     fn failed(&self, error: RuleProgramError) -> SupervisorError {
-        SupervisorError::Consume { interface: self.interface.clone(), error }
+        let interface = self.interface.clone();
+        if self.consume {
+            SupervisorError::Consume { interface, error }
+        } else {
+            SupervisorError::Filter { interface, error }
+        }
     }
 
     fn load_programs(&mut self) -> Result<RulePrograms, RuleProgramError> {
@@ -127,7 +132,9 @@ impl Filter {
     /// Captures no more what `inputs` take.
     pub(super) fn remove<'a>(&mut self, inputs: impl Iterator<Item = &'a Input>) {
         for endpoint in inputs.map(endpoint) {
-            self.endpoints.remove(&endpoint);
+            if !self.endpoints.remove(&endpoint) {
+                continue;
+            }
             if let Some(Err(error)) = self.programs.as_mut().map(|programs| programs.remove(&endpoint)) {
                 tracing::warn!(
                     "filter by the rules on {}: {error}; what no rule takes is captured",

@@ -1,7 +1,7 @@
 //! The host's part in what is captured: group memberships, without which switches and the devices' own filters keep a
 //! group's traffic out, and sockets that keep the host from refusing datagrams sent to its own addresses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use crate::rules::Input;
 use crate::sys::udp_socket::{MembershipSocket, occupy};
-use crate::worker::order::Descriptor;
+use crate::worker::order::{Descriptor, Order};
 
 /// What the relay is a member of. Groups are left when this is dropped, unless somebody else has the sockets too.
 #[derive(Debug, Default)]
 pub(super) struct Memberships {
-    sockets: Vec<GroupSocket>,
+    /// By the places that workers know them by.
+    sockets: BTreeMap<u32, GroupSocket>,
     groups: HashMap<(IpAddr, u32), Member>,
     addresses: HashMap<SocketAddr, Occupied>,
 }
@@ -32,7 +33,7 @@ struct GroupSocket {
 #[derive(Debug)]
 struct Member {
     /// Place of the socket that holds it.
-    socket: usize,
+    socket: u32,
     users: usize,
 }
 
@@ -44,9 +45,9 @@ struct Occupied {
 }
 
 impl Memberships {
-    /// Has the host take what `input` takes, for one more rule. Returns the socket that workers are to hold, where it is a new
-    /// one: as long as anybody does, the host stays a member.
-    pub(super) fn enter(&mut self, input: &Input, interface: u32) -> io::Result<Option<Descriptor>> {
+    /// Has the host take what `input` takes, for one more rule. Where that takes a new socket, returns the order for workers to
+    /// hold it: as long as anybody does, the host stays a member.
+    pub(super) fn enter(&mut self, input: &Input, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
         if input.group.is_multicast() {
             return self.join(input.group, interface);
         }
@@ -59,69 +60,76 @@ impl Memberships {
         Ok(None)
     }
 
-    /// One rule less needs what [`Memberships::enter`] has done.
-    pub(super) fn leave(&mut self, input: &Input, interface: u32) {
+    /// One rule less needs what [`Memberships::enter`] has done. Where a socket is needed no more, returns the order for workers
+    /// to let it go.
+    pub(super) fn leave(&mut self, input: &Input, interface: u32) -> Option<Order> {
         if input.group.is_multicast() {
-            self.leave_group(input.group, interface);
-        } else if let Some(occupied) = self.addresses.get_mut(&SocketAddr::new(input.group, input.port)) {
+            return self.leave_group(input.group, interface);
+        }
+        if let Some(occupied) = self.addresses.get_mut(&SocketAddr::new(input.group, input.port)) {
             occupied.users = occupied.users.saturating_sub(1);
             if occupied.users == 0 {
                 self.addresses.remove(&SocketAddr::new(input.group, input.port));
             }
         }
+        None
     }
 
-    /// All sockets that workers are to hold.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = io::Result<Descriptor>> {
-        self.sockets.iter().map(|socket| share(&socket.socket))
+    /// The orders for a worker to hold all sockets.
+    pub(super) fn orders(&self) -> impl Iterator<Item = io::Result<(Order, Descriptor)>> {
+        self.sockets.iter().map(|(place, socket)| hold(*place, &socket.socket))
     }
 
     /// A socket holds only so many groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
-    fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<Option<Descriptor>> {
+    fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
         if let Some(member) = self.groups.get_mut(&(group, interface)) {
             member.users += 1;
             return Ok(None);
         }
         let has_room = |socket: &GroupSocket| socket.is_v4 == group.is_ipv4() && !socket.is_full;
-        while let Some(place) = self.sockets.iter().rposition(has_room) {
-            let socket = &mut self.sockets[place];
+        while let Some((place, socket)) = self.sockets.iter_mut().rfind(|(_, socket)| has_room(socket)) {
             match socket.socket.join(group, interface) {
                 Err(error) if is_full(&error) => socket.is_full = true,
                 result => {
                     result?;
                     socket.groups += 1;
-                    self.groups.insert((group, interface), Member { socket: place, users: 1 });
+                    self.groups.insert((group, interface), Member { socket: *place, users: 1 });
                     return Ok(None);
                 }
             }
         }
         let socket = MembershipSocket::open(group)?;
         socket.join(group, interface)?;
-        let shared = share(&socket)?;
-        let member = Member { socket: self.sockets.len(), users: 1 };
-        self.groups.insert((group, interface), member);
-        self.sockets.push(GroupSocket { socket, is_v4: group.is_ipv4(), groups: 1, is_full: false });
-        Ok(Some(shared))
+        let place = self.sockets.last_key_value().map_or(0, |(last, _)| last + 1);
+        let order = hold(place, &socket)?;
+        self.groups.insert((group, interface), Member { socket: place, users: 1 });
+        self.sockets.insert(place, GroupSocket { socket, is_v4: group.is_ipv4(), groups: 1, is_full: false });
+        Ok(Some(order))
     }
 
-    fn leave_group(&mut self, group: IpAddr, interface: u32) {
-        let Some(member) = self.groups.get_mut(&(group, interface)) else { return };
+    fn leave_group(&mut self, group: IpAddr, interface: u32) -> Option<Order> {
+        let member = self.groups.get_mut(&(group, interface))?;
         member.users = member.users.saturating_sub(1);
         if member.users > 0 {
-            return;
+            return None;
         }
-        let Some(socket) = self.sockets.get_mut(member.socket) else { return };
+        let place = self.groups.remove(&(group, interface))?.socket;
+        let socket = self.sockets.get_mut(&place)?;
         if let Err(error) = socket.socket.leave(group, interface) {
             tracing::debug!("leave {group} on interface {interface}: {error}");
         }
         socket.groups = socket.groups.saturating_sub(1);
         socket.is_full = false;
-        self.groups.remove(&(group, interface));
+        if socket.groups > 0 {
+            return None;
+        }
+        self.sockets.remove(&place);
+        Some(Order::LetGo { place })
     }
 }
 
-fn share(socket: &MembershipSocket) -> io::Result<Descriptor> {
-    Ok(Arc::new(socket.as_fd().try_clone_to_owned()?))
+fn hold(place: u32, socket: &MembershipSocket) -> io::Result<(Order, Descriptor)> {
+    Ok((Order::Hold { place }, Arc::new(socket.as_fd().try_clone_to_owned()?)))
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -157,7 +165,7 @@ mod tests {
         let limit: usize = limit.trim().parse().unwrap();
         assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit));
         assert_eq!(
-            (new, memberships.sockets().count()),
+            (new, memberships.orders().count()),
             (memberships.sockets.len(), memberships.sockets.len())
         );
         // The kernel prints the address as a number in the machine's order.
@@ -167,10 +175,9 @@ mod tests {
             memberships.leave(&group(i)[0], lo);
         }
         assert_eq!((0..100).filter(|i| joined(&name(*i)) == 1).count(), 100, "the other rule needs them");
-        for i in 0..100 {
-            memberships.leave(&group(i)[0], lo);
-        }
+        let let_go = (0..100).filter(|i| memberships.leave(&group(*i)[0], lo).is_some()).count();
         assert_eq!((0..100).filter(|i| joined(&name(*i)) > 0).count(), 0);
+        assert_eq!((let_go, memberships.orders().count()), (new, 0), "what is empty is closed");
         for i in 0..100 {
             memberships.enter(&group(i)[0], lo).unwrap();
         }

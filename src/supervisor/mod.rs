@@ -20,6 +20,7 @@ mod reload;
 mod report;
 mod samples;
 mod takeover;
+mod waiting;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -51,7 +52,7 @@ use crate::sys::{process, rlimit};
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
-const PULSE_INTERVAL: Duration = Duration::from_millis(100);
+const PULSE_INTERVAL: Duration = Duration::from_millis(50);
 /// How often rules that wait try again by themselves.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -1,10 +1,10 @@
 //! What runs: rules with their inputs and outputs, and the workers that are told of them. Every change of it is made here.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use super::book::{Book, Listening, LiveRule};
+use super::book::{Book, Listening};
 use super::inputs::Input;
 use super::membership::Memberships;
 use super::outputs::Outputs;
@@ -17,7 +17,6 @@ use crate::rules::{Output, Rule};
 use crate::stats::{InputStats, MAX_INPUTS};
 use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
-use crate::worker::order::Order;
 
 /// How long workers may relay what they had received when they are told to stop, and a little more.
 const DRAIN_TIME: Duration = Duration::from_secs(6);
@@ -99,21 +98,12 @@ impl Relay {
         for number in 0..self.workers.len() {
             self.launch(number)?;
         }
-        self.workers.sync().await;
-        if let Some(error) = self.workers.why_down() {
+        let told = self.workers.sync().await;
+        if let Some(error) = self.workers.why_down().or(told.err()) {
             self.workers.drain(DRAIN_TIME).await;
             return Err(error);
         }
         self.start_inputs()
-    }
-
-    /// Has all rules that wait try again, and finds out what became of frames that a worker died over.
-    pub(super) async fn look_again(&mut self) {
-        let waiting: Vec<_> =
-            self.book.iter().filter(|(_, live)| live.waits()).map(|(place, _)| place).collect();
-        self.retry(&waiting).await;
-        let counters = self.workers.counters();
-        self.inputs.values_mut().for_each(|live| live.input.settle(&counters, false));
     }
 
     /// Starts worker `number`, in place of one that has ended if there was one, and tells it everything.
@@ -127,14 +117,16 @@ impl Relay {
         for (place, live) in self.book.iter() {
             self.workers.tell_one(number, &live.order(place), None);
         }
-        for socket in self.memberships.sockets() {
-            self.workers.tell_one(number, &Order::Hold, Some(socket.map_err(failed)?));
+        for held in self.memberships.orders() {
+            let (order, socket) = held.map_err(failed)?;
+            self.workers.tell_one(number, &order, Some(socket));
         }
         // Last, so that no frame is taken before its rule is known.
         for live in self.inputs.values() {
             let (order, descriptor) = live.input.order(number).map_err(failed)?;
             self.workers.tell_one(number, &order, Some(descriptor));
         }
+        self.workers.ask(number);
         Ok(())
     }
 
@@ -156,11 +148,11 @@ impl Relay {
         let Some(mut live) = self.book.get(place).cloned() else { return Ok(()) };
         let mut result = Ok(());
         if live.input.is_err() {
-            result = self.listen(&live.rule).map(|listening| live.input = listening);
+            live.input = keep_first(self.listen(&live.rule), &mut result);
         }
         for (output, to) in live.outputs.iter_mut().zip(&live.rule.outputs) {
-            if output.open.is_err() && result.is_ok() {
-                result = self.open_output(&live.rule, to).map(|open| output.open = open);
+            if output.open.is_err() {
+                output.open = keep_first(self.open_output(&live.rule, to), &mut result);
             }
         }
         if let Some(kept) = self.book.get_mut(place) {
@@ -191,8 +183,8 @@ impl Relay {
             interface: name.clone(),
             error,
         })?;
-        if let Some(socket) = held {
-            self.workers.tell(&Order::Hold, Some(&socket));
+        if let Some((order, socket)) = held {
+            self.workers.tell(&order, Some(&socket));
         }
         let Some(live) = self.inputs.get_mut(name) else {
             return Ok(Err(format!("input {name}: it is gone")));
@@ -254,96 +246,6 @@ impl Relay {
         }
     }
 
-    /// Looks again at what there is of the interfaces `names`: lets go what is gone, and has rules that wait try again.
-    pub(super) async fn reconsider(&mut self, names: &BTreeSet<String>) {
-        let stale: HashSet<_> = names.iter().filter(|name| self.is_stale(name)).collect();
-        let mentions = |live: &LiveRule| live.interfaces().any(|name| names.contains(name));
-        let places: Vec<_> =
-            self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
-        let mut touched = Vec::new();
-        for place in &places {
-            if self.let_go(*place, &stale) {
-                touched.push(*place);
-            }
-        }
-        for place in &touched {
-            self.tell_rule(*place);
-        }
-        if !touched.is_empty() {
-            self.close_unused().await;
-        }
-        for (order, socket) in names.iter().flat_map(|name| self.outputs.refresh(name)).collect::<Vec<_>>() {
-            self.workers.tell(&order, Some(&socket));
-        }
-        self.retry(&places).await;
-    }
-
-    /// Has those of the rules at `places` that wait try again.
-    pub(super) async fn retry(&mut self, places: &[u32]) {
-        let mut changed = false;
-        for place in places {
-            let Some(before) = self.book.get(*place).filter(|live| live.waits()).map(LiveRule::progress)
-            else {
-                continue;
-            };
-            if let Err(error) = self.reconcile(*place) {
-                tracing::warn!("{error}");
-            }
-            if let Some(live) = self.book.get(*place).filter(|live| live.progress() != before) {
-                tracing::info!("rule \"{}\" {}", live.rule.name, live.state());
-                self.tell_rule(*place);
-                changed = true;
-            }
-        }
-        if changed {
-            self.workers.sync().await;
-            if let Err(error) = self.start_inputs() {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-
-    /// Whether the interface that `name` had is gone, be there another of that name or not.
-    fn is_stale(&self, name: &str) -> bool {
-        let index = find(name).ok().map(|interface| interface.index);
-        let input = self.inputs.get(name).map(|live| live.input.interface.index);
-        let mut outputs = self.book.iter().flat_map(|(_, live)| &live.outputs);
-        let is_other =
-            |address: &EgressAddress| address.interface == name && Some(address.interface_index) != index;
-        input.is_some_and(|input| Some(input) != index)
-            || outputs.any(|output| output.open.as_ref().is_ok_and(|(_, address)| is_other(address)))
-    }
-
-    /// Takes from the rule at `place` what it has of interfaces that are `stale`; says whether there was anything.
-    fn let_go(&mut self, place: u32, stale: &HashSet<&String>) -> bool {
-        let Some(mut live) = self.book.get(place).cloned() else { return false };
-        let mut touched = false;
-        let gone = "it is gone".to_owned();
-        if let Ok(listening) = live.input
-            && stale.contains(&live.rule.input.interface)
-        {
-            self.stop_listening(&live, listening);
-            live.input = Err(format!("input {}: {gone}", live.rule.input.interface));
-            touched = true;
-        }
-        for (output, to) in live.outputs.iter_mut().zip(&live.rule.outputs) {
-            if let Ok((_, address)) = &output.open
-                && stale.contains(&address.interface)
-            {
-                self.close_output(address);
-                output.open = Err(format!("output {to}: {gone}"));
-                touched = true;
-            }
-        }
-        if touched {
-            tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
-        }
-        if let Some(kept) = self.book.get_mut(place) {
-            *kept = live;
-        }
-        touched
-    }
-
     /// Stops: what was captured by now is relayed. Says which workers did not do so.
     pub(super) async fn stop(&mut self) -> Vec<usize> {
         self.inputs.values_mut().for_each(|live| live.input.end_consumption());
@@ -354,8 +256,22 @@ impl Relay {
     }
 }
 
+/// What there is, or why there is nothing; an error is kept as `result`, unless there is one before it.
+fn keep_first<T>(
+    found: Result<Result<T, String>, SupervisorError>,
+    result: &mut Result<(), SupervisorError>,
+) -> Result<T, String> {
+    found.unwrap_or_else(|error| {
+        let why = error.to_string();
+        if result.is_ok() {
+            *result = Err(error);
+        }
+        Err(why)
+    })
+}
+
 /// The interface of that name, or why there is none.
-fn find(name: &str) -> Result<Interface, String> {
+pub(super) fn find(name: &str) -> Result<Interface, String> {
     Interface::find(name).map_err(|error| match error.raw_os_error() {
         Some(libc::ENODEV | libc::ENXIO) => "no such interface".to_owned(),
         _ => error.to_string(),

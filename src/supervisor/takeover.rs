@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::SupervisorError;
 use super::book::{Listening, LiveOutput, LiveRule};
 use super::inputs::Input;
+use super::receive::Way;
 use super::relay::{LiveInput, Relay};
 use super::workers::Told;
 use crate::rules::Rule;
@@ -123,7 +124,11 @@ impl Relay {
         let gone =
             Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, ethernet: true };
         let interface = interface.unwrap_or(gone);
-        let input = Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
+        let mut input = Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
+        if let Way::Recv(_) = self.way {
+            // Of a worker that died before, the other supervisor may not have told yet what it had in its memory.
+            input.suspect();
+        }
         let listens = |live: &LiveRule| live.input.as_ref().is_ok_and(|listening| listening.place == place);
         let users = self.book.iter().filter(|(_, live)| listens(live)).count();
         self.input_places.occupy(place.into());
@@ -139,12 +144,12 @@ impl Relay {
                 tracing::warn!("join {} on {}: {error}", live.rule.input.group, live.rule.input.interface);
             }
         }
-        let sockets = self.memberships.sockets().collect::<Result<Vec<_>, _>>();
-        let sockets =
-            sockets.map_err(|error| SupervisorError::Setup { operation: "share memberships", error })?;
-        self.workers.tell(&Order::LetGo, None);
-        for socket in sockets {
-            self.workers.tell(&Order::Hold, Some(&socket));
+        let orders = self.memberships.orders().collect::<Result<Vec<_>, _>>();
+        let orders =
+            orders.map_err(|error| SupervisorError::Setup { operation: "share memberships", error })?;
+        self.workers.tell(&Order::LetAllGo, None);
+        for (order, socket) in orders {
+            self.workers.tell(&order, Some(&socket));
         }
         Ok(())
     }

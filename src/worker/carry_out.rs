@@ -40,11 +40,8 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             // One that cannot be carried out is no reason to leave all others undone.
             _ => {
                 if let Err(error) = self.change(&order, descriptor) {
-                    tracing::error!(
-                        "{}: {error}; what depends on it is not relayed by this worker",
-                        subject(&order)
-                    );
-                    return Ok(());
+                    let why = format!("{}: {error}{}", subject(&order), remedy(&order, &error));
+                    return self.link.answer(&Answer::Refused(why), None).map_err(WorkerError::Orders);
                 }
             }
         }
@@ -77,8 +74,8 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 self.forget_rule(*place);
                 self.egress.set_route(RuleIndex(*place), &[])
             }
-            Order::Hold => {
-                self.told.hold(descriptor()?);
+            Order::Hold { place } => {
+                self.told.hold(*place, descriptor()?);
                 Ok(())
             }
             Order::LogLevel(level) => {
@@ -87,7 +84,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             }
             // A worker begins once.
             Order::Begin(_) => Err(io::ErrorKind::InvalidData.into()),
-            Order::EndInput { .. } | Order::LetGo | Order::Answer(_) | Order::Drain => Ok(()),
+            Order::EndInput { .. }
+            | Order::LetGo { .. }
+            | Order::LetAllGo
+            | Order::Answer(_)
+            | Order::Drain => Ok(()),
         }
     }
 
@@ -129,13 +130,20 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 fn subject(order: &Order) -> String {
     match order {
         Order::Input { interface, .. } => {
-            format!(
-                "receive on {interface} (give the relay more memory, or smaller rings: --ring-block-count)"
-            )
+            format!("receive on {interface}")
         }
         Order::Output { address, .. } => format!("send to {address}"),
         Order::Rule { rule, .. } => format!("relay by rule \"{}\"", rule.name),
         order => format!("{order:?}"),
+    }
+}
+
+fn remedy(order: &Order, error: &io::Error) -> &'static str {
+    match (order, error.raw_os_error()) {
+        (Order::Input { shape: Some(_), .. }, Some(libc::ENOMEM)) => {
+            ": give the relay more memory, or smaller rings (--ring-block-count)"
+        }
+        _ => "",
     }
 }
 
@@ -151,7 +159,7 @@ mod tests {
     use crate::sys::poll;
 
     #[test]
-    fn an_order_that_cannot_be_carried_out_ends_no_worker() {
+    fn an_order_that_cannot_be_carried_out_is_refused_and_ends_no_worker() {
         let (channel, other) = Channel::pair().unwrap();
         let worker = std::thread::spawn(|| run(Link::connected(other), |_| Ok(())));
         let (mut outbox, mut inbox) = (Outbox::default(), Inbox::<Answer>::default());
@@ -164,8 +172,13 @@ mod tests {
         outbox.push(&input, Some(pipe)).unwrap();
         outbox.push(&Order::Answer(1), None).unwrap();
         outbox.flush(&channel).unwrap();
-        poll::wait_readable(channel.as_fd()).unwrap();
-        assert_eq!(inbox.receive(&channel).unwrap().0, Answer::Done(1));
+        let mut answer = || {
+            poll::wait_readable(channel.as_fd()).unwrap();
+            inbox.receive(&channel).unwrap().0
+        };
+        let Answer::Refused(why) = answer() else { panic!("it cannot be done") };
+        assert!(why.starts_with("receive on eth0: "), "{why}");
+        assert_eq!(answer(), Answer::Done(1));
         drop(channel);
         worker.join().unwrap().unwrap();
     }

@@ -11,7 +11,7 @@ pub(super) struct Told {
     inputs: BTreeMap<u16, Order>,
     outputs: BTreeMap<u32, Order>,
     rules: BTreeMap<u32, Order>,
-    held: Vec<OwnedFd>,
+    held: BTreeMap<u32, OwnedFd>,
 }
 
 impl Told {
@@ -24,14 +24,15 @@ impl Told {
             Order::EndInput { place } => _ = self.inputs.remove(place),
             Order::EndOutput { place } => _ = self.outputs.remove(place),
             Order::EndRule { place } => _ = self.rules.remove(place),
-            Order::LetGo => self.held.clear(),
-            Order::Begin(_) | Order::Hold | Order::LogLevel(_) | Order::Answer(_) | Order::Drain => {}
+            Order::LetGo { place } => _ = self.held.remove(place),
+            Order::LetAllGo => self.held.clear(),
+            Order::Begin(_) | Order::Hold { .. } | Order::LogLevel(_) | Order::Answer(_) | Order::Drain => {}
         }
     }
 
-    /// Keeps a descriptor.
-    pub(super) fn hold(&mut self, descriptor: OwnedFd) {
-        self.held.push(descriptor);
+    /// Keeps a descriptor, in place of the one that was kept there.
+    pub(super) fn hold(&mut self, place: u32, descriptor: OwnedFd) {
+        self.held.insert(place, descriptor);
     }
 
     /// The rule at `place`.

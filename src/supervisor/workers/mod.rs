@@ -70,6 +70,8 @@ pub(super) struct Status {
     pub(super) cpu: Option<usize>,
     pub(super) uptime: Duration,
     pub(super) restarts: u64,
+    /// Orders that it could not carry out.
+    pub(super) refused: Vec<String>,
     pub(super) last_end: Option<String>,
     /// Whether it does not stay up.
     pub(super) has_failed: bool,
@@ -182,11 +184,39 @@ impl Workers {
         self.log_level = Some(level);
     }
 
-    /// Waits until all that run have carried out their orders. One that does not is ended.
-    pub(super) async fn sync(&mut self) {
+    /// Asks worker `number` to answer for the orders that it was given; what it refuses is kept for [`Workers::status`].
+    pub(super) fn ask(&mut self, number: usize) {
         self.last_sync += 1;
-        let number = self.last_sync;
-        self.tell(&Order::Answer(number), None);
+        if let Some(process) = self.all.get_mut(number).and_then(Worker::process) {
+            process.ask(self.last_sync);
+        }
+    }
+
+    /// Waits until all that run have carried out their orders. One that does not is ended.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Refused`] when one could not carry out an order that it was given since it was asked before.
+    pub(super) async fn sync(&mut self) -> Result<(), SupervisorError> {
+        self.last_sync += 1;
+        let mut asked_before = Vec::new();
+        for (number, worker) in self.all.iter_mut().enumerate() {
+            if let Some(process) = worker.process() {
+                asked_before.push((number, process.asked()));
+                process.ask(self.last_sync);
+            }
+        }
+        self.answers().await;
+        for (number, before) in asked_before {
+            let process = self.all.get_mut(number).and_then(Worker::process);
+            if let Some(why) = process.and_then(|process| process.take_refused_since(before)) {
+                return Err(SupervisorError::Refused { number, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all that run have answered what they were asked.
+    async fn answers(&mut self) {
         let all_answer = poll_fn(|context| {
             let mut pending = false;
             for worker in &mut self.all {
@@ -194,14 +224,14 @@ impl Workers {
                 if process.poll_end(context).is_ready() {
                     worker.bury();
                 } else {
-                    pending |= process.answered < number;
+                    pending |= !process.has_answered();
                 }
             }
             if pending { Poll::Pending } else { Poll::Ready(()) }
         });
         if tokio::time::timeout(SYNC_TIME, all_answer).await.is_err() {
             for process in self.all.iter_mut().filter_map(Worker::process) {
-                if process.answered < number {
+                if !process.has_answered() {
                     process.kill();
                 }
             }
@@ -308,6 +338,11 @@ impl Workers {
                 cpu: worker.task.cpu,
                 uptime: process.map_or(Duration::ZERO, |process| process.since.elapsed()),
                 restarts: worker.restarts,
+                refused: process
+                    .into_iter()
+                    .flat_map(|process| process.refused())
+                    .map(str::to_owned)
+                    .collect(),
                 last_end: worker.last_end.clone(),
                 has_failed: worker.short_lives > SHORT_LIVES
                     && process.is_none_or(|process| process.since.elapsed() < LONG_LIFE),

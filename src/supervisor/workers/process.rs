@@ -19,7 +19,7 @@ use crate::worker::order::{Answer, Descriptor, Inbox, Order, Outbox};
 /// that stood still is no fault of the worker's.
 const HANG_LOOKS: u32 = 3;
 /// The same before it has shown the first one: it sets up its rings.
-const BEGIN_LOOKS: u32 = 50;
+const BEGIN_LOOKS: u32 = 100;
 
 /// How long a worker may still take to end when it has closed its channel.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
@@ -35,8 +35,11 @@ pub(super) struct Process {
     handle: OwnedFd,
     pub(super) pid: u32,
     pub(super) since: Instant,
-    /// The last number that it has answered.
-    pub(super) answered: u64,
+    /// The last number that it was asked for, and that it has answered.
+    asked: u64,
+    answered: u64,
+    /// Orders that it could not carry out, each with the number that it had answered before.
+    refused: Vec<(u64, String)>,
     /// Why it ends, as far as it has said.
     failure: Option<String>,
     pulse: Pulse,
@@ -80,7 +83,7 @@ impl Process {
                 Ok((Answer::Here { pid }, _)) => here = Some(pid),
                 Ok((Answer::Told(order), descriptor)) => told.push((order, descriptor)),
                 Ok((Answer::ToldAll, _)) => break,
-                Ok((Answer::Done(_) | Answer::Failed(_), _)) => {}
+                Ok((Answer::Done(_) | Answer::Refused(_) | Answer::Failed(_), _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     channel.readable().await?.clear_ready();
                 }
@@ -101,7 +104,9 @@ impl Process {
             handle: pidfd_open(number, PidfdFlags::empty())?,
             pid,
             since: Instant::now(),
+            asked: 0,
             answered: 0,
+            refused: Vec::new(),
             failure: None,
             pulse: Pulse { turns: 0, looks: None, has_begun: false },
         })
@@ -113,6 +118,34 @@ impl Process {
             self.failure.get_or_insert_with(|| format!("give it an order: {error}"));
             self.kill();
         }
+    }
+
+    /// Asks it to answer `number`, which must be greater than all before, when it has carried out its orders.
+    pub(super) fn ask(&mut self, number: u64) {
+        self.tell(&Order::Answer(number), None);
+        self.asked = number;
+    }
+
+    /// The last number that it was asked for; 0 before the first.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    /// Whether it has answered everything that it was asked for.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered >= self.asked
+    }
+
+    /// What it has refused of the orders that came after it was asked for `number`.
+    pub(super) fn take_refused_since(&mut self, number: u64) -> Option<String> {
+        let recent = self.refused.extract_if(.., |(after, _)| *after >= number);
+        let recent: Vec<_> = recent.map(|(_, why)| why).collect();
+        (!recent.is_empty()).then(|| recent.join("; "))
+    }
+
+    /// The orders that it could not carry out and was not spared afterwards.
+    pub(super) fn refused(&self) -> impl Iterator<Item = &str> {
+        self.refused.iter().map(|(_, why)| why.as_str())
     }
 
     /// Sends what waits and takes what has come; ready when the worker is gone.
@@ -145,6 +178,13 @@ impl Process {
             match self.inbox.receive(self.channel.get_ref()) {
                 Ok((Answer::Done(number), _)) => self.answered = self.answered.max(number),
                 Ok((Answer::Failed(why), _)) => self.failure = Some(why),
+                Ok((Answer::Refused(why), _)) => {
+                    // What it refuses later, who has ordered it hears.
+                    if self.answered == 0 {
+                        tracing::error!("process {} cannot {why}", self.pid);
+                    }
+                    self.refused.push((self.answered, why));
+                }
                 Ok((Answer::Here { .. } | Answer::Told(_) | Answer::ToldAll, _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match self.channel.poll_read_ready(context) {

@@ -152,7 +152,7 @@ mod tests {
         let (mut outbox, mut inbox) = (Outbox::default(), Inbox::<Order>::default());
         assert_eq!(inbox.receive(&other).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         for number in 0..1_000 {
-            outbox.push(&Order::Hold, Some(Arc::clone(&pipe))).unwrap();
+            outbox.push(&Order::Hold { place: 0 }, Some(Arc::clone(&pipe))).unwrap();
             outbox.push(&Order::Answer(number), None).unwrap();
         }
         let mut received = Vec::new();
@@ -165,7 +165,7 @@ mod tests {
         }
         assert!(outbox.is_empty());
         for (number, pair) in received.chunks_mut(2).enumerate() {
-            assert_eq!((&pair[0].0, &pair[1].0), (&Order::Hold, &Order::Answer(number as u64)));
+            assert_eq!((&pair[0].0, &pair[1].0), (&Order::Hold { place: 0 }, &Order::Answer(number as u64)));
             writer.write_all(b"x").unwrap();
             File::from(pair[0].1.take().unwrap()).read_exact(&mut [0]).unwrap();
             assert!(pair[1].1.is_none());

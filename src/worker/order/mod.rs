@@ -106,11 +106,18 @@ pub enum Order {
         /// Its place.
         place: u32,
     },
-    /// Hold a descriptor, which comes with this, until [`Order::LetGo`]. The kernel keeps what it stands for as long as
-    /// anybody has it.
-    Hold,
-    /// Close what is held.
-    LetGo,
+    /// Hold a descriptor, which comes with this. The kernel keeps what it stands for as long as anybody has it.
+    Hold {
+        /// What it is known by.
+        place: u32,
+    },
+    /// Close what is held there.
+    LetGo {
+        /// Its place.
+        place: u32,
+    },
+    /// Close all that is held.
+    LetAllGo,
     /// Log from this level on, such as `info`.
     LogLevel(String),
     /// Answer [`Answer::Done`], now that everything before it is done.
@@ -121,7 +128,7 @@ pub enum Order {
 
 impl Travels for Order {
     fn has_descriptor(&self) -> bool {
-        matches!(self, Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold)
+        matches!(self, Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold { .. })
     }
 }
 
@@ -137,8 +144,10 @@ pub enum Answer {
     Told(Order),
     /// That was all.
     ToldAll,
-    /// All orders before the one with this number are carried out.
+    /// All orders before the one with this number are carried out, except those that it has refused.
     Done(u64),
+    /// It cannot carry out an order, and goes on without: which one, and why.
+    Refused(String),
     /// It ends, because of this.
     Failed(String),
 }

@@ -1,0 +1,163 @@
+//! Rules that wait, and interfaces that come and go.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::SupervisorError;
+use super::book::{LiveOutput, LiveRule};
+use super::relay::{Relay, find};
+use crate::sys::udp_socket::EgressAddress;
+
+impl Relay {
+    /// Has all rules that wait try again, and finds out what became of frames that a worker died over.
+    pub(super) async fn look_again(&mut self) {
+        let waiting: Vec<_> =
+            self.book.iter().filter(|(_, live)| live.waits()).map(|(place, _)| place).collect();
+        self.retry(&waiting).await;
+        let counters = self.workers.counters();
+        self.inputs.values_mut().for_each(|live| live.input.settle(&counters, false));
+    }
+
+    /// Looks again at what there is of the interfaces `names`: lets go what is gone, and has rules that wait try again.
+    pub(super) async fn reconsider(&mut self, names: &BTreeSet<String>) {
+        let stale: HashSet<_> = names.iter().filter(|name| self.is_stale(name)).collect();
+        let mentions = |live: &LiveRule| live.interfaces().any(|name| names.contains(name));
+        let places: Vec<_> =
+            self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
+        let mut touched = Vec::new();
+        for place in &places {
+            if self.let_go(*place, &stale) {
+                touched.push(*place);
+            }
+        }
+        for place in &touched {
+            self.tell_rule(*place);
+        }
+        if !touched.is_empty() {
+            self.close_unused().await;
+        }
+        for (order, socket) in names.iter().flat_map(|name| self.outputs.refresh(name)).collect::<Vec<_>>() {
+            self.workers.tell(&order, Some(&socket));
+        }
+        self.retry(&places).await;
+    }
+
+    /// Has those of the rules at `places` that wait try again: all at once, and where that is refused each by itself.
+    async fn retry(&mut self, places: &[u32]) {
+        if self.attempt(places).await.is_err() && places.len() > 1 {
+            for place in places {
+                // Why not is written down with the rule.
+                let _ = self.attempt(&[*place]).await;
+            }
+        }
+    }
+
+    /// Gives the rules at `places` what they wait for and is there now. When workers or the kernel refuse any of it, all of it
+    /// is taken back.
+    async fn attempt(&mut self, places: &[u32]) -> Result<(), SupervisorError> {
+        let mut gained = Vec::new();
+        for place in places {
+            let Some(before) = self.book.get(*place).filter(|live| live.waits()).cloned() else { continue };
+            // Why not is written down with the rule.
+            let _ = self.reconcile(*place);
+            if self.book.get(*place).is_some_and(|live| live.progress() != before.progress()) {
+                self.tell_rule(*place);
+                gained.push((*place, before));
+            } else {
+                self.log_state(*place, &before);
+            }
+        }
+        if gained.is_empty() {
+            return Ok(());
+        }
+        let begun = self.workers.sync().await.and_then(|()| self.start_inputs());
+        for (place, before) in &gained {
+            if let Err(error) = &begun {
+                self.take_back(*place, before, &error.to_string());
+            }
+            self.log_state(*place, before);
+        }
+        if begun.is_err() {
+            self.close_unused().await;
+        }
+        begun
+    }
+
+    /// Logs what the rule at `place` does, when that is not what it did `before`.
+    fn log_state(&self, place: u32, before: &LiveRule) {
+        let Some(live) = self.book.get(place).filter(|live| live.state() != before.state()) else { return };
+        if live.progress() == before.progress() {
+            tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
+        } else {
+            tracing::info!("rule \"{}\" {}", live.rule.name, live.state());
+        }
+    }
+
+    /// Takes from the rule at `place` what it did not have `before`, because of `why`.
+    fn take_back(&mut self, place: u32, before: &LiveRule, why: &str) {
+        let is_new = |has: bool, had: bool| has && !had;
+        self.take(
+            place,
+            |live| {
+                let outputs = live.outputs.iter().zip(&before.outputs);
+                let outputs = outputs.map(|(now, before)| is_new(now.open.is_ok(), before.open.is_ok()));
+                Lost { input: is_new(live.input.is_ok(), before.input.is_ok()), outputs: outputs.collect() }
+            },
+            why,
+        );
+        self.tell_rule(place);
+    }
+
+    /// Whether the interface that `name` had is gone, be there another of that name or not.
+    fn is_stale(&self, name: &str) -> bool {
+        let index = find(name).ok().map(|interface| interface.index);
+        let input = self.inputs.get(name).map(|live| live.input.interface.index);
+        let mut outputs = self.book.iter().flat_map(|(_, live)| &live.outputs);
+        let is_other =
+            |address: &EgressAddress| address.interface == name && Some(address.interface_index) != index;
+        input.is_some_and(|input| Some(input) != index)
+            || outputs.any(|output| output.open.as_ref().is_ok_and(|(_, address)| is_other(address)))
+    }
+
+    /// Takes from the rule at `place` what it has of interfaces that are `stale`; says whether there was anything.
+    fn let_go(&mut self, place: u32, stale: &HashSet<&String>) -> bool {
+        let is_stale = |output: &LiveOutput| {
+            output.open.as_ref().is_ok_and(|(_, address)| stale.contains(&address.interface))
+        };
+        let lost = |live: &LiveRule| Lost {
+            input: live.input.is_ok() && stale.contains(&live.rule.input.interface),
+            outputs: live.outputs.iter().map(is_stale).collect(),
+        };
+        let touched = self.take(place, lost, "it is gone");
+        if let Some(live) = self.book.get(place).filter(|_| touched) {
+            tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
+        }
+        touched
+    }
+
+    /// Takes from the rule at `place` what is `lost`, because of `why`; says whether there was anything.
+    fn take(&mut self, place: u32, lost: impl Fn(&LiveRule) -> Lost, why: &str) -> bool {
+        let Some(mut live) = self.book.get(place).cloned() else { return false };
+        let lost = lost(&live);
+        if let (true, Ok(listening)) = (lost.input, &live.input) {
+            self.stop_listening(&live, *listening);
+            live.input = Err(format!("input {}: {why}", live.rule.input.interface));
+        }
+        let outputs = live.outputs.iter_mut().zip(&live.rule.outputs).zip(&lost.outputs);
+        for ((output, to), _) in outputs.filter(|(_, is_lost)| **is_lost) {
+            if let Ok((_, address)) = &output.open {
+                self.close_output(address);
+            }
+            output.open = Err(format!("output {to}: {why}"));
+        }
+        if let Some(kept) = self.book.get_mut(place) {
+            *kept = live;
+        }
+        lost.input || lost.outputs.contains(&true)
+    }
+}
+
+/// What a rule has no more: its input, and which of its outputs.
+struct Lost {
+    input: bool,
+    outputs: Vec<bool>,
+}

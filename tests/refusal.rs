@@ -1,0 +1,93 @@
+//! What a worker cannot do: a change that takes it is refused as a whole, and a rule that waits goes on waiting and says why.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lab::topology::{Family, Topology};
+use multicast_relay::control::{Answer, Command as Ask, RuleStatus, Selector, State};
+use multicast_relay::rules::Rule;
+use support::{DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, network, rule, sink};
+
+/// A relay of `rules` whose processes can map one ring, and not two.
+fn start(topology: &Topology, rules: &[&str]) -> Relay {
+    let arguments: Vec<_> = rules.iter().flat_map(|rule| ["--rule", rule]).collect();
+    let relay = Relay::start(topology, Path::MmapV3, &arguments);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.workers()[0])).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    relay.stop();
+    let mut command = Command::new("sh");
+    let limited = format!("ulimit -v {}; exec \"$0\" \"$@\"", kib + 16 * 1024);
+    command.args([
+        "-c",
+        &limited,
+        env!("CARGO_BIN_EXE_multicast_relay"),
+        "supervisor",
+        "--json",
+        "--rx",
+        "mmap",
+    ]);
+    command.args(arguments);
+    Relay::spawn(topology, Path::MmapV3, command)
+}
+
+fn list(relay: &Relay) -> Vec<RuleStatus> {
+    match relay.ask(&Ask::List).unwrap() {
+        Answer::Rules(rules) => rules,
+        answer => panic!("{answer:?}"),
+    }
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn add_interface(topology: &Topology, name: &str) {
+    let peer = format!("{name}-peer");
+    let add = ["link", "add", name, "type", "veth", "peer", "name", &peer];
+    for arguments in [&add[..], &["link", "set", name, "up"], &["link", "set", &peer, "up"]] {
+        let run = || Command::new("ip").args(arguments).status().unwrap().success();
+        assert!(topology.relay_namespace().run(run).unwrap(), "ip {arguments:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_ring_that_a_worker_cannot_map_is_refused_and_disturbs_no_rule() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let waiting = format!("late:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
+    let relay = start(topology, &[&rule(topology), &waiting]);
+    let mut injector = Injector::new(&topology.generator);
+    let mut relays = |number: u8| {
+        injector.send(&good(&[number]));
+        assert_eq!(support::receive(&sink, 1), [[number]]);
+    };
+    relays(1);
+
+    add_interface(topology, "other");
+    let other: Rule = format!("other:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0").parse().unwrap();
+    let add = Ask::Add { rules: vec![(&other).into()] };
+    let refusal = relay.ask(&add).unwrap_err().to_string();
+    assert!(refusal.contains("worker 0 cannot receive on other"), "{refusal}");
+    assert_eq!(list(&relay).len(), 2, "as if nothing had been asked");
+    relays(2);
+
+    add_interface(topology, "late");
+    let reasons = || list(&relay)[1].reasons.join("; ");
+    wait_until("the list says why it waits", || reasons().contains("worker 0 cannot receive on late"));
+    relays(3);
+
+    relay.ask(&Ask::Remove { rules: vec![Selector::Name(list(&relay)[0].rule.name())] }).unwrap();
+    wait_until("the rule has the room that another one had", || list(&relay)[0].state == State::Relaying);
+    assert_eq!(relay.stop().relayed, 3);
+}
