@@ -10,7 +10,7 @@ use multicast_relay::rules::RuleIndex;
 use multicast_relay::stats::Counters;
 use multicast_relay::sys::udp_socket::{EgressAddress, occupy};
 use multicast_relay::sys::uring::Uring;
-use multicast_relay::worker::egress::{Egress, Hop};
+use multicast_relay::worker::egress::{Arrived, Egress, Hop};
 
 /// What a block of the packet ring brings in a millisecond at 100,000 frames per second.
 const PAYLOADS: usize = 100;
@@ -19,12 +19,12 @@ const PAYLOAD_LEN: usize = 100;
 /// A rule with so many outputs.
 fn egress(outputs: usize, segment: bool, to: SocketAddr) -> Egress {
     let mut egress = Egress::default();
-    let address = EgressAddress { destination: to, interface: "lo".to_owned(), interface_index: 1, ttl: 64 };
+    let address = EgressAddress::new(to, "lo", 1);
     let hop = |place| {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a socket");
         socket.connect(to).expect("connect a socket");
         egress.set_output(place, &address, socket.into(), segment).expect("add an output");
-        Hop { output: Some(place), counters: place }
+        Hop::new(Some(place), place)
     };
     let hops: Vec<_> = (0..outputs as u32).map(hop).collect();
     egress.set_route(RuleIndex(0), &hops).expect("add a route");
@@ -37,6 +37,7 @@ fn batches(c: &mut Criterion) {
     let _deaf = occupy(to).expect("bind a socket that takes nothing");
     let payloads = vec![7; PAYLOADS * PAYLOAD_LEN];
     let mut ring = Uring::new(1_024).expect("set up io_uring");
+    let arrived = Arrived { ttl: 64, traffic_class: 0 };
     let mut bench = c.benchmark_group("egress of 100 payloads");
     for outputs in [1, 8] {
         bench.throughput(Throughput::Elements((outputs * PAYLOADS) as u64));
@@ -47,7 +48,7 @@ fn batches(c: &mut Criterion) {
                 b.iter(|| {
                     let mut batch = egress.begin(&counters);
                     for payload in payloads.chunks_exact(PAYLOAD_LEN) {
-                        batch.queue(&mut ring, RuleIndex(0), payload).expect("queue a copy");
+                        batch.queue(&mut ring, RuleIndex(0), payload, arrived).expect("queue a copy");
                     }
                     batch.send(&mut ring).expect("send what is queued");
                 });

@@ -96,6 +96,8 @@ named! {
         InterfaceDown = "interface_down",
         /// A firewall or security policy forbids it (EPERM, EACCES).
         Forbidden = "forbidden",
+        /// Its time to live is spent: it came in with 1, and leaves with one less.
+        TtlSpent = "ttl_spent",
         /// Any other errno.
         Other = "other",
         /// A worker died over it. It may have left, and its replacement sends it again where it can.

@@ -40,12 +40,7 @@ fn sink(topology: &Topology) -> UdpSocket {
 /// What sends first through `blocked`, then to each of `sinks`.
 fn outputs(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> Vec<Output> {
     let port = &topology.egress[0];
-    let to = |destination| EgressAddress {
-        destination,
-        interface: port.device().to_owned(),
-        interface_index: port.index(),
-        ttl: 64,
-    };
+    let to = |destination| EgressAddress::new(destination, port.device(), port.index());
     let mut outputs = vec![(to((Ipv4Addr::LOCALHOST, 1).into()), OwnedFd::from(blocked))];
     for sink in sinks {
         let address = to(sink.local_addr().unwrap());

@@ -143,18 +143,13 @@ fn unreachable_answers(topology: &Topology) -> u64 {
 /// less. Over a veth they arrive in one frame.
 fn send_trains(topology: &Topology, port: u16, trains: &[(u16, Vec<u8>)]) {
     let generator = &topology.generator;
-    let address = EgressAddress {
-        destination: (GROUP, port).into(),
-        interface: generator.device().to_owned(),
-        interface_index: generator.index(),
-        ttl: 1,
-    };
+    let address = EgressAddress::new((GROUP, port).into(), generator.device(), generator.index());
     let (socket, _) = generator.namespace().run(|| open_egress(&address, 1 << 20)).unwrap().unwrap();
     let mut ring = Uring::new(8).unwrap();
     for (size, bytes) in trains {
         let payloads = [IoSlice::new(bytes)];
         let segment_size = NonZeroU16::new(*size);
-        let send = Send { socket: socket.as_fd(), payloads: &payloads, segment_size };
+        let send = Send::new(socket.as_fd(), &payloads, segment_size);
         ring.send_all(&[send], |_, result| assert_eq!(result, Ok(bytes.len()))).unwrap();
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use comfy_table::Table;
 
 use super::table::{printable, table};
-use crate::control::{RuleSpec, RuleStatus, State};
-use crate::rules::Output;
+use crate::control::{OutputSpec, RuleSpec, RuleStatus, State};
+use crate::rules::{Dscp, TimeToLive};
 
 /// The `[[rule]]`s of a configuration file that says the same as `rules`.
 pub fn to_toml(rules: &[RuleSpec]) -> String {
@@ -35,8 +35,8 @@ fn write_rule(text: &mut String, RuleSpec { name, input, outputs }: &RuleSpec) -
     for output in outputs {
         let interface = quoted(&output.interface);
         write!(text, "  {{ group = \"{}\", port = {}, interface = {interface}", output.group, output.port)?;
-        if let Some(ttl) = output.ttl.filter(|ttl| ttl.get() != Output::DEFAULT_TTL) {
-            write!(text, ", ttl = {ttl}")?;
+        for (key, value) in settings(output) {
+            write!(text, ", {key} = {value}")?;
         }
         writeln!(text, " }},")?;
     }
@@ -73,7 +73,7 @@ pub(super) fn rules(rules: &[RuleStatus]) -> Table {
             table.add_row([
                 printable(&rule.name()),
                 rule.input.to_string(),
-                with_ttl(output.to_string(), output.ttl.map(std::num::NonZeroU8::get)),
+                with_settings(output),
                 name(state).to_owned(),
                 printable(&reasons.join("; ")),
             ]);
@@ -82,11 +82,18 @@ pub(super) fn rules(rules: &[RuleStatus]) -> Table {
     table
 }
 
-fn with_ttl(output: String, ttl: Option<u8>) -> String {
-    match ttl {
-        Some(ttl) if ttl != Output::DEFAULT_TTL => format!("{output} ttl {ttl}"),
-        _ => output,
-    }
+fn with_settings(output: &OutputSpec) -> String {
+    let settings =
+        settings(output).into_iter().map(|(key, value)| format!(" {key} {value}").replace('"', ""));
+    std::iter::once(output.to_string()).chain(settings).collect()
+}
+
+/// What an output says beside where copies go, by the keys of a configuration file.
+fn settings(OutputSpec { ttl, dscp, fragment, .. }: &OutputSpec) -> Vec<(&'static str, String)> {
+    let ttl = ttl.filter(|ttl| *ttl != TimeToLive::DEFAULT).map(|ttl| ("ttl", ttl.to_string()));
+    let dscp = dscp.filter(|dscp| *dscp != Dscp::DEFAULT).map(|dscp| ("dscp", dscp.to_string()));
+    let fragment = fragment.filter(|fragment| !fragment).map(|fragment| ("fragment", fragment.to_string()));
+    [ttl, dscp, fragment].into_iter().flatten().collect()
 }
 
 /// A copy leaves only if its input is received and its output can send.
@@ -104,13 +111,13 @@ fn name(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
-    use std::num::{NonZeroU8, NonZeroU16};
+    use std::num::NonZeroU16;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::Config;
-    use crate::control::{InputSpec, OutputSpec, OutputStatus};
+    use crate::control::{InputSpec, OutputStatus};
     use crate::rules::Rule;
 
     fn name() -> impl Strategy<Value = String> {
@@ -129,9 +136,24 @@ mod tests {
     }
 
     prop_compose! {
-        fn output()(group: IpAddr, port: NonZeroU16, interface in interface(), ttl: Option<NonZeroU8>) -> OutputSpec {
-            OutputSpec { group, port, interface, ttl }
+        fn output()(
+            group: IpAddr,
+            port: NonZeroU16,
+            interface in interface(),
+            ttl in prop::option::of(ttl()),
+            dscp in prop::option::of(prop_oneof![(0..64_u8).prop_map(Dscp::Fixed), Just(Dscp::Keep)]),
+            fragment: Option<bool>,
+        ) -> OutputSpec {
+            OutputSpec { group, port, interface, ttl, dscp, fragment }
         }
+    }
+
+    fn ttl() -> impl Strategy<Value = TimeToLive> {
+        prop_oneof![
+            (1..=255_u8).prop_map(TimeToLive::Fixed),
+            Just(TimeToLive::Keep),
+            Just(TimeToLive::Decrement)
+        ]
     }
 
     prop_compose! {
@@ -165,7 +187,7 @@ mod tests {
     #[test]
     fn a_rule_is_listed_as_one_would_write_it() {
         let mut rule: Rule = "eth0:239.1.1.1:5000=239.2.2.2:6000:eth1,[ff15::2]:7000:wg0".parse().unwrap();
-        rule.outputs[1].ttl = 8;
+        rule.outputs[1].ttl = TimeToLive::Fixed(8);
         let mut named = rule.clone();
         named.name = "line\n\"two\"".to_owned();
         named.input.source = Some("10.0.0.9".parse().unwrap());

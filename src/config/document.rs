@@ -230,7 +230,13 @@ impl<'d> Section<'d> {
         None
     }
 
-    fn value<T>(&self, key: &str, expected: &str, read: impl Fn(&'d DeValue<'d>) -> Option<T>) -> Option<T> {
+    /// What `read` makes of the value; `expected` names what that is.
+    pub(super) fn value<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&'d DeValue<'d>) -> Option<T>,
+    ) -> Option<T> {
         let value = self.find(key)?;
         let read = read(value.get_ref());
         if read.is_none() {
@@ -323,7 +329,8 @@ fn line_of(lines: &[usize], offset: usize) -> usize {
     lines.partition_point(|start| *start <= offset).max(1)
 }
 
-fn integer(value: &DeValue<'_>) -> Option<u64> {
+/// The number that `value` is, if it is a whole one.
+pub(super) fn integer(value: &DeValue<'_>) -> Option<u64> {
     let integer = value.as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }

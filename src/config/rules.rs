@@ -1,10 +1,12 @@
 //! The rules of a file.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::document::Section;
-use crate::rules::{Fault, Input, Output, Rule, endpoint_faults, faults_between};
+use super::document::{Section, integer};
+use crate::rules::{
+    Dscp, Fault, Input, NumberOrWord, Output, Rule, TimeToLive, endpoint_faults, faults_between,
+};
 
 /// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
 pub(super) fn read_rules(sections: &[Section<'_>]) -> Vec<Rule> {
@@ -59,8 +61,22 @@ fn read_output(section: &Section<'_>) -> Option<Output> {
     let group = required_address(section);
     let port = required_port(section);
     report(section, endpoint_faults("", interface.as_deref(), group, None));
-    let ttl = section.integer("ttl", 1..=255).map_or(Output::DEFAULT_TTL, |ttl| ttl as u8);
-    Some(Output { group: group?, port: port?, interface: interface?, ttl })
+    let ttl = number_or_word(section, "ttl", TimeToLive::EXPECTED);
+    let dscp = number_or_word(section, "dscp", Dscp::EXPECTED);
+    let fragment = section.boolean("fragment");
+    Some(Output {
+        ttl: ttl.unwrap_or(TimeToLive::DEFAULT),
+        dscp: dscp.unwrap_or(Dscp::DEFAULT),
+        fragment: fragment.unwrap_or(true),
+        ..Output::new(SocketAddr::new(group?, port?), interface?)
+    })
+}
+
+fn number_or_word<T: TryFrom<NumberOrWord>>(section: &Section<'_>, key: &str, expected: &str) -> Option<T> {
+    section.value(key, expected, |value| {
+        let word = || Some(NumberOrWord::Word(value.as_str()?.to_owned()));
+        T::try_from(integer(value).map(NumberOrWord::Number).or_else(word)?).ok()
+    })
 }
 
 fn required_interface(section: &Section<'_>) -> Option<String> {

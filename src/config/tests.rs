@@ -1,4 +1,5 @@
 use super::*;
+use crate::rules::{Dscp, TimeToLive};
 use crate::sys::memory::page_size;
 use crate::worker::packet_ring::{MAX_BLOCK_SIZE, Version};
 
@@ -12,6 +13,7 @@ input = { interface = "eth0", group = "239.1.1.1", port = 5000, source = "10.0.0
 outputs = [
   { group = "239.2.2.2", port = 6000, interface = "eth1" },
   { group = "10.9.0.7", port = 6000, interface = "wg0", ttl = 7 },
+  { group = "10.9.0.8", port = 6000, interface = "wg0", ttl = "decrement", dscp = "keep", fragment = false },
 ]
 "#;
 
@@ -26,9 +28,16 @@ fn a_configuration_is_read() {
     assert_eq!(rule.input.to_string(), "eth0:239.1.1.1:5000 from 10.0.0.9");
     assert_eq!(
         rule.outputs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["239.2.2.2:6000:eth1", "10.9.0.7:6000:wg0"]
+        ["239.2.2.2:6000:eth1", "10.9.0.7:6000:wg0", "10.9.0.8:6000:wg0"]
     );
-    assert_eq!(rule.outputs.iter().map(|output| output.ttl).collect::<Vec<_>>(), [64, 7]);
+    assert_eq!(
+        rule.outputs.iter().map(|output| (output.ttl, output.dscp, output.fragment)).collect::<Vec<_>>(),
+        [
+            (TimeToLive::Fixed(64), Dscp::Fixed(0), true),
+            (TimeToLive::Fixed(7), Dscp::Fixed(0), true),
+            (TimeToLive::Decrement, Dscp::Keep, false)
+        ]
+    );
 }
 
 #[test]

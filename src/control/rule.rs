@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU8, NonZeroU16};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Fault, Input, Output, Rule};
+use crate::rules::{Dscp, Fault, Input, Output, Rule, TimeToLive};
 
 /// A rule as it is told; [`Rule::try_from`] checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,9 +46,15 @@ pub struct OutputSpec {
     pub port: NonZeroU16,
     /// Interface through which copies leave.
     pub interface: String,
-    /// Time to live (hop limit) of the copies; absent for [`Output::DEFAULT_TTL`].
+    /// Time to live (hop limit) of the copies; absent for [`TimeToLive::DEFAULT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<NonZeroU8>,
+    pub ttl: Option<TimeToLive>,
+    /// Their differentiated services code point; absent for [`Dscp::DEFAULT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<Dscp>,
+    /// Whether those that are too large leave in fragments; absent for yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fragment: Option<bool>,
 }
 
 /// A rule that cannot be.
@@ -106,16 +112,34 @@ impl From<&Input> for InputSpec {
     }
 }
 
+impl OutputSpec {
+    /// One that says no more than where copies go.
+    pub fn new(group: IpAddr, port: NonZeroU16, interface: impl Into<String>) -> Self {
+        Self { group, port, interface: interface.into(), ttl: None, dscp: None, fragment: None }
+    }
+}
+
 impl From<OutputSpec> for Output {
-    fn from(OutputSpec { group, port, interface, ttl }: OutputSpec) -> Self {
-        Self { group, port: port.get(), interface, ttl: ttl.map_or(Self::DEFAULT_TTL, NonZeroU8::get) }
+    fn from(OutputSpec { group, port, interface, ttl, dscp, fragment }: OutputSpec) -> Self {
+        Self {
+            ttl: ttl.unwrap_or(TimeToLive::DEFAULT),
+            dscp: dscp.unwrap_or(Dscp::DEFAULT),
+            fragment: fragment.unwrap_or(true),
+            ..Self::new(SocketAddr::new(group, port.get()), interface)
+        }
     }
 }
 
 impl From<&Output> for OutputSpec {
-    fn from(Output { group, port, interface, ttl }: &Output) -> Self {
-        let port = NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN);
-        Self { group: *group, port, interface: interface.clone(), ttl: NonZeroU8::new(*ttl) }
+    fn from(Output { group, port, interface, ttl, dscp, fragment }: &Output) -> Self {
+        Self {
+            group: *group,
+            port: NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN),
+            interface: interface.clone(),
+            ttl: Some(*ttl),
+            dscp: Some(*dscp).filter(|dscp| *dscp != Dscp::DEFAULT),
+            fragment: Some(*fragment).filter(|fragment| !fragment),
+        }
     }
 }
 

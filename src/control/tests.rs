@@ -1,6 +1,6 @@
 use super::hostile::{Hostile, check_refusal, messages, seed};
 use super::*;
-use crate::rules::Rule;
+use crate::rules::{Rule, TimeToLive};
 
 #[test]
 fn lines_are_put_together_from_pieces() {
@@ -96,12 +96,12 @@ fn an_answer_may_have_what_this_program_does_not_know() {
 fn a_rule_is_told_whole_and_checked() {
     let mut rule: Rule = "eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap();
     rule.name = "video".into();
-    rule.outputs[0].ttl = 9;
+    rule.outputs[0].ttl = TimeToLive::Fixed(9);
     assert_eq!(Rule::try_from(RuleSpec::from(&rule)), Ok(rule.clone()));
     let mut spec = RuleSpec { name: None, ..RuleSpec::from(&rule) };
     spec.outputs[0].ttl = None;
     let unnamed = Rule::try_from(spec.clone()).unwrap();
-    assert_eq!((unnamed.name.as_str(), unnamed.outputs[0].ttl), ("eth0:239.1.1.1:5000", 64));
+    assert_eq!((unnamed.name.as_str(), unnamed.outputs[0].ttl), ("eth0:239.1.1.1:5000", TimeToLive::DEFAULT));
     assert!(Selector::Input(spec.input.clone()).selects(&rule));
     assert!(Selector::Name("video".into()).selects(&rule) && !Selector::Name("vide".into()).selects(&rule));
     spec.input.source = Some("10.0.0.9".parse().unwrap());

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::header::{Dscp, TimeToLive};
+
 /// Relays every datagram of one input to each of its outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
@@ -38,13 +40,26 @@ pub struct Output {
     pub port: u16,
     /// Interface through which copies leave.
     pub interface: String,
-    /// Time to live (hop limit) of the copies, 1 to 255.
-    pub ttl: u8,
+    /// Time to live (hop limit) of the copies.
+    pub ttl: TimeToLive,
+    /// Their differentiated services code point.
+    pub dscp: Dscp,
+    /// Whether those that are larger than the path allows leave in fragments; else they are dropped as `too_large`.
+    pub fragment: bool,
 }
 
 impl Output {
-    /// The time to live of outputs that name none: what Linux gives to unicast (RFC 1340), enough to cross routers.
-    pub const DEFAULT_TTL: u8 = 64;
+    /// One that says no more than where copies go.
+    pub fn new(destination: SocketAddr, interface: impl Into<String>) -> Self {
+        Self {
+            group: destination.ip(),
+            port: destination.port(),
+            interface: interface.into(),
+            ttl: TimeToLive::DEFAULT,
+            dscp: Dscp::DEFAULT,
+            fragment: true,
+        }
+    }
 
     /// Destination address and port.
     pub fn destination(&self) -> SocketAddr {

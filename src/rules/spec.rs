@@ -1,6 +1,6 @@
 //! Rules on the command line: `IF:GROUP:PORT=GROUP:PORT:IF[,...]`, an IPv6 address in brackets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::{Input, Output, Rule};
@@ -54,7 +54,7 @@ fn parse_output(text: &str) -> Result<Output, SpecError> {
     let (rest, interface) = text.rsplit_once(':').ok_or_else(error)?;
     let (group, port) = rest.rsplit_once(':').ok_or_else(error)?;
     let (group, port) = (parse_address(group)?, parse_port(port)?);
-    Ok(Output { group, port, interface: interface.to_owned(), ttl: Output::DEFAULT_TTL })
+    Ok(Output::new(SocketAddr::new(group, port), interface))
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, SpecError> {

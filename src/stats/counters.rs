@@ -274,6 +274,13 @@ impl Counters {
         }
     }
 
+    /// Counts a copy for the output at `place` that was not sent.
+    pub fn not_sent(&self, place: u32, failure: SendFailure) {
+        if let Some(output) = self.output(place as usize) {
+            output.dropped().add(failure, 1);
+        }
+    }
+
     /// Datagrams received through `inputs`, by their places, and through such as were removed.
     pub fn total_received(&self, inputs: impl Iterator<Item = usize>) -> u64 {
         let received = inputs.filter_map(|place| self.input(place)).map(|input| input.received().get());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::SupervisorError;
 use super::places::Places;
-use crate::rules::{Input, Rule};
+use crate::rules::{Input, Output, Rule};
 use crate::stats::{MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
 use crate::worker::egress::Hop;
@@ -48,15 +48,17 @@ impl LiveRule {
 
     /// The order for workers to relay by it, as the rule at `place`.
     pub(super) fn order(&self, place: u32) -> Order {
-        let hop = |output: &LiveOutput| Hop {
+        let hop = |(output, to): (&LiveOutput, &Output)| Hop {
             output: output.open.as_ref().ok().map(|(place, _)| *place),
             counters: output.counters,
+            ttl: to.ttl,
+            dscp: to.dscp,
         };
         Order::Rule {
             place,
             rule: self.rule.clone(),
             input: self.input.as_ref().ok().map(|input| input.place),
-            hops: self.outputs.iter().map(hop).collect(),
+            hops: self.outputs.iter().zip(&self.rule.outputs).map(hop).collect(),
         }
     }
 

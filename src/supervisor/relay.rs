@@ -230,7 +230,9 @@ impl Relay {
             destination: to.destination(),
             interface: interface.name,
             interface_index: interface.index,
-            ttl: to.ttl,
+            ttl: to.ttl.fixed(),
+            dscp: to.dscp.fixed(),
+            fragment: to.fragment,
         };
         match self.outputs.open(&address) {
             Ok((place, order)) => {

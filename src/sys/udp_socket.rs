@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::sockopt;
+/// Place of the code point in the traffic class, above the two bits of ECN (RFC 2474, RFC 3168).
+pub const DSCP_SHIFT: u32 = 2;
 
 /// Where and how an egress socket sends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,11 +21,21 @@ pub struct EgressAddress {
     pub interface: String,
     /// Index of that interface.
     pub interface_index: u32,
-    /// Time to live or hop limit, 1 to 255.
-    pub ttl: u8,
+    /// Time to live or hop limit, 1 to 255; without one, each datagram brings its own.
+    pub ttl: Option<u8>,
+    /// Differentiated services code point, 0 to 63; without one, each datagram brings its own.
+    pub dscp: Option<u8>,
+    /// Whether datagrams that are larger than the path allows leave in fragments; else they fail with `EMSGSIZE`.
+    pub fragment: bool,
 }
 
 impl EgressAddress {
+    /// One whose datagrams have what Linux gives to unicast: a time to live of 64, best effort, and fragments where it takes them.
+    pub fn new(destination: SocketAddr, interface: impl Into<String>, interface_index: u32) -> Self {
+        let interface = interface.into();
+        Self { destination, interface, interface_index, ttl: Some(64), dscp: Some(0), fragment: true }
+    }
+
     /// Whether a host on the way may answer a datagram with an ICMP error, which the next send meets. Datagrams to IPv4 groups are
     /// never answered (RFC 1122 section 3.2.2); those to IPv6 groups may be too big (RFC 4443 section 2.4).
     pub fn is_answered(&self) -> bool {
@@ -37,20 +49,35 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     let destination = address.destination;
     let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(address.interface.as_bytes()))?;
-    let ttl = u32::from(address.ttl);
     if destination.is_ipv4() {
         set_multicast_interface_v4(&socket, address.interface_index)?;
         socket.set_multicast_loop_v4(false)?;
-        socket.set_multicast_ttl_v4(ttl)?;
-        socket.set_ttl_v4(ttl)?;
+        if let Some(ttl) = address.ttl {
+            socket.set_multicast_ttl_v4(ttl.into())?;
+            socket.set_ttl_v4(ttl.into())?;
+        }
+        if let Some(dscp) = address.dscp {
+            socket.set_tos_v4(u32::from(dscp) << DSCP_SHIFT)?;
+        }
+        if !address.fragment {
+            sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        }
         socket.set_broadcast(true)?;
         // Without it the kernel hides from the sender that a device's queue was full (udp_send_skb, net/ipv4/udp.c).
         sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_RECVERR, 1)?;
     } else {
         socket.set_multicast_if_v6(address.interface_index)?;
         socket.set_multicast_loop_v6(false)?;
-        socket.set_multicast_hops_v6(ttl)?;
-        socket.set_unicast_hops_v6(ttl)?;
+        if let Some(ttl) = address.ttl {
+            socket.set_multicast_hops_v6(ttl.into())?;
+            socket.set_unicast_hops_v6(ttl.into())?;
+        }
+        if let Some(dscp) = address.dscp {
+            socket.set_tclass_v6(u32::from(dscp) << DSCP_SHIFT)?;
+        }
+        if !address.fragment {
+            sockopt::set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_DONTFRAG, 1)?;
+        }
         sockopt::set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
     }
     let wanted = libc::c_int::try_from(send_buffer).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -17,6 +17,10 @@ pub struct Ipv4<'a> {
     pub source: Ipv4Addr,
     /// Destination address.
     pub destination: Ipv4Addr,
+    /// Time to live.
+    pub ttl: u8,
+    /// Differentiated services code point and ECN (RFC 2474, RFC 3168).
+    pub traffic_class: u8,
     /// What the packet carries, cut to the header's total length.
     pub payload: &'a [u8],
 }
@@ -28,14 +32,14 @@ impl<'a> Ipv4<'a> {
         let header = bytes.first_chunk::<HEADER_LEN>().ok_or(MALFORMED)?;
         let &[
             version_ihl,
-            _,
+            traffic_class,
             length0,
             length1,
             _,
             _,
             fragment0,
             fragment1,
-            _,
+            ttl,
             protocol,
             _,
             _,
@@ -65,6 +69,6 @@ impl<'a> Ipv4<'a> {
         let payload = bytes.get(header_len..total_len).ok_or(Error::Truncated)?;
         let source = Ipv4Addr::new(s0, s1, s2, s3);
         let destination = Ipv4Addr::new(d0, d1, d2, d3);
-        Ok(Self { source, destination, payload })
+        Ok(Self { source, destination, ttl, traffic_class, payload })
     }
 }

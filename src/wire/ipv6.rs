@@ -30,6 +30,10 @@ pub struct Ipv6<'a> {
     pub source: Ipv6Addr,
     /// Destination address.
     pub destination: Ipv6Addr,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Differentiated services code point and ECN.
+    pub traffic_class: u8,
     /// What follows the last extension header, cut to the header's payload length.
     pub payload: &'a [u8],
 }
@@ -38,7 +42,7 @@ impl<'a> Ipv6<'a> {
     /// Reads a packet; bytes behind its payload length are padding.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(MALFORMED)?;
-        let (&[first, _, _, _, length0, length1, next_header, _], addresses) =
+        let (&[first, second, _, _, length0, length1, next_header, hop_limit], addresses) =
             header.split_first_chunk::<8>().ok_or(MALFORMED)?;
         let (source, destination) = addresses.split_first_chunk::<16>().ok_or(MALFORMED)?;
         let destination = destination.first_chunk::<16>().ok_or(MALFORMED)?;
@@ -48,7 +52,8 @@ impl<'a> Ipv6<'a> {
         let payload_len = usize::from(be16([length0, length1]));
         let payload = rest.get(..payload_len).ok_or(Error::Truncated)?;
         let payload = behind_extensions(next_header, payload)?;
-        Ok(Self { source: (*source).into(), destination: (*destination).into(), payload })
+        let (source, destination) = ((*source).into(), (*destination).into());
+        Ok(Self { source, destination, hop_limit, traffic_class: first << 4 | second >> 4, payload })
     }
 }
 

@@ -72,6 +72,10 @@ pub struct Datagram<'a> {
     pub source_port: u16,
     /// UDP destination port.
     pub destination_port: u16,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// Differentiated services code point and ECN.
+    pub traffic_class: u8,
     /// UDP payload, without the padding of short frames.
     pub payload: &'a [u8],
     /// UDP header and payload.
@@ -82,19 +86,31 @@ impl<'a> Datagram<'a> {
     /// Reads an Ethernet frame without its frame check sequence.
     pub fn parse(frame: &'a [u8]) -> Result<Self, Error> {
         let Ethernet { tag, ethertype, payload } = Ethernet::parse(frame)?;
-        let (source, destination, segment) = match ethertype {
+        let (source, destination, ttl, traffic_class, segment) = match ethertype {
             ethertype::IPV4 => {
-                let packet = ipv4::Ipv4::parse(payload)?;
-                (packet.source.into(), packet.destination.into(), packet.payload)
+                let ipv4::Ipv4 { source, destination, ttl, traffic_class, payload } =
+                    ipv4::Ipv4::parse(payload)?;
+                (source.into(), destination.into(), ttl, traffic_class, payload)
             }
             ethertype::IPV6 => {
-                let packet = ipv6::Ipv6::parse(payload)?;
-                (packet.source.into(), packet.destination.into(), packet.payload)
+                let ipv6::Ipv6 { source, destination, hop_limit, traffic_class, payload } =
+                    ipv6::Ipv6::parse(payload)?;
+                (source.into(), destination.into(), hop_limit, traffic_class, payload)
             }
             _ => return Err(Error::NotIp),
         };
         let udp::Udp { source_port, destination_port, payload, segment } = udp::Udp::parse(segment)?;
-        Ok(Self { tag, source, destination, source_port, destination_port, payload, segment })
+        Ok(Self {
+            tag,
+            source,
+            destination,
+            source_port,
+            destination_port,
+            ttl,
+            traffic_class,
+            payload,
+            segment,
+        })
     }
 
     /// A datagram without payload or checksum, for what only looks at addresses.
@@ -106,6 +122,8 @@ impl<'a> Datagram<'a> {
             destination,
             source_port: 4_000,
             destination_port,
+            ttl: 64,
+            traffic_class: 0,
             payload: &[],
             segment: &[],
         }

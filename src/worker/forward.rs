@@ -1,5 +1,6 @@
 //! From a frame to the rule that takes it and the datagrams in it, or the cause why none does. No I/O.
 
+use super::egress::Arrived;
 use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
 use crate::stats::Cause;
@@ -15,6 +16,8 @@ pub(super) struct Taken<'a> {
     pub rule: RuleIndex,
     /// The payloads, one behind the other.
     pub payload: &'a [u8],
+    /// What its IP header says.
+    pub arrived: Arrived,
     /// Bytes of each payload, except that the last one has what is left.
     datagram_len: usize,
 }
@@ -60,7 +63,8 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         }
         Some(train) => train.datagram_len.get().into(),
     };
-    Ok(Taken { rule, payload, datagram_len })
+    let arrived = Arrived { ttl: datagram.ttl, traffic_class: datagram.traffic_class };
+    Ok(Taken { rule, payload, arrived, datagram_len })
 }
 
 fn cause(error: wire::Error) -> Cause {

@@ -158,7 +158,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                     counters.received(input, count);
                     counters.matched(taken.rule.0 as usize, count, taken.payload.len());
                     for payload in taken.datagrams() {
-                        egress.queue(&mut self.ring, taken.rule, payload)?;
+                        egress.queue(&mut self.ring, taken.rule, payload, taken.arrived)?;
                     }
                 }
                 Err(cause) => {

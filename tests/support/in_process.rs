@@ -50,12 +50,8 @@ impl InProcess {
     /// The same with send buffers of so many bytes.
     pub fn with_send_buffer(topology: &Topology, rules: &[Rule], path: Path, send_buffer: usize) -> Self {
         let open = |(rule, port): (&Rule, &lab::topology::Port)| {
-            let address = EgressAddress {
-                destination: rule.outputs[0].destination(),
-                interface: port.device().to_owned(),
-                interface_index: port.index(),
-                ttl: 64,
-            };
+            let destination = rule.outputs[0].destination();
+            let address = EgressAddress::new(destination, port.device(), port.index());
             let socket = open_egress(&address, send_buffer).unwrap().0;
             vec![(address, socket)]
         };
@@ -78,7 +74,7 @@ impl InProcess {
             let mut hops = Vec::new();
             for (address, socket) in outputs {
                 this.tell(&Order::Output { place, address, segment: true }, Some(socket));
-                hops.push(Hop { output: Some(place), counters: place });
+                hops.push(Hop::new(Some(place), place));
                 place += 1;
             }
             this.tell(&Order::Rule { place: i as u32, rule: rule.clone(), input: Some(0), hops }, None);

@@ -225,12 +225,8 @@ fn spare_rules(ingress: &str, spare: &str, first: &Route) -> [RuleSpec; 2] {
 fn rule(name: String, interface: &str, input: SocketAddr, outputs: &[Exit]) -> RuleSpec {
     // No address of the lab's has port 0.
     let port = |address: SocketAddr| NonZeroU16::new(address.port()).unwrap_or(NonZeroU16::MIN);
-    let output = |exit: &Exit| OutputSpec {
-        group: exit.destination.ip(),
-        port: port(exit.destination),
-        interface: exit.device.clone(),
-        ttl: None,
-    };
+    let output =
+        |exit: &Exit| OutputSpec::new(exit.destination.ip(), port(exit.destination), exit.device.clone());
     let outputs = outputs.iter().map(output).collect();
     let input =
         InputSpec { interface: interface.to_owned(), group: input.ip(), port: port(input), source: None };

@@ -177,7 +177,7 @@ fn all_that_a_worker_calls_is_allowed() {
 fn relay(ring: &mut Uring, sender: &UdpSocket, receiver: &UdpSocket) {
     ring.receive_multishot(receiver.as_fd(), 0).unwrap();
     let payload = [io::IoSlice::new(b"x")];
-    let send = Send { socket: sender.as_fd(), payloads: &payload, segment_size: None };
+    let send = Send::new(sender.as_fd(), &payload, None);
     ring.send_all(&[send], |_, result| assert_eq!(result, Ok(1))).unwrap();
     ring.wait(Wait::First).unwrap();
     let completion = ring.next_completion().unwrap();

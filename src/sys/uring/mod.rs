@@ -17,7 +17,7 @@ use io_uring::squeue::{self, Entry};
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use send::Messages;
-pub use send::{SEND_BATCH, Send};
+pub use send::{IpHeader, SEND_BATCH, Send};
 pub use token::Token;
 use token::UserData;
 

@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::io::{self, IoSlice};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::squeue::Entry;
@@ -19,24 +19,57 @@ pub const SEND_BATCH: usize = 256;
 pub struct Send<'a> {
     /// A connected UDP socket.
     pub socket: BorrowedFd<'a>,
+    /// Its family; else it is of IPv6.
+    pub is_ipv4: bool,
+    /// What the socket does not say.
+    pub header: IpHeader,
     /// What it carries: the payload of a datagram, or with `segment_size` those of several.
     pub payloads: &'a [IoSlice<'a>],
     /// Bytes of each datagram; only the last may be shorter.
     pub segment_size: Option<NonZeroU16>,
 }
 
-/// The control message that asks for segmentation (`udp_cmsg_send`, `net/ipv4/udp.c`), laid out as cmsg(3) says.
-#[repr(C)]
-struct SegmentControl {
-    header: libc::cmsghdr,
-    segment_size: u16,
+/// What a datagram has of its own in its IP header; what is absent is as its socket says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Time to live or hop limit.
+    pub ttl: Option<NonZeroU8>,
+    /// The byte of differentiated services code point and ECN.
+    pub traffic_class: Option<u8>,
 }
 
-/// What `sendmsg` reads of a train, beside its payloads.
+impl IpHeader {
+    /// A datagram that says nothing.
+    pub const OF_SOCKET: Self = Self { ttl: None, traffic_class: None };
+}
+
+/// A control message of up to four bytes, laid out as cmsg(3) says.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    data: [u8; size_of::<usize>()],
+}
+
+// SAFETY: computes a length and touches no memory.
+const _: () = assert!(size_of::<Control>() == unsafe { libc::CMSG_SPACE(4) } as usize);
+
+impl Control {
+    fn write(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+        // SAFETY: computes a length and touches no memory.
+        self.header.cmsg_len = unsafe { libc::CMSG_LEN(data.len() as u32) } as _;
+        self.header.cmsg_level = level;
+        self.header.cmsg_type = kind;
+        for (to, from) in self.data.iter_mut().zip(data) {
+            *to = *from;
+        }
+    }
+}
+
+/// What `sendmsg` reads of a send, beside its payloads: at most one control message for each thing that it can say.
 #[repr(C)]
 struct Message {
     header: libc::msghdr,
-    control: SegmentControl,
+    controls: [Control; 3],
 }
 
 /// A message for each send of a batch. In cells, because the kernel reads them while others are written.
@@ -49,32 +82,62 @@ impl Messages {
         Self(std::iter::repeat_with(message).take(SEND_BATCH).collect())
     }
 
-    /// Writes the message at `place` and returns its header, which points to `payloads`.
+    /// Writes the message at `place` and returns its header, which points to the payloads of `send`.
     ///
     /// # Safety
     /// No send in flight uses the message at `place`.
-    unsafe fn write(
-        &self,
-        place: usize,
-        payloads: &[IoSlice<'_>],
-        segment_size: NonZeroU16,
-    ) -> io::Result<*const libc::msghdr> {
+    unsafe fn write(&self, place: usize, send: &Send<'_>) -> io::Result<*const libc::msghdr> {
         let message = self.0.get(place).ok_or_else(|| io::Error::other("too many sends in a batch"))?.get();
         // SAFETY: the kernel does not read it, by the contract of this function, and the reference ends here.
-        let Message { header, control } = unsafe { &mut *message };
-        // SAFETY: computes a length and touches no memory.
-        let control_len = unsafe { libc::CMSG_LEN(size_of::<u16>() as u32) };
-        control.header.cmsg_len = control_len as _;
-        control.header.cmsg_level = libc::SOL_UDP;
-        control.header.cmsg_type = libc::UDP_SEGMENT;
-        control.segment_size = segment_size.get();
+        let Message { header, controls } = unsafe { &mut *message };
+        let count = send.write_controls(controls);
         // An IoSlice is laid out as an iovec (its documentation).
-        header.msg_iov = payloads.as_ptr().cast_mut().cast();
-        header.msg_iovlen = payloads.len() as _;
-        header.msg_control = std::ptr::from_mut(control).cast();
-        header.msg_controllen = size_of::<SegmentControl>() as _;
+        header.msg_iov = send.payloads.as_ptr().cast_mut().cast();
+        header.msg_iovlen = send.payloads.len() as _;
+        header.msg_control = controls.as_mut_ptr().cast();
+        header.msg_controllen = (count * size_of::<Control>()) as _;
         // The header is the first field.
         Ok(message.cast_const().cast())
+    }
+}
+
+impl<'a> Send<'a> {
+    /// One whose datagrams are as the socket says.
+    pub fn new(
+        socket: BorrowedFd<'a>,
+        payloads: &'a [IoSlice<'a>],
+        segment_size: Option<NonZeroU16>,
+    ) -> Self {
+        // Without a header of its own it makes no difference of which family it is.
+        Self { socket, is_ipv4: true, header: IpHeader::OF_SOCKET, payloads, segment_size }
+    }
+
+    /// Writes what it says beside its payloads, and returns in how many control messages (`udp_cmsg_send` in `net/ipv4/udp.c`,
+    /// `ip_cmsg_send` in `net/ipv4/ip_sockglue.c`, `ip6_datagram_send_ctl` in `net/ipv6/datagram.c`).
+    fn write_controls(&self, controls: &mut [Control; 3]) -> usize {
+        let mut controls = controls.iter_mut();
+        let free = controls.len();
+        let mut write = |level, kind, data: &[u8]| {
+            if let Some(control) = controls.next() {
+                control.write(level, kind, data);
+            }
+        };
+        if let Some(size) = self.segment_size {
+            write(libc::SOL_UDP, libc::UDP_SEGMENT, &size.get().to_ne_bytes());
+        }
+        let number = |number: u8| libc::c_int::from(number).to_ne_bytes();
+        let (level, ttl, traffic_class) = if self.is_ipv4 {
+            (libc::SOL_IP, libc::IP_TTL, libc::IP_TOS)
+        } else {
+            (libc::SOL_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
+        };
+        if let Some(value) = self.header.ttl {
+            write(level, ttl, &number(value.get()));
+        }
+        if let Some(value) = self.header.traffic_class {
+            write(level, traffic_class, &number(value));
+        }
+        free - controls.len()
     }
 }
 
@@ -126,14 +189,14 @@ unsafe fn entry(messages: &Messages, place: usize, send: &Send<'_>) -> io::Resul
     let fd = types::Fd(send.socket.as_raw_fd());
     let flags = libc::MSG_DONTWAIT;
     match (send.segment_size, send.payloads) {
-        (None, [payload]) => {
+        (None, [payload]) if send.header == IpHeader::OF_SOCKET => {
             Ok(opcode::Send::new(fd, payload.as_ptr(), payload.len() as u32).flags(flags).build())
         }
-        (None, _) => Err(io::Error::other("a datagram has one payload")),
-        (Some(size), payloads) => {
+        (Some(_), _) | (None, [_]) => {
             // SAFETY: passed on to the caller.
-            let header = unsafe { messages.write(place, payloads, size) }?;
+            let header = unsafe { messages.write(place, send) }?;
             Ok(opcode::SendMsg::new(fd, header).flags(flags as u32).build())
         }
+        (None, _) => Err(io::Error::other("a datagram has one payload")),
     }
 }

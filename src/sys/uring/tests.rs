@@ -14,7 +14,7 @@ fn pair() -> (UdpSocket, UdpSocket) {
 }
 
 fn datagram<'a>(socket: &'a impl AsFd, payload: &'a [IoSlice<'a>; 1]) -> Send<'a> {
-    Send { socket: socket.as_fd(), payloads: payload, segment_size: None }
+    Send::new(socket.as_fd(), payload, None)
 }
 
 fn next(ring: &mut Uring) -> Completion {
@@ -87,7 +87,7 @@ fn a_train_arrives_as_its_datagrams() {
     let mut ring = Uring::new(1_024).unwrap();
     let payloads: Vec<_> = (0..5).map(|i| vec![i; if i == 4 { 30 } else { 100 }]).collect();
     let slices: Vec<_> = payloads.iter().map(|payload| IoSlice::new(payload)).collect();
-    let train = Send { socket: sender.as_fd(), payloads: &slices, segment_size: NonZeroU16::new(100) };
+    let train = Send::new(sender.as_fd(), &slices, NonZeroU16::new(100));
     let single = [IoSlice::new(b"after")];
     let mut results = Vec::new();
     for _ in 0..2 {
@@ -111,7 +111,7 @@ fn a_train_that_cannot_leave_does_not_leave_in_part() {
     let payload = vec![1; 60_000];
     let slices = [IoSlice::new(&payload); 2];
     let single = [IoSlice::new(b"after")];
-    let train = Send { socket: sender.as_fd(), payloads: &slices, segment_size: NonZeroU16::new(60_000) };
+    let train = Send::new(sender.as_fd(), &slices, NonZeroU16::new(60_000));
     let mut results = Vec::new();
     ring.send_all(&[train, datagram(&sender, &single)], |place, result| results.push((place, result)))
         .unwrap();
@@ -229,7 +229,7 @@ fn a_restricted_ring_does_all_that_a_worker_asks_of_it() {
     ring.receive_multishot(receiver.as_fd(), 0).unwrap();
     ring.wait(Wait::Not).unwrap();
     let payloads = [IoSlice::new(b"12"), IoSlice::new(b"3")];
-    let train = Send { socket: sender.as_fd(), payloads: &payloads, segment_size: NonZeroU16::new(2) };
+    let train = Send::new(sender.as_fd(), &payloads, NonZeroU16::new(2));
     let single = [IoSlice::new(b"4")];
     ring.send_all(&[train, datagram(&sender, &single)], |_, result| _ = result.unwrap()).unwrap();
     drop(writer);

@@ -9,7 +9,7 @@ mod segmentation;
 mod train;
 
 use std::io::{self, IoSlice};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use self::segmentation::Segmentation;
 use self::train::Trains;
-use crate::rules::RuleIndex;
+use crate::rules::{Dscp, RuleIndex, TimeToLive};
 use crate::stats::{Counters, MAX_OUTPUTS, MAX_RULES, SendFailure};
-use crate::sys::udp_socket::EgressAddress;
-use crate::sys::uring::{Send, Uring};
+use crate::sys::udp_socket::{DSCP_SHIFT, EgressAddress};
+use crate::sys::uring::{IpHeader, Send, Uring};
 
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
 const COPIES: usize = 1_024;
@@ -32,6 +32,41 @@ pub struct Hop {
     pub output: Option<u32>,
     /// Place of what is counted for it.
     pub counters: u32,
+    /// Time to live of the copies. The output's socket gives a fixed one.
+    pub ttl: TimeToLive,
+    /// Their differentiated services code point. The output's socket gives a fixed one.
+    pub dscp: Dscp,
+}
+
+/// What a datagram had in its IP header when it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// The byte of differentiated services code point and ECN.
+    pub traffic_class: u8,
+}
+
+impl Hop {
+    /// One whose copies are as the output's socket says.
+    pub fn new(output: Option<u32>, counters: u32) -> Self {
+        Self { output, counters, ttl: TimeToLive::DEFAULT, dscp: Dscp::DEFAULT }
+    }
+
+    /// What a copy says of its own; none when its time to live is spent.
+    fn header(&self, arrived: Arrived) -> Option<IpHeader> {
+        let ttl = match self.ttl {
+            TimeToLive::Fixed(_) => None,
+            TimeToLive::Keep => Some(NonZeroU8::new(arrived.ttl)?),
+            TimeToLive::Decrement => Some(NonZeroU8::new(arrived.ttl.saturating_sub(1))?),
+        };
+        let traffic_class = match self.dscp {
+            Dscp::Fixed(_) => None,
+            // A copy begins a way of its own, on which congestion is to be told anew.
+            Dscp::Keep => Some(arrived.traffic_class >> DSCP_SHIFT << DSCP_SHIFT),
+        };
+        Some(IpHeader { ttl, traffic_class })
+    }
 }
 
 /// The outputs of a worker, and which of them each rule sends through, by places that others choose.
@@ -48,6 +83,7 @@ struct Output {
     name: String,
     /// A connected UDP socket.
     socket: OwnedFd,
+    is_ipv4: bool,
     /// Whether an answer to an earlier datagram (ICMP) may be in the way of a later one.
     is_answered: bool,
     segmentation: Segmentation,
@@ -67,6 +103,7 @@ struct Waiting<'b> {
     payload: &'b [u8],
     /// Place of what is counted for it.
     counters: u32,
+    header: IpHeader,
     /// The next one for the same output.
     next: Option<usize>,
 }
@@ -96,7 +133,8 @@ impl Egress {
     ) -> io::Result<()> {
         let (name, is_answered) = (address.to_string(), address.is_answered());
         let segmentation = Segmentation::new(segment);
-        let output = Output { name, socket, is_answered, segmentation, queue: None };
+        let is_ipv4 = address.destination.is_ipv4();
+        let output = Output { name, socket, is_ipv4, is_answered, segmentation, queue: None };
         *slot(&mut self.outputs, place, MAX_OUTPUTS)? = Some(output);
         Ok(())
     }
@@ -139,9 +177,10 @@ fn slot<T: Default>(slots: &mut Vec<T>, place: u32, most: usize) -> io::Result<&
 
 impl Output {
     /// What the kernel is told of `copies` that leave together: of `size` bytes each, but for the last one.
-    fn send_of<'a>(&'a self, copies: &'a [IoSlice<'a>], size: usize) -> Send<'a> {
+    fn send_of<'a>(&'a self, copies: &'a [IoSlice<'a>], size: usize, header: IpHeader) -> Send<'a> {
         let segment_size = if copies.len() > 1 { NonZeroU16::new(size as u16) } else { None };
-        Send { socket: self.socket.as_fd(), payloads: copies, segment_size }
+        let (socket, is_ipv4) = (self.socket.as_fd(), self.is_ipv4);
+        Send { socket, is_ipv4, header, payloads: copies, segment_size }
     }
 
     /// Says that trains of datagrams of `size` bytes are refused.
@@ -155,28 +194,35 @@ impl Output {
 }
 
 impl<'b> EgressBatch<'_, 'b> {
-    /// Queues a copy of `payload` for each output of `rule`, sending what is queued whenever that is a full batch.
-    pub fn queue(&mut self, ring: &mut Uring, rule: RuleIndex, payload: &'b [u8]) -> io::Result<()> {
+    /// Queues a copy of `payload`, which came in as `arrived`, for each output of `rule`, sending what is queued whenever that
+    /// is a full batch.
+    pub fn queue(
+        &mut self,
+        ring: &mut Uring,
+        rule: RuleIndex,
+        payload: &'b [u8],
+        arrived: Arrived,
+    ) -> io::Result<()> {
         let hops = self.egress.routes.get(rule.0 as usize).map_or(0, |hops| hops.len());
         for hop in 0..hops {
             if self.waiting.is_full() {
                 self.send(ring)?;
             }
-            self.wait(self.egress.routes[rule.0 as usize][hop], payload);
+            self.wait(self.egress.routes[rule.0 as usize][hop], payload, arrived);
         }
         Ok(())
     }
 
-    fn wait(&mut self, hop: Hop, payload: &'b [u8]) {
+    fn wait(&mut self, hop: Hop, payload: &'b [u8], arrived: Arrived) {
         let place = hop.output.unwrap_or(u32::MAX);
         let Some(Some(output)) = self.egress.outputs.get_mut(place as usize) else {
-            if let Some(counters) = self.counters.output(hop.counters as usize) {
-                counters.dropped().add(SendFailure::InterfaceDown, 1);
-            }
-            return;
+            return self.counters.not_sent(hop.counters, SendFailure::InterfaceDown);
+        };
+        let Some(header) = hop.header(arrived) else {
+            return self.counters.not_sent(hop.counters, SendFailure::TtlSpent);
         };
         let at = self.waiting.len();
-        self.waiting.push(Waiting { payload, counters: hop.counters, next: None });
+        self.waiting.push(Waiting { payload, counters: hop.counters, header, next: None });
         match &mut output.queue {
             Some(queue) => {
                 self.waiting[queue.last].next = Some(at);
@@ -195,12 +241,33 @@ impl<'b> EgressBatch<'_, 'b> {
         for place in self.touched.drain(..) {
             let mut next = trains.take_queue(place as usize);
             while let Some(waiting) = next.and_then(|at| self.waiting.get(at)) {
-                trains.load(ring, place as usize, waiting.payload, waiting.counters)?;
+                trains.load(ring, place as usize, waiting)?;
                 next = waiting.next;
             }
         }
         trains.send(ring)?;
         self.waiting.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_of_its_own_what_its_socket_cannot_say() {
+        let header = |ttl, dscp, arrived| Hop { ttl, dscp, ..Hop::new(None, 0) }.header(arrived);
+        let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb };
+        let ttl = |ttl| IpHeader { ttl: NonZeroU8::new(ttl), traffic_class: None };
+        let (fixed, best_effort) = (TimeToLive::Fixed(9), Dscp::Fixed(0));
+        assert_eq!(header(fixed, Dscp::Fixed(46), arrived(1)), Some(IpHeader::OF_SOCKET));
+        assert_eq!(header(TimeToLive::Keep, best_effort, arrived(1)), Some(ttl(1)));
+        assert_eq!(header(TimeToLive::Keep, best_effort, arrived(0)), None, "nothing leaves with 0");
+        assert_eq!(header(TimeToLive::Decrement, best_effort, arrived(255)), Some(ttl(254)));
+        assert_eq!(header(TimeToLive::Decrement, best_effort, arrived(1)), None);
+        assert_eq!(header(TimeToLive::Decrement, best_effort, arrived(0)), None);
+        let kept = IpHeader { ttl: None, traffic_class: Some(0xb8) };
+        assert_eq!(header(fixed, Dscp::Keep, arrived(1)), Some(kept), "without ECN");
     }
 }

@@ -6,9 +6,9 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
-use super::{COPIES, Output};
+use super::{COPIES, Output, Waiting};
 use crate::stats::{Counters, SendFailure};
-use crate::sys::uring::{SEND_BATCH, Uring};
+use crate::sys::uring::{IpHeader, SEND_BATCH, Uring};
 
 /// Copies that leave with one send.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ struct Train {
     output: usize,
     /// Bytes of each copy; the last one may have less.
     size: usize,
+    header: IpHeader,
     /// Places of the copies.
     copies: Range<usize>,
     /// Why it has not left, when it was tried.
@@ -52,19 +53,15 @@ impl<'a, 'b> Trains<'a, 'b> {
 
     /// Puts a copy for the output at place `output` behind those that are loaded. At most [`COPIES`] until all are
     /// sent.
-    pub(super) fn load(
-        &mut self,
-        ring: &mut Uring,
-        output: usize,
-        payload: &'b [u8],
-        counters: u32,
-    ) -> io::Result<()> {
-        if !self.extend(output, payload.len()) {
+    pub(super) fn load(&mut self, ring: &mut Uring, output: usize, copy: &Waiting<'b>) -> io::Result<()> {
+        let Waiting { payload, counters, header, .. } = *copy;
+        if !self.extend(output, payload.len(), header) {
             if self.formed.is_full() || self.last_is_a_trial(output) {
                 self.send(ring)?;
             }
             let first = self.payloads.len();
-            self.formed.push(Train { output, size: payload.len(), copies: first..first + 1, errno: None });
+            let (size, copies) = (payload.len(), first..first + 1);
+            self.formed.push(Train { output, size, header, copies, errno: None });
         }
         self.payloads.push(IoSlice::new(payload));
         self.places.push(counters);
@@ -72,13 +69,13 @@ impl<'a, 'b> Trains<'a, 'b> {
     }
 
     /// Makes the last train longer, if a copy of `len` bytes for `output` can be part of it.
-    fn extend(&mut self, output: usize, len: usize) -> bool {
+    fn extend(&mut self, output: usize, len: usize, header: IpHeader) -> bool {
         let (Some(last), Some(Some(to))) = (self.formed.last_mut(), self.outputs.get(output)) else {
             return false;
         };
         let is_open = self.payloads.last().is_some_and(|copy| copy.len() == last.size);
         let takes = || to.segmentation.takes(last.size, last.copies.len(), len);
-        let extends = last.output == output && is_open && takes();
+        let extends = last.output == output && last.header == header && is_open && takes();
         last.copies.end += usize::from(extends);
         extends
     }
@@ -111,7 +108,9 @@ impl<'a, 'b> Trains<'a, 'b> {
         let mut sends = ArrayVec::<_, SEND_BATCH>::new();
         // A train is formed for an output that is there, and as long as this borrows the outputs none goes.
         let sent = formed.iter().filter_map(|train| Some((train, outputs.get(train.output)?.as_ref()?)));
-        sends.extend(sent.map(|(train, output)| output.send_of(&payloads[train.copies.clone()], train.size)));
+        sends.extend(sent.map(|(train, output)| {
+            output.send_of(&payloads[train.copies.clone()], train.size, train.header)
+        }));
         ring.send_all(&sends, |place, result| formed[place].errno = result.err())
     }
 
@@ -126,7 +125,7 @@ impl<'a, 'b> Trains<'a, 'b> {
         }
         let Some(Some(output)) = self.outputs.get_mut(train.output) else { return Ok(()) };
         if train.errno.is_some_and(|errno| !is_for_want_of_room(errno)) {
-            let again = output.send_of(&self.payloads[train.copies.clone()], train.size);
+            let again = output.send_of(&self.payloads[train.copies.clone()], train.size, train.header);
             ring.send_all(&[again], |_, result| train.errno = result.err())?;
         }
         match train.errno {
@@ -147,7 +146,7 @@ impl<'a, 'b> Trains<'a, 'b> {
         let Some(Some(output)) = self.outputs.get(train.output) else { return Ok(()) };
         let mut sends = ArrayVec::<_, MAX_SEGMENTS>::new();
         for payload in self.payloads[train.copies.clone()].chunks(1) {
-            sends.push(output.send_of(payload, train.size));
+            sends.push(output.send_of(payload, train.size, train.header));
         }
         ring.send_all(&sends, |place, result| self.count(train.copies.start + place, result.err()))
     }

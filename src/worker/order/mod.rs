@@ -16,7 +16,7 @@ use crate::rules::Rule;
 use crate::sys::udp_socket::EgressAddress;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
