@@ -118,7 +118,6 @@ fn answer(command: Command) -> Outcome {
             uptime_ms: 1,
             restarts: 0,
             last_exit: None,
-            refused: Vec::new(),
             received: 5,
             cpu_ns: 9,
         }]),

@@ -181,6 +181,28 @@ fn workers_go_on_without_a_supervisor_and_another_one_takes_them_over(path: Path
 
 #[test]
 #[ignore = "needs root: builds network namespaces"]
+fn a_worker_that_cannot_be_taken_over_is_ended_and_nothing_is_relayed_twice() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let arguments = ["--rule", &rule(topology)];
+    let mut relay = Relay::start(topology, Path::MmapV3, &arguments);
+    relay.end_supervisor();
+    let [stopped] = relay.orphans[..] else { panic!("one worker") };
+    kill(stopped, libc::SIGSTOP);
+    relay.start_again(topology, &arguments);
+    assert!(relay.log().contains("it does not answer"), "{}", relay.log());
+    // It is nobody's child here, so it may be a zombie still.
+    kill(stopped, libc::SIGCONT);
+    Injector::new(&topology.generator).send(&good(b"once"));
+    assert_eq!(support::receive(&sink, 1), [b"once"]);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(support::is_empty(&sink));
+    assert_eq!(relay.stop().relayed, 1);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
 fn workers_that_are_to_relay_in_another_way_end_and_others_begin() {
     let network = network(Family::Ipv4, 1);
     let topology = &network.topology;

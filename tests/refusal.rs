@@ -12,10 +12,9 @@ use multicast_relay::control::{Answer, Command as Ask, RuleStatus, Selector, Sta
 use multicast_relay::rules::Rule;
 use support::{DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, network, rule, sink};
 
-/// A relay of `rules` whose processes can map one ring, and not two.
-fn start(topology: &Topology, rules: &[&str]) -> Relay {
-    let arguments: Vec<_> = rules.iter().flat_map(|rule| ["--rule", rule]).collect();
-    let relay = Relay::start(topology, Path::MmapV3, &arguments);
+/// A supervisor of `rules`, the first of which is on an interface that is there, whose processes can map one ring, and not two.
+fn limited(topology: &Topology, rules: &[&str]) -> Command {
+    let relay = Relay::start(topology, Path::MmapV3, &["--rule", rules[0]]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", relay.workers()[0])).unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
@@ -31,8 +30,8 @@ fn start(topology: &Topology, rules: &[&str]) -> Relay {
         "--rx",
         "mmap",
     ]);
-    command.args(arguments);
-    Relay::spawn(topology, Path::MmapV3, command)
+    command.args(rules.iter().flat_map(|rule| ["--rule", rule]));
+    command
 }
 
 fn list(relay: &Relay) -> Vec<RuleStatus> {
@@ -66,7 +65,7 @@ fn a_ring_that_a_worker_cannot_map_is_refused_and_disturbs_no_rule() {
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
     let waiting = format!("late:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
-    let relay = start(topology, &[&rule(topology), &waiting]);
+    let relay = Relay::spawn(topology, Path::MmapV3, limited(topology, &[&rule(topology), &waiting]));
     let mut injector = Injector::new(&topology.generator);
     let mut relays = |number: u8| {
         injector.send(&good(&[number]));
@@ -90,4 +89,31 @@ fn a_ring_that_a_worker_cannot_map_is_refused_and_disturbs_no_rule() {
     relay.ask(&Ask::Remove { rules: vec![Selector::Name(list(&relay)[0].rule.name())] }).unwrap();
     wait_until("the rule has the room that another one had", || list(&relay)[0].state == State::Relaying);
     assert_eq!(relay.stop().relayed, 3);
+}
+
+/// How many processes are in the relay's namespace.
+fn processes(topology: &Topology) -> usize {
+    let namespace = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let namespace = topology.relay_namespace().run(namespace).unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter(|entry| std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|its| its == namespace))
+        .count()
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn a_start_that_fails_says_why_and_leaves_no_worker_behind() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    add_interface(topology, "other");
+    let other = format!("other:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = limited(topology, &[&rule(topology), &other]);
+    command.arg("--control-socket").arg(folder.path().join("control.sock"));
+    let output = topology.relay_namespace().run(|| command.output()).unwrap().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("worker 0 cannot receive on "), "{log}");
+    assert_eq!(processes(topology), 0);
 }

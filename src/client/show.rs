@@ -69,10 +69,7 @@ fn workers_table(workers: &[WorkerStatus]) -> String {
             worker.last_exit.as_deref().map_or("-".to_owned(), printable),
         ]);
     }
-    let refused = workers.iter().flat_map(|worker| {
-        worker.refused.iter().map(|why| format!("worker {} cannot {}\n", worker.number, printable(why)))
-    });
-    std::iter::once(table_text(&table)).chain(refused).collect()
+    table_text(&table)
 }
 
 /// What a worker's state is called.
@@ -122,23 +119,15 @@ mod tests {
             uptime_ms: 65_000,
             restarts: 2,
             last_exit: Some("killed by SIGKILL".to_owned()),
-            refused: vec!["receive on eth0: Cannot allocate memory".to_owned()],
             received: 10,
             cpu_ns: 1_500_000_000,
         };
-        let failed = WorkerStatus {
-            number: 1,
-            pid: None,
-            state: WorkerState::Failed,
-            cpu: None,
-            refused: Vec::new(),
-            ..worker.clone()
-        };
+        let failed =
+            WorkerStatus { number: 1, pid: None, state: WorkerState::Failed, cpu: None, ..worker.clone() };
         let text = workers_table(&[worker, failed]);
         let words: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(words[1][..4], ["0", "71", "running", "1"]);
         assert_eq!(words[2][..4], ["1", "-", "failed", "-"]);
-        assert!(text.ends_with("\nworker 0 cannot receive on eth0: Cannot allocate memory\n"), "{text}");
         assert!(text.contains("1min 5s") && text.contains("1.50s") && text.contains("killed by SIGKILL"));
     }
 }

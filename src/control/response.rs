@@ -152,9 +152,6 @@ pub struct WorkerStatus {
     /// How its last process ended, such as `killed by SIGKILL` or `panicked`; absent when none has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<String>,
-    /// What its present process could not do that it was to, such as `receive on eth0: Cannot allocate memory`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refused: Vec<String>,
     /// Datagrams it took from its sockets, over all its processes.
     pub received: u64,
     /// CPU time of its present process, in nanoseconds.

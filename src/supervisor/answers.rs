@@ -65,7 +65,7 @@ impl Supervisor {
         self.check_conflicts(&rules)?;
         let names: Vec<_> = rules.iter().map(|rule| rule.name.clone()).collect();
         self.relay.change(&[], rules).await.map_err(failed)?;
-        tracing::info!("added {}", counted(names.len(), "rule"));
+        tracing::info!("added {}", listed(&names));
         Ok(Answer::Added { names })
     }
 
@@ -116,7 +116,7 @@ impl Supervisor {
             }
         }
         self.relay.change(&places, Vec::new()).await.map_err(failed)?;
-        tracing::info!("removed {}", counted(names.len(), "rule"));
+        tracing::info!("removed {}", listed(&names));
         Ok(Answer::Removed { names })
     }
 
@@ -151,6 +151,15 @@ impl Supervisor {
         self.relay.workers.set_log_level(level.to_string());
         Answer::LogLevel { level }
     }
+}
+
+/// Rules by their names, or many by their number.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 10;
+    if names.len() > MOST {
+        return counted(names.len(), "rule");
+    }
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
@@ -193,7 +202,6 @@ fn worker_status(number: usize, status: Status, received: u64) -> WorkerStatus {
         uptime_ms: status.uptime.as_millis() as u64,
         restarts: status.restarts,
         last_exit: status.last_end,
-        refused: status.refused,
         received,
         cpu_ns: status.pid.and_then(process::cpu_time).map_or(0, |time| time.as_nanos() as u64),
     }

@@ -106,6 +106,10 @@ impl Relay {
             self.detach(live);
         }
         self.close_unused().await;
+        // What is removed is counted no more.
+        for number in self.workers.down() {
+            self.settle(number);
+        }
         for (place, live) in struck {
             for counters in self.workers.counters() {
                 let outputs = live.outputs.iter().map(|output| output.counters as usize);

@@ -80,6 +80,15 @@ impl Filter {
         self.begin_consumption()
     }
 
+    /// Lets it decide for `sockets` that capture already. Consumption can wait: without it the IP stack takes a copy, too.
+    pub(super) fn adopt(&mut self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
+        self.attach_to(sockets)?;
+        if let Err(error) = self.begin_consumption() {
+            tracing::error!("{error}");
+        }
+        Ok(())
+    }
+
     fn attach_to(&self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
         let all_udp = filter::udp_over_ip();
         let attach = |socket: &PacketSocket| match &self.programs {

@@ -72,7 +72,7 @@ impl Input {
         let (sockets, shapes): (Vec<_>, _) =
             sockets.into_iter().map(|(socket, shape)| (PacketSocket::from(socket), shape)).unzip();
         let mut filter = Filter::load(config, &interface.name, inputs)?;
-        filter.attach(&sockets)?;
+        filter.adopt(&sockets)?;
         Ok(Self { interface, place, sockets, shapes, filter, has_started: true, suspects: None })
     }
 
@@ -159,7 +159,7 @@ impl Input {
             // An interface goes down for all of its sockets.
             stats.went_down = input.went_down().get().max(stats.went_down);
             stats.received += input.received().get();
-            stats.frames += input.frames().get() - input.taken_again().get();
+            stats.frames += input.frames().get().saturating_sub(input.taken_again().get());
             stats.taken_again += input.taken_again().get();
             stats.follows_loss += input.follows_loss().get();
             stats.abandoned += input.abandoned().get();

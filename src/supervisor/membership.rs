@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::rules::Input;
@@ -18,6 +18,8 @@ pub(super) struct Memberships {
     sockets: BTreeMap<u32, GroupSocket>,
     groups: HashMap<(IpAddr, u32), Member>,
     addresses: HashMap<SocketAddr, Occupied>,
+    /// The place of the next socket.
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -39,8 +41,8 @@ struct Member {
 
 #[derive(Debug)]
 struct Occupied {
-    /// Absent where somebody listens already, or the address is not the host's.
-    _socket: Option<OwnedFd>,
+    /// With its place; absent where somebody listens already, or the address is not the host's.
+    socket: Option<(u32, Descriptor)>,
     users: usize,
 }
 
@@ -52,12 +54,20 @@ impl Memberships {
             return self.join(input.group, interface);
         }
         let address = SocketAddr::new(input.group, input.port);
-        let occupied = self.addresses.entry(address).or_insert_with(|| {
-            let socket = occupy(address).inspect_err(|error| tracing::debug!("occupy {address}: {error}"));
-            Occupied { _socket: socket.ok(), users: 0 }
-        });
-        occupied.users += 1;
-        Ok(None)
+        if let Some(occupied) = self.addresses.get_mut(&address) {
+            occupied.users += 1;
+            return Ok(None);
+        }
+        let socket = occupy(address).inspect_err(|error| tracing::debug!("occupy {address}: {error}"));
+        let socket = socket.ok().map(|socket| (self.next_place(), Arc::new(socket)));
+        let order = socket.clone().map(hold);
+        self.addresses.insert(address, Occupied { socket, users: 1 });
+        Ok(order)
+    }
+
+    fn next_place(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
     }
 
     /// One rule less needs what [`Memberships::enter`] has done. Where a socket is needed no more, returns the order for workers
@@ -66,18 +76,21 @@ impl Memberships {
         if input.group.is_multicast() {
             return self.leave_group(input.group, interface);
         }
-        if let Some(occupied) = self.addresses.get_mut(&SocketAddr::new(input.group, input.port)) {
-            occupied.users = occupied.users.saturating_sub(1);
-            if occupied.users == 0 {
-                self.addresses.remove(&SocketAddr::new(input.group, input.port));
-            }
+        let address = SocketAddr::new(input.group, input.port);
+        let occupied = self.addresses.get_mut(&address)?;
+        occupied.users = occupied.users.saturating_sub(1);
+        if occupied.users > 0 {
+            return None;
         }
-        None
+        let (place, _) = self.addresses.remove(&address)?.socket?;
+        Some(Order::LetGo { place })
     }
 
     /// The orders for a worker to hold all sockets.
     pub(super) fn orders(&self) -> impl Iterator<Item = io::Result<(Order, Descriptor)>> {
-        self.sockets.iter().map(|(place, socket)| hold(*place, &socket.socket))
+        let groups = self.sockets.iter().map(|(place, socket)| Ok(hold((*place, share(&socket.socket)?))));
+        let addresses = self.addresses.values().filter_map(|occupied| occupied.socket.clone());
+        groups.chain(addresses.map(|socket| Ok(hold(socket))))
     }
 
     /// A socket holds only so many groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
@@ -100,8 +113,8 @@ impl Memberships {
         }
         let socket = MembershipSocket::open(group)?;
         socket.join(group, interface)?;
-        let place = self.sockets.last_key_value().map_or(0, |(last, _)| last + 1);
-        let order = hold(place, &socket)?;
+        let place = self.next_place();
+        let order = hold((place, share(&socket)?));
         self.groups.insert((group, interface), Member { socket: place, users: 1 });
         self.sockets.insert(place, GroupSocket { socket, is_v4: group.is_ipv4(), groups: 1, is_full: false });
         Ok(Some(order))
@@ -128,8 +141,12 @@ impl Memberships {
     }
 }
 
-fn hold(place: u32, socket: &MembershipSocket) -> io::Result<(Order, Descriptor)> {
-    Ok((Order::Hold { place }, Arc::new(socket.as_fd().try_clone_to_owned()?)))
+fn hold((place, socket): (u32, Descriptor)) -> (Order, Descriptor) {
+    (Order::Hold { place }, socket)
+}
+
+fn share(socket: &MembershipSocket) -> io::Result<Descriptor> {
+    Ok(Arc::new(socket.as_fd().try_clone_to_owned()?))
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -195,12 +212,11 @@ mod tests {
         let mut memberships = Memberships::default();
         let unicast = input([127, 0, 0, 1], 28_431);
         let bind = || std::net::UdpSocket::bind("127.0.0.1:28431");
-        for _ in 0..2 {
-            memberships.enter(&unicast, 1).unwrap();
-        }
-        memberships.leave(&unicast, 1);
+        let holds = [(); 2].map(|()| memberships.enter(&unicast, 1).unwrap().is_some());
+        assert_eq!((holds, memberships.orders().count()), ([true, false], 1));
+        assert_eq!(memberships.leave(&unicast, 1), None);
         assert!(bind().is_err());
-        memberships.leave(&unicast, 1);
+        assert!(matches!(memberships.leave(&unicast, 1), Some(Order::LetGo { .. })));
         bind().unwrap();
     }
 }

@@ -128,17 +128,19 @@ async fn respond(method: &Method, path: &str, scrapes: &mpsc::Sender<Scrape>) ->
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    match scrape(scrapes).await.map(exposition::text) {
-        Some(Ok(text)) => response(StatusCode::OK, OPEN_METRICS, text),
-        _ => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "The relay is about to end.\n".to_owned()),
+    match scrape(scrapes).await {
+        Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        None => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "The relay is about to end.\n".to_owned()),
     }
 }
 
-/// What the supervisor says; nothing when it says nothing any more.
-async fn scrape(scrapes: &mpsc::Sender<Scrape>) -> Option<Snapshot> {
+/// What the supervisor says; nothing when it says nothing any more. Many rules take long to write down, which is not the
+/// supervisor's to do.
+async fn scrape(scrapes: &mpsc::Sender<Scrape>) -> Option<String> {
     let (reply, answer) = oneshot::channel();
     scrapes.send(Scrape { reply }).await.ok()?;
-    answer.await.ok()
+    let snapshot = answer.await.ok()?;
+    tokio::task::spawn_blocking(|| exposition::text(snapshot)).await.ok()?.ok()
 }
 
 fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -23,7 +23,7 @@ mod takeover;
 mod waiting;
 mod workers;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 pub use control::ControlError;
 use control::{Call, ControlServer};
 pub use error::SupervisorError;
-use links::Links;
+use links::{Change, Kind, Links};
 pub use metrics::listen_address;
 use metrics::{MetricsServer, Scrape};
 use receive::Way;
@@ -43,7 +43,7 @@ use samples::Samples;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::MissedTickBehavior;
-use workers::Workers;
+use workers::{PULSE_INTERVAL, Workers};
 
 use crate::config::{Config, Flags};
 use crate::stats::Stats;
@@ -51,8 +51,6 @@ use crate::sys::{process, rlimit};
 
 /// How often losses are looked for and logged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
-const PULSE_INTERVAL: Duration = Duration::from_millis(50);
 /// How often rules that wait try again by themselves.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -82,7 +80,7 @@ pub fn run(config: Config, options: Options) -> Result<(), SupervisorError> {
         tracing::warn!("raise the limit on open descriptors: {error}");
     }
     // No worker gets what this one was started with.
-    if let Err(error) = process::keep_descriptors() {
+    if let Err(error) = process::close_descriptors_on_exec() {
         tracing::debug!("mark descriptors that were there at the start: {error}");
     }
     // What it is for says what to do without.
@@ -172,9 +170,9 @@ impl Supervisor {
                 _ = signals.interrupt.recv() => return,
                 _ = signals.report.recv() => self.report(),
                 _ = signals.reload.recv() => self.reload_by_signal().await,
-                names = changed(&mut self.links) => self.relay.reconsider(&names).await,
+                changes = changed(&mut self.links) => self.relay.reconsider(&changes).await,
                 _ = pulse.tick() => self.relay.workers.check_pulses(),
-                _ = retry.tick() => self.relay.look_again().await,
+                _ = retry.tick() => self.look_again().await,
                 _ = watch.tick() => self.watch(),
                 () = tick(&mut watchdog) => notify::watchdog(),
                 Some(call) = self.calls.recv() => self.answer(call).await,
@@ -183,9 +181,17 @@ impl Supervisor {
         }
     }
 
+    async fn look_again(&mut self) {
+        if self.links.is_none() {
+            let changes = self.relay.interfaces().into_iter().map(|name| (name, false)).collect();
+            self.relay.reconsider(&changes).await;
+        }
+        self.relay.look_again().await;
+    }
+
     /// Starts a worker in place of one that has ended.
     fn replace(&mut self, number: usize) {
-        match self.relay.launch(number) {
+        match self.relay.replace(number) {
             Ok(()) => {
                 tracing::info!("worker {number} is started again, and goes on where the last one ended");
             }
@@ -238,15 +244,15 @@ fn bind_metrics(address: SocketAddr) -> Result<MetricsServer, SupervisorError> {
     MetricsServer::bind(address).map_err(|error| SupervisorError::Metrics { address, error })
 }
 
-/// The names of interfaces that have changed.
-async fn changed(links: &mut Option<Links>) -> BTreeSet<String> {
+/// The names of interfaces that have changed, and whether what had the name is gone.
+async fn changed(links: &mut Option<Links>) -> BTreeMap<String, bool> {
     match links {
         Some(links) => {
-            let changes = links.changed().await;
-            for change in &changes {
-                tracing::debug!("{} {}", change.name, change.kind);
+            let mut changes = BTreeMap::new();
+            for Change { kind, name } in links.changed().await {
+                *changes.entry(name).or_insert(false) |= matches!(kind, Kind::Gone | Kind::Recreated);
             }
-            changes.into_iter().map(|change| change.name).collect()
+            changes
         }
         None => pending().await,
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::book::{Book, Listening};
 use super::inputs::Input;
@@ -35,6 +35,8 @@ pub(super) struct Relay {
     pub(super) workers: Workers,
     /// What inputs have counted that were closed, by the names of their interfaces.
     pub(super) past_inputs: BTreeMap<String, InputStats>,
+    /// Interfaces on which rules that wait do not try again by themselves before that.
+    pub(super) put_off: BTreeMap<String, Instant>,
 }
 
 /// An input and how many rules listen to it.
@@ -56,6 +58,7 @@ impl Relay {
             memberships: Memberships::default(),
             workers,
             past_inputs: BTreeMap::new(),
+            put_off: BTreeMap::new(),
             config,
         }
     }
@@ -95,19 +98,30 @@ impl Relay {
         // All of them first, so that an input knows them when it is opened.
         let places = rules.into_iter().map(|rule| self.book.enter(rule)).collect::<Result<Vec<_>, _>>()?;
         places.into_iter().try_for_each(|place| self.reconcile(place))?;
-        for number in 0..self.workers.len() {
-            self.launch(number)?;
-        }
-        let told = self.workers.sync().await;
-        if let Some(error) = self.workers.why_down().or(told.err()) {
+        let begun = self.begin_workers().await;
+        if begun.is_err() {
+            // None is left behind for the next supervisor.
             self.workers.drain(DRAIN_TIME).await;
-            return Err(error);
         }
+        begun
+    }
+
+    async fn begin_workers(&mut self) -> Result<(), SupervisorError> {
+        (0..self.workers.len()).try_for_each(|number| self.launch(number))?;
+        let told = self.workers.sync().await;
+        self.workers.why_down().or(told.err()).map_or(Ok(()), Err)?;
         self.start_inputs()
     }
 
-    /// Starts worker `number`, in place of one that has ended if there was one, and tells it everything.
-    pub(super) fn launch(&mut self, number: usize) -> Result<(), SupervisorError> {
+    /// Starts a worker in place of one that has ended.
+    pub(super) fn replace(&mut self, number: usize) -> Result<(), SupervisorError> {
+        self.launch(number)?;
+        self.workers.ask(number);
+        Ok(())
+    }
+
+    /// Starts worker `number` and tells it everything.
+    fn launch(&mut self, number: usize) -> Result<(), SupervisorError> {
         self.settle(number);
         self.workers.launch(number)?;
         let failed = |error: io::Error| SupervisorError::Worker { number, reason: error.to_string() };
@@ -126,12 +140,11 @@ impl Relay {
             let (order, descriptor) = live.input.order(number).map_err(failed)?;
             self.workers.tell_one(number, &order, Some(descriptor));
         }
-        self.workers.ask(number);
         Ok(())
     }
 
     /// Counts what worker `number`, which is dead, has not finished.
-    fn settle(&mut self, number: usize) {
+    pub(super) fn settle(&mut self, number: usize) {
         let places = self.inputs.values().map(|live| usize::from(live.input.place));
         let rules: Vec<_> = self.book.iter().map(|(place, live)| (place as usize, live.counters())).collect();
         if let Some(counters) = self.workers.counters().get(number) {
@@ -206,9 +219,12 @@ impl Relay {
                 return Err(error);
             }
         };
-        for number in 0..self.workers.len() {
-            let failed = |error| SupervisorError::PacketSocket { interface: name.clone(), error };
-            let (order, descriptor) = input.order(number).map_err(failed)?;
+        let orders = (0..self.workers.len()).map(|number| input.order(number)).collect::<Result<Vec<_>, _>>();
+        let orders = orders.map_err(|error| {
+            self.input_places.give_back(place.into());
+            SupervisorError::PacketSocket { interface: name.clone(), error }
+        })?;
+        for (number, (order, descriptor)) in orders.into_iter().enumerate() {
             self.workers.tell_one(number, &order, Some(descriptor));
         }
         self.inputs.insert(name, LiveInput { input, users: 0 });
@@ -252,6 +268,9 @@ impl Relay {
     pub(super) async fn stop(&mut self) -> Vec<usize> {
         self.inputs.values_mut().for_each(|live| live.input.end_consumption());
         let failed = self.workers.drain(DRAIN_TIME).await;
+        for number in &failed {
+            self.settle(*number);
+        }
         let counters = self.workers.counters();
         self.inputs.values_mut().for_each(|live| live.input.settle(&counters, true));
         failed

@@ -1,6 +1,6 @@
 //! Going on where another supervisor has ended: its workers relay still, and tell what they were told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -30,19 +30,26 @@ type Inputs = BTreeMap<u16, (String, Sockets)>;
 /// What the workers were told, sorted.
 #[derive(Default)]
 struct State {
-    outputs: HashMap<u32, (EgressAddress, OwnedFd)>,
+    outputs: BTreeMap<u32, (EgressAddress, OwnedFd)>,
     rules: BTreeMap<u32, (Rule, Option<u16>, Vec<Hop>)>,
     inputs: Inputs,
+    /// Whether they were not told the same, because a supervisor has died over a change.
+    differs: bool,
 }
 
 impl State {
     fn new(all_told: Vec<Told>) -> Self {
-        let mut state = Self::default();
+        let (mut state, count) = (Self::default(), all_told.len());
+        let kinds = |told: &Told| {
+            let mut kinds: Vec<_> = told.iter().map(|(order, _)| kind(order)).collect();
+            kinds.sort_unstable();
+            kinds
+        };
+        state.differs = all_told.windows(2).any(|pair| kinds(&pair[0]) != kinds(&pair[1]));
         for (order, descriptor) in all_told.into_iter().flatten() {
             match (order, descriptor) {
-                // All workers have the same outputs and rules.
                 (Order::Output { place, address, .. }, Some(socket)) => {
-                    state.outputs.entry(place).or_insert((address, socket));
+                    state.outputs.insert(place, (address, socket));
                 }
                 (Order::Rule { place, rule, input, hops }, _) => {
                     state.rules.insert(place, (rule, input, hops));
@@ -54,14 +61,29 @@ impl State {
                 _ => {}
             }
         }
+        // Whose sockets those are that only some workers have, nobody knows, nor do they capture for the others.
+        state.differs |= state.inputs.values().any(|(_, sockets)| sockets.len() != count);
+        state.inputs.retain(|_, (_, sockets)| sockets.len() == count);
         state
+    }
+}
+
+/// What an order is about.
+fn kind(order: &Order) -> (u8, u32, Option<u16>) {
+    match order {
+        Order::Output { place, .. } => (0, *place, None),
+        Order::Rule { place, input, .. } => (1, *place, *input),
+        Order::Input { place, .. } => (2, u32::from(*place), None),
+        _ => (3, 0, None),
     }
 }
 
 impl Relay {
     /// Takes over what `all_told` says that the workers, which have been adopted, do.
     pub(super) async fn take_over(&mut self, all_told: Vec<Told>) -> Result<(), SupervisorError> {
-        let State { outputs, rules, inputs } = State::new(all_told);
+        let inputs_told: BTreeSet<_> =
+            all_told.iter().flatten().filter_map(|(order, _)| input(order)).collect();
+        let State { outputs, rules, inputs, differs } = State::new(all_told);
         let addresses: HashMap<_, _> =
             outputs.iter().map(|(place, (address, _))| (*place, address.clone())).collect();
         for (place, (address, socket)) in outputs {
@@ -71,10 +93,19 @@ impl Relay {
             let live = self.revive(rule, input, &hops, &addresses, &inputs);
             self.book.adopt(place, live);
         }
+        for place in inputs_told.into_iter().filter(|place| !inputs.contains_key(place)) {
+            self.workers.tell(&Order::EndInput { place }, None);
+        }
         for (place, (name, sockets)) in inputs {
             self.adopt_input(place, &name, sockets)?;
         }
         self.rejoin()?;
+        if differs {
+            tracing::warn!(
+                "workers were not told the same, as a supervisor has died over a change: all are told everything"
+            );
+            self.tell_all();
+        }
         let received: u64 = self.workers.counters().iter().map(|counters| counters.removed_received()).sum();
         if received > 0 {
             let interface = CLOSED_BEFORE.to_owned();
@@ -88,9 +119,19 @@ impl Relay {
             self.past_inputs.insert(CLOSED_BEFORE.to_owned(), past);
         }
         // Whatever has happened to interfaces meanwhile.
-        let names = self.book.iter().flat_map(|(_, live)| live.interfaces().map(str::to_owned)).collect();
+        let names = self.interfaces().into_iter().map(|name| (name, false)).collect();
         self.reconsider(&names).await;
         Ok(())
+    }
+
+    /// Tells workers all outputs and rules.
+    fn tell_all(&mut self) {
+        for (order, socket) in self.outputs.orders() {
+            self.workers.tell(&order, Some(&socket));
+        }
+        for (place, live) in self.book.iter() {
+            self.workers.tell(&live.order(place), None);
+        }
     }
 
     /// A rule as it runs.
@@ -155,8 +196,57 @@ impl Relay {
     }
 }
 
+/// The place of the input that an order is about.
+fn input(order: &Order) -> Option<u16> {
+    match order {
+        Order::Input { place, .. } => Some(*place),
+        _ => None,
+    }
+}
+
 /// Index of the interface that sockets are bound to; 0 when it is gone.
 fn bound_to(sockets: &Sockets) -> u32 {
     let socket = sockets.first().and_then(|(socket, _)| socket.try_clone().ok());
     socket.and_then(|socket| PacketSocket::from(socket).interface().ok().flatten()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> OwnedFd {
+        std::io::pipe().unwrap().0.into()
+    }
+
+    fn output(place: u32) -> (Order, Option<OwnedFd>) {
+        let address = EgressAddress::new(([239, 2, 2, 2], 6000).into(), "eth1", 2);
+        (Order::Output { place, address, segment: true }, Some(socket()))
+    }
+
+    fn input(place: u16) -> (Order, Option<OwnedFd>) {
+        (Order::Input { place, interface: "eth0".to_owned(), shape: None }, Some(socket()))
+    }
+
+    fn rule(place: u32) -> (Order, Option<OwnedFd>) {
+        let rule = "eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap();
+        (Order::Rule { place, rule, input: Some(0), hops: Vec::new() }, None)
+    }
+
+    #[test]
+    fn what_workers_were_told_alike_is_kept() {
+        let mut second = vec![output(0), rule(0), input(0)];
+        second[0].1 = None; // it has come from the first
+        let state = State::new(vec![vec![output(0), rule(0), input(0)], second]);
+        assert!(!state.differs);
+        assert_eq!((state.outputs.len(), state.rules.len(), state.inputs[&0].1.len()), (1, 1, 2));
+    }
+
+    #[test]
+    fn what_only_some_workers_were_told_is_told_to_all_and_their_inputs_end() {
+        let first = vec![output(0), rule(0), input(0)];
+        let state = State::new(vec![first, vec![output(0), output(1), rule(0), rule(1), input(0), input(1)]]);
+        assert!(state.differs);
+        assert_eq!((state.outputs.len(), state.rules.len()), (2, 2));
+        assert_eq!(state.inputs.keys().collect::<Vec<_>>(), [&0], "nobody knows whose socket the other is");
+    }
 }

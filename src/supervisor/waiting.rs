@@ -1,54 +1,90 @@
 //! Rules that wait, and interfaces that come and go.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::SupervisorError;
 use super::book::{LiveOutput, LiveRule};
 use super::relay::{Relay, find};
 use crate::sys::udp_socket::EgressAddress;
 
+/// How long rules wait that workers or the kernel have refused something, unless their interface changes before.
+const PUT_OFF_TIME: Duration = Duration::from_secs(10);
+
 impl Relay {
-    /// Has all rules that wait try again, and finds out what became of frames that a worker died over.
+    /// Has all rules that wait try again, lets go inputs that a worker cannot receive on, and finds out what became of frames that
+    /// a worker died over.
     pub(super) async fn look_again(&mut self) {
+        for (interface, why) in self.workers.take_refused_inputs() {
+            self.put_off(&interface);
+            self.let_go_all(&BTreeSet::from([interface]), &why).await;
+        }
+        let waits = |live: &LiveRule| live.waits() && !self.is_put_off(&live.rule.input.interface);
         let waiting: Vec<_> =
-            self.book.iter().filter(|(_, live)| live.waits()).map(|(place, _)| place).collect();
+            self.book.iter().filter(|(_, live)| waits(live)).map(|(place, _)| place).collect();
         self.retry(&waiting).await;
         let counters = self.workers.counters();
         self.inputs.values_mut().for_each(|live| live.input.settle(&counters, false));
     }
 
-    /// Looks again at what there is of the interfaces `names`: lets go what is gone, and has rules that wait try again.
-    pub(super) async fn reconsider(&mut self, names: &BTreeSet<String>) {
-        let stale: HashSet<_> = names.iter().filter(|name| self.is_stale(name)).collect();
-        let mentions = |live: &LiveRule| live.interfaces().any(|name| names.contains(name));
+    /// All interfaces that rules name.
+    pub(super) fn interfaces(&self) -> BTreeSet<String> {
+        self.book.iter().flat_map(|(_, live)| live.interfaces()).map(str::to_owned).collect()
+    }
+
+    /// Looks again at what there is of interfaces that have changed, or are gone, be there others of their names or not: lets go
+    /// what is gone, and has rules that wait try again.
+    pub(super) async fn reconsider(&mut self, changes: &BTreeMap<String, bool>) {
+        let stale = changes.iter().filter(|(name, is_gone)| **is_gone || self.is_stale(name));
+        let stale = stale.map(|(name, _)| name.clone()).collect();
+        self.let_go_all(&stale, "it is gone").await;
+        for (order, socket) in changes.keys().flat_map(|name| self.outputs.refresh(name)).collect::<Vec<_>>()
+        {
+            self.workers.tell(&order, Some(&socket));
+        }
+        self.put_off.retain(|name, _| !changes.contains_key(name));
+        let mentions = |live: &LiveRule| live.interfaces().any(|name| changes.contains_key(name));
         let places: Vec<_> =
             self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
-        let mut touched = Vec::new();
-        for place in &places {
-            if self.let_go(*place, &stale) {
-                touched.push(*place);
-            }
-        }
+        self.retry(&places).await;
+    }
+
+    /// Takes from all rules what they have of interfaces that are `stale`.
+    async fn let_go_all(&mut self, stale: &BTreeSet<String>, why: &str) {
+        let mentions = |live: &LiveRule| live.interfaces().any(|name| stale.contains(name));
+        let places: Vec<_> =
+            self.book.iter().filter(|(_, live)| mentions(live)).map(|(place, _)| place).collect();
+        let touched: Vec<_> = places.into_iter().filter(|place| self.let_go(*place, stale, why)).collect();
         for place in &touched {
             self.tell_rule(*place);
         }
         if !touched.is_empty() {
             self.close_unused().await;
         }
-        for (order, socket) in names.iter().flat_map(|name| self.outputs.refresh(name)).collect::<Vec<_>>() {
-            self.workers.tell(&order, Some(&socket));
-        }
-        self.retry(&places).await;
     }
 
-    /// Has those of the rules at `places` that wait try again: all at once, and where that is refused each by itself.
+    /// Has those of the rules at `places` that wait try again, together with the others that listen on the same interface.
     async fn retry(&mut self, places: &[u32]) {
-        if self.attempt(places).await.is_err() && places.len() > 1 {
-            for place in places {
-                // Why not is written down with the rule.
-                let _ = self.attempt(&[*place]).await;
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for place in places {
+            let Some(live) = self.book.get(*place).filter(|live| live.waits()) else { continue };
+            groups.entry(live.rule.input.interface.clone()).or_default().push(*place);
+        }
+        for (interface, places) in groups {
+            // Why not is written down with the rules.
+            if self.attempt(&places).await.is_err() {
+                self.put_off(&interface);
             }
         }
+    }
+
+    /// Does not try the rules on an interface again by itself for a while: what was refused takes long to be tried.
+    fn put_off(&mut self, interface: &str) {
+        self.put_off.insert(interface.to_owned(), Instant::now() + PUT_OFF_TIME);
+    }
+
+    fn is_put_off(&self, interface: &str) -> bool {
+        self.put_off.get(interface).is_some_and(|until| Instant::now() < *until)
     }
 
     /// Gives the rules at `places` what they wait for and is there now. When workers or the kernel refuse any of it, all of it
@@ -119,7 +155,7 @@ impl Relay {
     }
 
     /// Takes from the rule at `place` what it has of interfaces that are `stale`; says whether there was anything.
-    fn let_go(&mut self, place: u32, stale: &HashSet<&String>) -> bool {
+    fn let_go(&mut self, place: u32, stale: &BTreeSet<String>, why: &str) -> bool {
         let is_stale = |output: &LiveOutput| {
             output.open.as_ref().is_ok_and(|(_, address)| stale.contains(&address.interface))
         };
@@ -127,7 +163,7 @@ impl Relay {
             input: live.input.is_ok() && stale.contains(&live.rule.input.interface),
             outputs: live.outputs.iter().map(is_stale).collect(),
         };
-        let touched = self.take(place, lost, "it is gone");
+        let touched = self.take(place, lost, why);
         if let Some(live) = self.book.get(place).filter(|_| touched) {
             tracing::warn!("rule \"{}\" {}", live.rule.name, live.state());
         }

@@ -7,13 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::io::unix::AsyncFd;
 
 /// Most bytes of a message: less than the smallest send buffer has room for.
 pub const MAX_MESSAGE: usize = 96 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 8;
 /// Most descriptors of a message: `SCM_MAX_FD` (`include/net/scm.h`) is 253.
 pub const MAX_DESCRIPTORS: usize = 250;
 
@@ -56,7 +58,7 @@ impl Channel {
     /// Takes the next message; `None` when the other end is gone.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none yet, `InvalidData` when it is too long.
+    /// `WouldBlock` when there is none yet, `InvalidData` when it is too long, `EMFILE` when this process cannot have its descriptors.
     pub fn receive(&self) -> io::Result<Option<Message>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -73,6 +75,9 @@ impl Channel {
             if let RecvAncillaryMessage::ScmRights(rights) = part {
                 descriptors.extend(rights);
             }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(rustix::io::Errno::MFILE.into());
         }
         match received.bytes {
             0 => Ok(None),
@@ -140,8 +145,14 @@ impl Listener {
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         // Nobody can connect before.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        rustix::net::listen(&socket, 8)?;
+        rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self(socket))
+    }
+
+    /// Has who connects from now on take this process for its peer, in place of the one that has bound the socket (`unix_listen`,
+    /// `net/unix/af_unix.c`).
+    pub fn stand_for(&self) -> io::Result<()> {
+        Ok(rustix::net::listen(&self.0, BACKLOG)?)
     }
 
     /// The next connection; `WouldBlock` when there is none yet.

@@ -11,7 +11,7 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
 }
 
 /// Has descriptors that this process was started with, beside the standard three, end where another program begins (Linux 5.11).
-pub fn keep_descriptors() -> io::Result<()> {
+pub fn close_descriptors_on_exec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4; // linux/close_range.h
     // SAFETY: it closes nothing, and what it marks is of no use to who does not know of it.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };

@@ -1,7 +1,7 @@
 //! Carrying out orders, between turns.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,12 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                     return Ok(true);
                 }
                 Some(Incoming::End | Incoming::Order(Order::Drain, _)) => return Ok(false),
-                Some(Incoming::Supervisor) => self.tell().map_err(WorkerError::Orders)?,
+                Some(Incoming::Supervisor) => {
+                    if let Err(error) = self.tell() {
+                        tracing::error!("tell another supervisor what holds: {error}");
+                        self.link.leave();
+                    }
+                }
                 Some(Incoming::Order(order, descriptor)) => self.carry_out(order, descriptor)?,
             }
         }
@@ -41,7 +46,14 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             _ => {
                 if let Err(error) = self.change(&order, descriptor) {
                     let why = format!("{}: {error}{}", subject(&order), remedy(&order, &error));
-                    return self.link.answer(&Answer::Refused(why), None).map_err(WorkerError::Orders);
+                    let input = match order {
+                        Order::Input { interface, .. } => Some(interface),
+                        _ => None,
+                    };
+                    return self
+                        .link
+                        .answer(&Answer::Refused { input, why }, None)
+                        .map_err(WorkerError::Orders);
                 }
             }
         }
@@ -106,19 +118,19 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 
     /// Tells another supervisor what holds.
     fn tell(&mut self) -> io::Result<()> {
-        self.link.answer(&Answer::Here { pid: std::process::id() }, None)?;
         let task = Order::Begin(self.task.clone());
         self.link
             .answer(&Answer::Told(task), Some(Arc::new(self.counters.memory().try_clone_to_owned()?)))?;
         for order in self.told.orders() {
             let descriptor = match order {
                 Order::Output { place, .. } => self.egress.socket(*place),
-                Order::Input { place, .. } => self.receiver.socket(InputIndex(*place)),
+                Order::Input { place, .. } => {
+                    let socket = self.receiver.socket(InputIndex(*place));
+                    socket.map(|socket| socket.try_clone_to_owned()).transpose()?.map(Arc::new)
+                }
                 _ => None,
             };
-            let descriptor =
-                descriptor.map(|fd: BorrowedFd<'_>| fd.as_fd().try_clone_to_owned()).transpose()?;
-            self.link.answer(&Answer::Told(order.clone()), descriptor.map(Arc::new))?;
+            self.link.answer(&Answer::Told(order.clone()), descriptor)?;
         }
         self.link.answer(&Answer::ToldAll, None)?;
         self.link.flush();
@@ -149,6 +161,7 @@ fn remedy(order: &Order, error: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::time::Duration;
 
     use super::super::order::{Inbox, Outbox, Path, Task};
@@ -176,7 +189,8 @@ mod tests {
             poll::wait_readable(channel.as_fd()).unwrap();
             inbox.receive(&channel).unwrap().0
         };
-        let Answer::Refused(why) = answer() else { panic!("it cannot be done") };
+        let Answer::Refused { input, why } = answer() else { panic!("it cannot be done") };
+        assert_eq!(input.as_deref(), Some("eth0"));
         assert!(why.starts_with("receive on eth0: "), "{why}");
         assert_eq!(answer(), Answer::Done(1));
         drop(channel);

@@ -95,14 +95,19 @@ impl Link {
             Ok((order, descriptor)) => Ok(Some(Incoming::Order(order, descriptor))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
-            // It is gone. What it has begun to say and what it was to be told go with it.
+            // It is gone.
             Err(_) => {
-                self.channel = None;
-                self.armed = None;
-                (self.inbox, self.outbox) = Default::default();
+                self.leave();
                 self.accept()
             }
         }
+    }
+
+    /// Ends the connection. What a supervisor has begun to say and what it was to be told go with it.
+    pub(super) fn leave(&mut self) {
+        self.channel = None;
+        self.armed = None;
+        (self.inbox, self.outbox) = Default::default();
     }
 
     fn accept(&mut self) -> io::Result<Option<Incoming>> {

@@ -57,6 +57,8 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
         let counted = counters.frames().get().saturating_sub(counters.frames_before().get());
         if again > 0 {
             counters.taken_again().add(if R::LENDS_FRAMES { counted.min(again) } else { counted });
+            // A worker that dies before it lends them leaves nothing to be counted once more.
+            counters.frames_before().set(counters.frames().get());
         }
         self.inputs.set(place.0, RingInput { name, ring, armed: false });
         Ok(())

@@ -7,14 +7,16 @@ use super::order::Task;
 use super::{Link, WorkerError};
 use crate::sys::affinity;
 use crate::sys::channel::Listener;
-use crate::sys::sandbox::Sandbox;
+use crate::sys::sandbox::{Part, Sandbox};
 
 /// Works for whoever connects to the socket that this process has as its standard input.
 pub fn run() -> Result<(), WorkerError> {
     // For who looks at processes: as it is started it would be called `exe`.
     let _ = rustix::thread::set_name(c"mcr-worker");
     let listener = io::stdin().as_fd().try_clone_to_owned().map_err(WorkerError::Orders)?;
-    super::run(Link::listening(Listener::from(listener)), confine)
+    let listener = Listener::from(listener);
+    listener.stand_for().map_err(WorkerError::Orders)?;
+    super::run(Link::listening(listener), confine)
 }
 
 /// Gives up everything that relaying does not take.
@@ -25,6 +27,10 @@ fn confine(task: &Task) -> Result<(), WorkerError> {
         tracing::warn!("pin worker {} to CPU {cpu}: {error}", task.number);
     }
     let report = Sandbox::enter(None)?;
-    tracing::debug!("worker {}: {report}", task.number);
+    if report.keeps(Part::SystemCalls) {
+        tracing::warn!("worker {}: {report}", task.number);
+    } else {
+        tracing::debug!("worker {}: {report}", task.number);
+    }
     Ok(())
 }

@@ -130,7 +130,7 @@ pub struct Relay {
     /// Where it is controlled.
     pub folder: tempfile::TempDir,
     /// Workers of a supervisor before this one.
-    orphans: Vec<u32>,
+    pub orphans: Vec<u32>,
 }
 
 impl Relay {

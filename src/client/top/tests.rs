@@ -35,7 +35,6 @@ fn sample(rules: u64, seconds: u64) -> Sample {
         uptime_ms: 0,
         restarts: 0,
         last_exit: None,
-        refused: Vec::new(),
         received: 0,
         cpu_ns: seconds * 400_000_000,
     };

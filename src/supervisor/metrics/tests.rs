@@ -69,7 +69,6 @@ fn snapshot() -> Snapshot {
         uptime_ms: 5,
         restarts: 41,
         last_exit: None,
-        refused: Vec::new(),
         received: 42,
         cpu_ns: 1_500_000_000,
     };

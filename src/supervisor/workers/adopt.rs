@@ -1,8 +1,9 @@
 //! Workers that another supervisor has started, and that have outlived it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::poll_fn;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
@@ -20,14 +21,37 @@ impl Workers {
     /// Connects to workers that another supervisor, which is gone, has started at the same control socket. If they are as these
     /// workers are to be, they take their place, and what each was told is returned; if not, they drain, and end.
     pub(in crate::supervisor) async fn adopt(&mut self) -> Option<Vec<Told>> {
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for (number, path) in sockets(&self.socket) {
-            match tokio::time::timeout(SYNC_TIME, Process::adopt(&path)).await {
-                Ok(Ok((process, told))) => found.push((number, process, told)),
-                Ok(Err(error)) if is_nobody(&error) => drop(std::fs::remove_file(&path)),
-                Ok(Err(error)) => tracing::error!("take over the worker at {}: {error}", path.display()),
-                Err(_) => tracing::error!("take over the worker at {}: it does not answer", path.display()),
-            }
+            let mut process = match Process::connect(&path) {
+                Ok(process) => process,
+                Err(error) => {
+                    if !is_nobody(&error) {
+                        tracing::error!("take over the worker at {}: {error}", path.display());
+                    }
+                    drop(std::fs::remove_file(&path));
+                    continue;
+                }
+            };
+            let told = tokio::time::timeout(SYNC_TIME, process.told(&mut seen)).await;
+            let why = match told {
+                Ok(Ok(told)) => {
+                    found.push((number, process, told));
+                    continue;
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    "it is of another version".to_owned()
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it does not answer".to_owned(),
+            };
+            // It would relay beside those that are started now.
+            process.kill();
+            let pid = process.pid;
+            let end = process.bury();
+            tracing::error!(
+                "take over worker {number} (process {pid}): {why}; it is {end}, and what comes until another has begun is lost"
+            );
         }
         if found.is_empty() {
             return None;
@@ -101,5 +125,11 @@ fn sockets(control_socket: &Path) -> Vec<(usize, PathBuf)> {
     let number = |name: String| name.rsplit_once(".worker-")?.1.parse().ok();
     let numbers = names.filter_map(number).collect::<BTreeSet<usize>>();
     let paths = numbers.into_iter().map(|number| (number, socket_of(control_socket, number)));
-    paths.filter(|(_, path)| path.exists()).collect()
+    paths.filter(|(_, path)| is_own(path)).collect()
+}
+
+/// Whether this user, or root, has made the file.
+fn is_own(path: &Path) -> bool {
+    let own = [0, rustix::process::geteuid().as_raw()];
+    std::fs::symlink_metadata(path).is_ok_and(|file| own.contains(&file.uid()))
 }

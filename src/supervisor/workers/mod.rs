@@ -18,6 +18,8 @@ use crate::stats::Counters;
 use crate::sys::affinity;
 use crate::worker::order::{self, Descriptor, Order, Task};
 
+/// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
+pub(super) const PULSE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long workers have to carry out orders.
 const SYNC_TIME: Duration = Duration::from_secs(5);
 /// How long a worker must have lived that is replaced at once, however often.
@@ -70,8 +72,6 @@ pub(super) struct Status {
     pub(super) cpu: Option<usize>,
     pub(super) uptime: Duration,
     pub(super) restarts: u64,
-    /// Orders that it could not carry out.
-    pub(super) refused: Vec<String>,
     pub(super) last_end: Option<String>,
     /// Whether it does not stay up.
     pub(super) has_failed: bool,
@@ -184,7 +184,8 @@ impl Workers {
         self.log_level = Some(level);
     }
 
-    /// Asks worker `number` to answer for the orders that it was given; what it refuses is kept for [`Workers::status`].
+    /// Asks worker `number` to answer for the orders that it was given; what it refuses is kept for
+    /// [`Workers::take_refused_inputs`].
     pub(super) fn ask(&mut self, number: usize) {
         self.last_sync += 1;
         if let Some(process) = self.all.get_mut(number).and_then(Worker::process) {
@@ -215,9 +216,37 @@ impl Workers {
         Ok(())
     }
 
-    /// Waits until all that run have answered what they were asked.
+    /// The interfaces that a worker which was started again could not receive on, and why.
+    pub(super) fn take_refused_inputs(&mut self) -> Vec<(String, String)> {
+        let inputs = |worker: &mut Worker| {
+            let number = worker.task.number;
+            let refused = worker.process().map(|process| process.take_refused_inputs().collect::<Vec<_>>());
+            let described = move |(input, why)| (input, format!("worker {number} cannot {why}"));
+            refused.unwrap_or_default().into_iter().map(described)
+        };
+        self.all.iter_mut().flat_map(inputs).collect()
+    }
+
+    /// Waits until all that run have answered what they were asked, and looks whether they live meanwhile.
     async fn answers(&mut self) {
-        let all_answer = poll_fn(|context| {
+        let mut pulse = tokio::time::interval(PULSE_INTERVAL);
+        let end = Instant::now() + SYNC_TIME;
+        while Instant::now() < end {
+            tokio::select! {
+                biased;
+                () = self.all_answer() => return,
+                _ = pulse.tick() => self.check_pulses(),
+            }
+        }
+        for process in self.all.iter_mut().filter_map(Worker::process) {
+            if !process.has_answered() {
+                process.kill();
+            }
+        }
+    }
+
+    async fn all_answer(&mut self) {
+        poll_fn(|context| {
             let mut pending = false;
             for worker in &mut self.all {
                 let Some(process) = worker.process() else { continue };
@@ -228,14 +257,8 @@ impl Workers {
                 }
             }
             if pending { Poll::Pending } else { Poll::Ready(()) }
-        });
-        if tokio::time::timeout(SYNC_TIME, all_answer).await.is_err() {
-            for process in self.all.iter_mut().filter_map(Worker::process) {
-                if !process.has_answered() {
-                    process.kill();
-                }
-            }
-        }
+        })
+        .await;
     }
 
     /// Waits until a worker is to be started, because one has ended, and returns its number. Who gives up waiting can wait
@@ -271,6 +294,10 @@ impl Workers {
     /// Worker `number` could not be started: it is tried again later.
     pub(super) fn postpone(&mut self, number: usize) {
         if let Some(worker) = self.all.get_mut(number) {
+            if let Some(process) = worker.process() {
+                process.kill();
+                worker.bury();
+            }
             worker.state = State::Resting(Instant::now() + LONGEST_REST);
         }
     }
@@ -319,6 +346,12 @@ impl Workers {
         failed
     }
 
+    /// Those that do not run.
+    pub(super) fn down(&self) -> Vec<usize> {
+        let down = |worker: &&Worker| matches!(worker.state, State::Resting(_));
+        self.all.iter().filter(down).map(|worker| worker.task.number).collect()
+    }
+
     /// Why a worker could not be started, if one could not.
     pub(super) fn why_down(&self) -> Option<SupervisorError> {
         let down = self.all.iter().find(|worker| matches!(worker.state, State::Resting(_)))?;
@@ -338,11 +371,6 @@ impl Workers {
                 cpu: worker.task.cpu,
                 uptime: process.map_or(Duration::ZERO, |process| process.since.elapsed()),
                 restarts: worker.restarts,
-                refused: process
-                    .into_iter()
-                    .flat_map(|process| process.refused())
-                    .map(str::to_owned)
-                    .collect(),
                 last_end: worker.last_end.clone(),
                 has_failed: worker.short_lives > SHORT_LIVES
                     && process.is_none_or(|process| process.since.elapsed() < LONG_LIFE),

@@ -1,5 +1,6 @@
 //! One worker's process, as its supervisor sees it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -33,16 +34,28 @@ pub(super) struct Process {
     /// Absent where another supervisor has started it.
     child: Option<Child>,
     handle: OwnedFd,
+    /// Whether it has not carried out yet what it was told at its begin.
+    launching: bool,
     pub(super) pid: u32,
     pub(super) since: Instant,
     /// The last number that it was asked for, and that it has answered.
     asked: u64,
     answered: u64,
-    /// Orders that it could not carry out, each with the number that it had answered before.
-    refused: Vec<(u64, String)>,
+    /// Orders that it could not carry out.
+    refused: Vec<Refused>,
     /// Why it ends, as far as it has said.
     failure: Option<String>,
     pulse: Pulse,
+}
+
+/// An order that a worker could not carry out.
+#[derive(Debug)]
+struct Refused {
+    /// The number that it had answered before.
+    after: u64,
+    /// The interface that it was to receive on, if that was it.
+    input: Option<String>,
+    why: String,
 }
 
 /// Orders that a worker was given, with their descriptors.
@@ -67,41 +80,69 @@ impl Process {
         // To name the lines of a backtrace it would have to open files, which it may not: the reason is told without.
         command.env_remove("RUST_BACKTRACE");
         // A terminal's interrupt is for the supervisor.
-        let child = command.process_group(0).spawn()?;
-        Self::new(Channel::connect(path)?.register()?, child.id(), Some(child))
+        let mut child = command.process_group(0).spawn()?;
+        let pid = child.id();
+        match Channel::connect(path).and_then(Channel::register) {
+            Ok(channel) => Self::new(channel, pid, Some(child)),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
     }
 
-    /// One that another supervisor has started and that listens at `path`, and what it was told.
+    /// One that another supervisor has started and that listens at `path`.
     ///
     /// # Errors
-    /// `ConnectionRefused` or `NotFound` when there is none, `InvalidData` when it is of another version.
-    pub(super) async fn adopt(path: &Path) -> io::Result<(Self, Told)> {
-        let channel = Channel::connect(path)?.register()?;
-        let (mut inbox, mut told, mut here) = (Inbox::<Answer>::default(), Told::new(), None);
+    /// `ConnectionRefused` or `NotFound` when there is none.
+    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+        let channel = Channel::connect(path)?;
+        // The kernel says who listens, whatever that one may say.
+        let pid = u32::try_from(channel.peer()?.pid).map_err(|_| io::ErrorKind::InvalidData)?;
+        let mut process = Self::new(channel.register()?, pid, None)?;
+        process.launching = false;
+        Ok(process)
+    }
+
+    /// What it was told by others. Of the outputs in `seen`, which have come from another worker, no descriptor is kept.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is of another version, or says what cannot be.
+    pub(super) async fn told(&mut self, seen: &mut HashSet<u32>) -> io::Result<Told> {
+        let mut told = Told::new();
         loop {
-            match inbox.receive(channel.get_ref()) {
-                Ok((Answer::Here { pid }, _)) => here = Some(pid),
-                Ok((Answer::Told(order), descriptor)) => told.push((order, descriptor)),
-                Ok((Answer::ToldAll, _)) => break,
-                Ok((Answer::Done(_) | Answer::Refused(_) | Answer::Failed(_), _)) => {}
+            match self.inbox.receive(self.channel.get_ref()) {
+                Ok((Answer::Told(order), _)) if !order.is_possible() => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                Ok((Answer::Told(order), descriptor)) => {
+                    let is_seen = matches!(order, Order::Output { place, .. } if !seen.insert(place));
+                    told.push((order, descriptor.filter(|_| !is_seen)));
+                }
+                Ok((Answer::ToldAll, _)) => return Ok(told),
+                Ok((Answer::Done(_) | Answer::Refused { .. } | Answer::Failed(_), _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    channel.readable().await?.clear_ready();
+                    self.channel.readable().await?.clear_ready();
                 }
                 Err(error) => return Err(error),
             }
         }
-        let pid = here.ok_or(io::ErrorKind::InvalidData)?;
-        Ok((Self::new(channel, pid, None)?, told))
     }
 
-    fn new(channel: AsyncFd<Channel>, pid: u32, child: Option<Child>) -> io::Result<Self> {
+    fn new(channel: AsyncFd<Channel>, pid: u32, mut child: Option<Child>) -> io::Result<Self> {
         let number = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
+        let handle = pidfd_open(number, PidfdFlags::empty()).inspect_err(|_| {
+            if let Some(child) = &mut child {
+                end(child);
+            }
+        })?;
         Ok(Self {
             channel,
             outbox: Outbox::default(),
             inbox: Inbox::default(),
             child,
-            handle: pidfd_open(number, PidfdFlags::empty())?,
+            handle,
+            launching: true,
             pid,
             since: Instant::now(),
             asked: 0,
@@ -138,14 +179,14 @@ impl Process {
 
     /// What it has refused of the orders that came after it was asked for `number`.
     pub(super) fn take_refused_since(&mut self, number: u64) -> Option<String> {
-        let recent = self.refused.extract_if(.., |(after, _)| *after >= number);
-        let recent: Vec<_> = recent.map(|(_, why)| why).collect();
+        let recent = self.refused.extract_if(.., |refused| refused.after >= number);
+        let recent: Vec<_> = recent.map(|refused| refused.why).collect();
         (!recent.is_empty()).then(|| recent.join("; "))
     }
 
-    /// The orders that it could not carry out and was not spared afterwards.
-    pub(super) fn refused(&self) -> impl Iterator<Item = &str> {
-        self.refused.iter().map(|(_, why)| why.as_str())
+    /// What else it has refused: interfaces that it does not receive on, and why.
+    pub(super) fn take_refused_inputs(&mut self) -> impl Iterator<Item = (String, String)> {
+        self.refused.drain(..).filter_map(|refused| Some((refused.input?, refused.why)))
     }
 
     /// Sends what waits and takes what has come; ready when the worker is gone.
@@ -176,16 +217,19 @@ impl Process {
         }
         loop {
             match self.inbox.receive(self.channel.get_ref()) {
-                Ok((Answer::Done(number), _)) => self.answered = self.answered.max(number),
+                Ok((Answer::Done(number), _)) => {
+                    self.launching = false;
+                    self.answered = self.answered.max(number);
+                }
                 Ok((Answer::Failed(why), _)) => self.failure = Some(why),
-                Ok((Answer::Refused(why), _)) => {
+                Ok((Answer::Refused { input, why }, _)) => {
                     // What it refuses later, who has ordered it hears.
-                    if self.answered == 0 {
+                    if self.launching {
                         tracing::error!("process {} cannot {why}", self.pid);
                     }
-                    self.refused.push((self.answered, why));
+                    self.refused.push(Refused { after: self.answered, input, why });
                 }
-                Ok((Answer::Here { .. } | Answer::Told(_) | Answer::ToldAll, _)) => {}
+                Ok((Answer::Told(_) | Answer::ToldAll, _)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match self.channel.poll_read_ready(context) {
                         Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
@@ -241,6 +285,12 @@ impl Process {
             None => ended,
         }
     }
+}
+
+fn end(child: &mut Child) {
+    // Either fails only where it has ended.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn describe(status: ExitStatus) -> String {

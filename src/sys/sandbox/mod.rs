@@ -102,6 +102,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether `part` is kept.
+    pub fn keeps(&self, part: Part) -> bool {
+        self.kept.iter().any(|(kept, _)| *kept == part)
+    }
+
     fn add(&mut self, part: Part, given_up: Result<(), Reason>) {
         self.kept.extend(given_up.err().map(|reason| (part, reason)));
     }

@@ -10,7 +10,8 @@ mod train;
 
 use std::io::{self, IoSlice};
 use std::num::{NonZeroU8, NonZeroU16};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ struct Output {
     /// As `GROUP:PORT:IF`, for messages.
     name: String,
     /// A connected UDP socket.
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     is_ipv4: bool,
     /// Whether an answer to an earlier datagram (ICMP) may be in the way of a later one.
     is_answered: bool,
@@ -134,6 +135,7 @@ impl Egress {
         let (name, is_answered) = (address.to_string(), address.is_answered());
         let segmentation = Segmentation::new(segment);
         let is_ipv4 = address.destination.is_ipv4();
+        let socket = Arc::new(socket);
         let output = Output { name, socket, is_ipv4, is_answered, segmentation, queue: None };
         *slot(&mut self.outputs, place, MAX_OUTPUTS)? = Some(output);
         Ok(())
@@ -147,8 +149,8 @@ impl Egress {
     }
 
     /// The socket of the output at `place`.
-    pub fn socket(&self, place: u32) -> Option<BorrowedFd<'_>> {
-        Some(self.outputs.get(place as usize)?.as_ref()?.socket.as_fd())
+    pub fn socket(&self, place: u32) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.outputs.get(place as usize)?.as_ref()?.socket))
     }
 
     /// Has the rule at `rule` send over `hops`: none takes the rule away.
@@ -237,6 +239,8 @@ impl<'b> EgressBatch<'_, 'b> {
 
     /// Sends what is queued, output by output, and counts what becomes of each copy.
     pub fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
+        // A turn with many copies takes long, and is no hang.
+        self.counters.turns().add(1);
         let mut trains = Trains::new(&mut self.egress.outputs, self.counters);
         for place in self.touched.drain(..) {
             let mut next = trains.take_queue(place as usize);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::egress::Hop;
 use super::packet_ring::Shape;
 use crate::rules::Rule;
+use crate::stats::{MAX_INPUTS, MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
 
 /// Version of these shapes. Supervisor and worker must have the same.
@@ -126,6 +127,25 @@ pub enum Order {
     Drain,
 }
 
+impl Order {
+    /// Whether there can be such places.
+    pub fn is_possible(&self) -> bool {
+        let within = |place: &u32, most| (*place as usize) < most;
+        match self {
+            Self::Input { place, .. } | Self::EndInput { place } => within(&u32::from(*place), MAX_INPUTS),
+            Self::Output { place, .. } | Self::EndOutput { place } => within(place, MAX_OUTPUTS),
+            Self::Rule { place, input, hops, .. } => {
+                let outputs = hops.iter().flat_map(|hop| hop.output.iter().chain([&hop.counters]));
+                within(place, MAX_RULES)
+                    && input.is_none_or(|input| usize::from(input) < MAX_INPUTS)
+                    && outputs.into_iter().all(|output| within(output, MAX_OUTPUTS))
+            }
+            Self::EndRule { place } => within(place, MAX_RULES),
+            _ => true,
+        }
+    }
+}
+
 impl Travels for Order {
     fn has_descriptor(&self) -> bool {
         matches!(self, Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold { .. })
@@ -135,19 +155,19 @@ impl Travels for Order {
 /// What a worker tells its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// To who has just connected and is not the first: it is there.
-    Here {
-        /// Its process.
-        pid: u32,
-    },
-    /// Then what it was told by others.
+    /// To who has just connected and is not the first: what it was told by others.
     Told(Order),
     /// That was all.
     ToldAll,
     /// All orders before the one with this number are carried out, except those that it has refused.
     Done(u64),
-    /// It cannot carry out an order, and goes on without: which one, and why.
-    Refused(String),
+    /// It cannot carry out an order, and goes on without.
+    Refused {
+        /// The interface that it was to receive on, if that was it.
+        input: Option<String>,
+        /// Which order, and why not.
+        why: String,
+    },
     /// It ends, because of this.
     Failed(String),
 }
