@@ -145,8 +145,11 @@ record! {
         kernel_dropped = 8,
         /// Times that the ring had no block left, likewise.
         freezes = 9,
-        /// Frames that nobody took: a dead worker had them in its own memory, as the supervisor has found out.
+        /// Frames that nobody took: a dead worker had them in its own memory, as the supervisor has found out, or several have
+        /// died over them.
         abandoned = 10,
+        /// No count: how many workers in a row have died over what the ring lends.
+        deaths = 11,
     }
 }
 

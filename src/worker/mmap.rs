@@ -16,6 +16,9 @@ use crate::stats::{Cause, Counters, InputCounters};
 use crate::sys::packet_socket;
 use crate::sys::uring::{Completion, Token, Uring};
 
+/// How many workers may die over the same frames before they are given up.
+const MOST_DEATHS: u64 = 3;
+
 /// The mmap path over the packet rings of one worker.
 pub(super) struct Mmap<'a, R> {
     inputs: Places<RingInput<R>>,
@@ -59,6 +62,7 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
             counters.taken_again().add(if R::LENDS_FRAMES { counted.min(again) } else { counted });
             // A worker that dies before it lends them leaves nothing to be counted once more.
             counters.frames_before().set(counters.frames().get());
+            give_up_what_kills(&mut ring, counters, &name);
         }
         self.inputs.set(place.0, RingInput { name, ring, armed: false });
         Ok(())
@@ -149,11 +153,114 @@ impl<L> Drop for RingBatch<'_, L> {
         // A worker that dies in between leaves a position that a ring can tell the truth from (`Ring::resume`).
         self.lent = None;
         self.counters.position().set(self.after.to_word());
+        self.counters.deaths().set(0);
     }
+}
+
+/// Gives back untouched what the ring lends again, when too many workers in a row have died over it: the next one would, too.
+fn give_up_what_kills<R: Ring>(ring: &mut R, counters: InputCounters<'_>, name: &str) {
+    counters.deaths().add(1);
+    if counters.deaths().get() < MOST_DEATHS {
+        return;
+    }
+    let Some(lent) = ring.lend() else { return };
+    let (count, after) = (lent.frames().count() as u64, lent.positions().1);
+    drop(lent);
+    counters.position().set(after.to_word());
+    counters.abandoned().add(count);
+    counters.deaths().set(0);
+    tracing::error!(
+        "{name}: {count} frames are given up, as `abandoned`: {MOST_DEATHS} workers in a row have died over them"
+    );
 }
 
 fn described(input: InputIndex, frame: Result<RingFrame<'_>, Broken>) -> Frame<'_> {
     let Ok(frame) = frame else { return Frame { defect: Some(Cause::RingFault), ..Frame::empty(input) } };
     let truncated = frame.captured_len > frame.bytes.len();
     Frame { vlan_tag: frame.vlan_tag, ..Frame::new(input, frame.vnet_header, frame.bytes, truncated) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring that lends so many frames, once.
+    struct FakeRing(usize);
+
+    struct FakeLent<'a>(&'a mut FakeRing);
+
+    impl Drop for FakeLent<'_> {
+        fn drop(&mut self) {
+            self.0.0 = 0;
+        }
+    }
+
+    impl Lent for FakeLent<'_> {
+        fn frames(&self) -> impl Iterator<Item = Result<RingFrame<'_>, Broken>> {
+            (0..self.0.0).map(|_| Err(Broken))
+        }
+
+        fn follows_loss(&self) -> bool {
+            false
+        }
+
+        fn positions(&self) -> (Position, Position) {
+            (Position { first: 7, lent: 1 }, Position { first: 8, lent: 0 })
+        }
+    }
+
+    impl Ring for FakeRing {
+        type Lent<'a> = FakeLent<'a>;
+        const LENDS_FRAMES: bool = false;
+
+        fn map(_: OwnedFd, _: Shape) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn resume(&mut self, _: Position) -> usize {
+            1
+        }
+
+        fn is_ready(&self) -> bool {
+            self.0 > 0
+        }
+
+        fn lend(&mut self) -> Option<FakeLent<'_>> {
+            (self.0 > 0).then_some(FakeLent(self))
+        }
+
+        fn is_drained(&self) -> bool {
+            self.0 == 0
+        }
+
+        fn socket(&self) -> BorrowedFd<'_> {
+            unreachable!("it has none")
+        }
+    }
+
+    #[test]
+    fn what_several_workers_in_a_row_died_over_is_given_up() {
+        let counters = Counters::new().unwrap();
+        let input = counters.input(0).unwrap();
+        let mut ring = FakeRing(5);
+        for deaths in 1..MOST_DEATHS {
+            give_up_what_kills(&mut ring, input, "eth0");
+            assert_eq!((ring.0, input.deaths().get(), input.abandoned().get()), (5, deaths, 0));
+        }
+        give_up_what_kills(&mut ring, input, "eth0");
+        assert_eq!((ring.0, input.deaths().get(), input.abandoned().get()), (0, 0, 5));
+        assert_eq!(Position::from_word(input.position().get()), Position { first: 8, lent: 0 });
+    }
+
+    #[test]
+    fn what_is_given_back_in_between_has_killed_nobody() {
+        let counters = Counters::new().unwrap();
+        let input = counters.input(0).unwrap();
+        let mut ring = FakeRing(5);
+        give_up_what_kills(&mut ring, input, "eth0");
+        let lent = ring.lend();
+        let after = Position { first: 8, lent: 0 };
+        drop(RingBatch { input: InputIndex(0), lent, after, counters: input });
+        assert_eq!((input.deaths().get(), input.abandoned().get()), (0, 0));
+    }
 }
