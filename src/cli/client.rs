@@ -67,6 +67,9 @@ pub struct Add {
     /// The rule's name [default: its input]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub name: Option<String>,
+    /// Do not have the host join the groups: something else makes them arrive
+    #[arg(long, conflicts_with = "file")]
+    pub no_join: bool,
     /// A rule in one text: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...]
     #[arg(long = "rule", value_name = "SPEC")]
     pub rules: Vec<String>,

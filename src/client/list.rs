@@ -21,12 +21,15 @@ pub fn to_toml(rules: &[RuleSpec]) -> String {
     text
 }
 
-fn write_rule(text: &mut String, RuleSpec { name, input, outputs }: &RuleSpec) -> std::fmt::Result {
+fn write_rule(text: &mut String, RuleSpec { name, input, outputs, join }: &RuleSpec) -> std::fmt::Result {
     writeln!(text, "[[rule]]")?;
     if let Some(name) = name.as_ref().filter(|name| **name != input.to_string()) {
         writeln!(text, "name = {}", quoted(name))?;
     }
     let interface = quoted(&input.interface);
+    if *join == Some(false) {
+        writeln!(text, "join = false")?;
+    }
     write!(text, "input = {{ interface = {interface}, group = \"{}\", port = {}", input.group, input.port)?;
     if let Some(source) = input.source {
         write!(text, ", source = \"{source}\"")?;
@@ -164,8 +167,9 @@ mod tests {
             port: NonZeroU16,
             source: Option<IpAddr>,
             outputs in prop::collection::vec(output(), 1..4),
+            join: Option<bool>,
         ) -> RuleSpec {
-            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs }
+            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs, join }
         }
     }
 

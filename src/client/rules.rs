@@ -29,6 +29,9 @@ pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
     if let Some(spec) = of_flags(arguments)? {
         rules.push(Rule::try_from(spec).map_err(|error| usage(error.to_string()))?);
     }
+    if arguments.no_join {
+        rules.iter_mut().for_each(|rule| rule.join = false);
+    }
     if let Some(name) = &arguments.name {
         let [rule] = rules.as_mut_slice() else {
             return Err(usage(format!("--name \"{name}\" is for one rule, not for {}", rules.len())));
@@ -85,7 +88,7 @@ fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {
         .parse()
         .map_err(|error| usage(format!("--outputs \"{outputs}\": {error}")))?;
     let outputs = parsed.outputs.iter().map(OutputSpec::from).collect();
-    Ok(Some(RuleSpec { name: None, input, outputs }))
+    Ok(Some(RuleSpec { name: None, input, outputs, join: None }))
 }
 
 fn input(

@@ -36,12 +36,14 @@ fn read_rule(section: &Section<'_>) -> Option<Rule> {
     section.require("input", "input = { interface = \"eth0\", group = \"239.1.1.1\", port = 5000 }");
     section.require("outputs", "outputs = [{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }]");
     let name = section.string("name");
+    let join = section.boolean("join").unwrap_or(true);
     let input = section.section("input").and_then(|input| read_input(&input));
     // Every output is read, so that every mistake is found, before one that cannot be read spoils the rule.
     let outputs: Vec<_> = section.sections("outputs")?.iter().map(read_output).collect();
     let outputs = outputs.into_iter().collect::<Option<_>>()?;
     let input = input?;
-    Some(Rule { name: name.map_or_else(|| input.to_string(), str::to_owned), input, outputs })
+    let name = name.map_or_else(|| input.to_string(), str::to_owned);
+    Some(Rule { name, input, outputs, join })
 }
 
 fn read_input(section: &Section<'_>) -> Option<Input> {

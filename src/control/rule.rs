@@ -19,6 +19,9 @@ pub struct RuleSpec {
     pub input: InputSpec,
     /// Where copies go; at least one.
     pub outputs: Vec<OutputSpec>,
+    /// Whether the host becomes a member of the group; absent for yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<bool>,
 }
 
 /// The datagrams that a rule takes.
@@ -77,7 +80,8 @@ impl TryFrom<RuleSpec> for Rule {
     fn try_from(spec: RuleSpec) -> Result<Self, InvalidRule> {
         let input = Input::from(spec.input);
         let name = spec.name.unwrap_or_else(|| input.to_string());
-        let rule = Self { name, input, outputs: spec.outputs.into_iter().map(Output::from).collect() };
+        let outputs = spec.outputs.into_iter().map(Output::from).collect();
+        let rule = Self { name, input, outputs, join: spec.join.unwrap_or(true) };
         match rule.faults() {
             faults if faults.is_empty() => Ok(rule),
             faults => Err(InvalidRule { name: rule.name, faults }),
@@ -88,7 +92,8 @@ impl TryFrom<RuleSpec> for Rule {
 impl From<&Rule> for RuleSpec {
     fn from(rule: &Rule) -> Self {
         let outputs = rule.outputs.iter().map(OutputSpec::from).collect();
-        Self { name: Some(rule.name.clone()), input: (&rule.input).into(), outputs }
+        let join = Some(rule.join).filter(|join| !join);
+        Self { name: Some(rule.name.clone()), input: (&rule.input).into(), outputs, join }
     }
 }
 

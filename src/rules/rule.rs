@@ -16,6 +16,8 @@ pub struct Rule {
     pub input: Input,
     /// Where copies go; at least one.
     pub outputs: Vec<Output>,
+    /// Whether the host becomes a member of the group, if the input is one.
+    pub join: bool,
 }
 
 /// The datagrams that a rule takes.

@@ -138,7 +138,9 @@ impl Relay {
     }
 
     pub(super) fn stop_listening(&mut self, live: &LiveRule, listening: Listening) {
-        if let Some(order) = self.memberships.leave(&live.rule.input, listening.interface) {
+        if live.rule.join
+            && let Some(order) = self.memberships.leave(&live.rule.input, listening.interface)
+        {
             self.workers.tell(&order, None);
         }
         if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {

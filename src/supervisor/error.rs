@@ -56,7 +56,7 @@ pub enum SupervisorError {
         error: RuleProgramError,
     },
     /// A group cannot be joined.
-    #[error("join {group} on {interface}: {error}{}", remedy(error))]
+    #[error("join {group} on {interface}: {error}{}", join_remedy(error))]
     Join {
         /// The group.
         group: std::net::IpAddr,
@@ -138,6 +138,15 @@ pub(super) fn remedy(error: &io::Error) -> &'static str {
             ": no usable address on that interface; a new IPv6 address takes some seconds (duplicate address detection)"
         }
         _ => "",
+    }
+}
+
+fn join_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS | libc::ENOMEM) => {
+            ": a socket of its own has no room for it, so raise net.ipv4.igmp_max_memberships and net.ipv4.igmp_max_msf (sysctl -w)"
+        }
+        _ => remedy(error),
     }
 }
 

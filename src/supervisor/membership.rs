@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::rules::Input;
-use crate::sys::udp_socket::{MembershipSocket, occupy};
+use crate::sys::membership_socket::{Membership, MembershipSocket};
+use crate::sys::udp_socket::occupy;
 use crate::worker::order::{Descriptor, Order};
 
 /// What the relay is a member of. Groups are left when this is dropped, unless somebody else has the sockets too.
@@ -16,7 +17,7 @@ use crate::worker::order::{Descriptor, Order};
 pub(super) struct Memberships {
     /// By the places that workers know them by.
     sockets: BTreeMap<u32, GroupSocket>,
-    groups: HashMap<(IpAddr, u32), Member>,
+    groups: HashMap<Membership, Member>,
     addresses: HashMap<SocketAddr, Occupied>,
     /// The place of the next socket.
     next: u32,
@@ -26,12 +27,14 @@ pub(super) struct Memberships {
 struct GroupSocket {
     socket: MembershipSocket,
     is_v4: bool,
+    /// Whether it joins groups of one source each: of the same group a socket is a member in one way only.
+    of_sources: bool,
     /// How many groups it holds, and whether it has refused one more.
     groups: usize,
     is_full: bool,
 }
 
-/// A group on an interface.
+/// What the relay is a member of.
 #[derive(Debug)]
 struct Member {
     /// Place of the socket that holds it.
@@ -51,7 +54,7 @@ impl Memberships {
     /// hold it: as long as anybody does, the host stays a member.
     pub(super) fn enter(&mut self, input: &Input, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
         if input.group.is_multicast() {
-            return self.join(input.group, interface);
+            return self.join(membership(input, interface));
         }
         let address = SocketAddr::new(input.group, input.port);
         if let Some(occupied) = self.addresses.get_mut(&address) {
@@ -74,7 +77,7 @@ impl Memberships {
     /// to let it go.
     pub(super) fn leave(&mut self, input: &Input, interface: u32) -> Option<Order> {
         if input.group.is_multicast() {
-            return self.leave_group(input.group, interface);
+            return self.leave_group(membership(input, interface));
         }
         let address = SocketAddr::new(input.group, input.port);
         let occupied = self.addresses.get_mut(&address)?;
@@ -94,42 +97,45 @@ impl Memberships {
     }
 
     /// A socket holds only so many groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
-    fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
-        if let Some(member) = self.groups.get_mut(&(group, interface)) {
+    fn join(&mut self, wanted: Membership) -> io::Result<Option<(Order, Descriptor)>> {
+        if let Some(member) = self.groups.get_mut(&wanted) {
             member.users += 1;
             return Ok(None);
         }
-        let has_room = |socket: &GroupSocket| socket.is_v4 == group.is_ipv4() && !socket.is_full;
+        let (is_v4, of_sources) = (wanted.group.is_ipv4(), wanted.source.is_some());
+        let has_room = |socket: &GroupSocket| {
+            (socket.is_v4, socket.of_sources) == (is_v4, of_sources) && !socket.is_full
+        };
         while let Some((place, socket)) = self.sockets.iter_mut().rfind(|(_, socket)| has_room(socket)) {
-            match socket.socket.join(group, interface) {
+            match socket.socket.join(wanted) {
                 Err(error) if is_full(&error) => socket.is_full = true,
                 result => {
                     result?;
                     socket.groups += 1;
-                    self.groups.insert((group, interface), Member { socket: *place, users: 1 });
+                    self.groups.insert(wanted, Member { socket: *place, users: 1 });
                     return Ok(None);
                 }
             }
         }
-        let socket = MembershipSocket::open(group)?;
-        socket.join(group, interface)?;
+        let socket = MembershipSocket::open(wanted.group)?;
+        socket.join(wanted)?;
         let place = self.next_place();
         let order = hold((place, share(&socket)?));
-        self.groups.insert((group, interface), Member { socket: place, users: 1 });
-        self.sockets.insert(place, GroupSocket { socket, is_v4: group.is_ipv4(), groups: 1, is_full: false });
+        self.groups.insert(wanted, Member { socket: place, users: 1 });
+        self.sockets.insert(place, GroupSocket { socket, is_v4, of_sources, groups: 1, is_full: false });
         Ok(Some(order))
     }
 
-    fn leave_group(&mut self, group: IpAddr, interface: u32) -> Option<Order> {
-        let member = self.groups.get_mut(&(group, interface))?;
+    fn leave_group(&mut self, wanted: Membership) -> Option<Order> {
+        let member = self.groups.get_mut(&wanted)?;
         member.users = member.users.saturating_sub(1);
         if member.users > 0 {
             return None;
         }
-        let place = self.groups.remove(&(group, interface))?.socket;
+        let place = self.groups.remove(&wanted)?.socket;
         let socket = self.sockets.get_mut(&place)?;
-        if let Err(error) = socket.socket.leave(group, interface) {
-            tracing::debug!("leave {group} on interface {interface}: {error}");
+        if let Err(error) = socket.socket.leave(wanted) {
+            tracing::debug!("leave {wanted:?}: {error}");
         }
         socket.groups = socket.groups.saturating_sub(1);
         socket.is_full = false;
@@ -139,6 +145,10 @@ impl Memberships {
         self.sockets.remove(&place);
         Some(Order::LetGo { place })
     }
+}
+
+fn membership(input: &Input, interface: u32) -> Membership {
+    Membership { group: input.group, interface, source: input.source }
 }
 
 fn hold((place, socket): (u32, Descriptor)) -> (Order, Descriptor) {
@@ -205,6 +215,45 @@ mod tests {
             memberships.leave(&input([239, 81, 8, 1], 5000), lo);
         }
         assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit), "there is room again");
+    }
+
+    /// Which sources of a group the kernel wants, of the group that begins so.
+    fn sources(prefix: &str) -> Vec<String> {
+        let filters = std::fs::read_to_string("/proc/thread-self/net/mcfilter").unwrap();
+        let lines = filters.lines().filter(|line| line.contains(prefix));
+        lines.map(|line| line.split_whitespace().nth(3).unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn of_a_rule_with_a_source_only_that_one_is_asked_for() {
+        let lo = Interface::find("lo").unwrap().index;
+        let mut memberships = Memberships::default();
+        let group = [239, 81, 9, 1];
+        let of = |i: u8| Input { source: Some([10, 0, 0, i].into()), ..input(group, 5000) };
+        // More than one socket can have of a group.
+        for i in 0..12 {
+            memberships.enter(&of(i), lo).unwrap();
+        }
+        assert_eq!(sources("0xef510901").len(), 12);
+        memberships.enter(&input(group, 5000), lo).unwrap();
+        for i in 1..12 {
+            memberships.leave(&of(i), lo);
+        }
+        assert_eq!(sources("0xef510901"), ["0x0a000000"]);
+        memberships.leave(&of(0), lo);
+        memberships.leave(&input(group, 5000), lo);
+        assert_eq!((sources("0xef510901").len(), memberships.orders().count()), (0, 0));
+        let v6 = |source: Option<&str>| Input {
+            interface: "lo".to_owned(),
+            group: "ff35::8151".parse().unwrap(),
+            port: 1,
+            source: source.map(|source| source.parse().unwrap()),
+        };
+        memberships.enter(&v6(Some("fd00::1")), lo).unwrap();
+        memberships.enter(&v6(None), lo).unwrap();
+        memberships.leave(&v6(Some("fd00::1")), lo);
+        memberships.leave(&v6(None), lo);
+        assert_eq!(memberships.orders().count(), 0);
     }
 
     #[test]

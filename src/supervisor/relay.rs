@@ -190,7 +190,7 @@ impl Relay {
         if !self.inputs.contains_key(name) {
             self.open_input(interface)?;
         }
-        let joined = self.memberships.enter(&rule.input, index);
+        let joined = if rule.join { self.memberships.enter(&rule.input, index) } else { Ok(None) };
         let held = joined.map_err(|error| SupervisorError::Join {
             group: rule.input.group,
             interface: name.clone(),

@@ -180,7 +180,7 @@ impl Relay {
     /// Joins the groups again that the other supervisor had joined, before workers let its memberships go.
     fn rejoin(&mut self) -> Result<(), SupervisorError> {
         for (_, live) in self.book.iter() {
-            let Ok(listening) = live.input else { continue };
+            let (true, Ok(listening)) = (live.rule.join, &live.input) else { continue };
             if let Err(error) = self.memberships.enter(&live.rule.input, listening.interface) {
                 tracing::warn!("join {} on {}: {error}", live.rule.input.group, live.rule.input.interface);
             }

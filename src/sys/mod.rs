@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod ethtool;
 pub mod filter;
 pub mod interface;
+pub mod membership_socket;
 pub mod memory;
 pub mod netlink;
 pub mod packet_socket;

@@ -14,6 +14,8 @@ pub(super) unsafe trait Plain: Copy {}
 unsafe impl Plain for libc::c_int {}
 // SAFETY: two addresses and an index, all integers, every bit pattern of which is valid.
 unsafe impl Plain for libc::ip_mreqn {}
+// SAFETY: an index and two addresses, all integers and bytes, every bit pattern of which is valid.
+unsafe impl Plain for libc::group_source_req {}
 // SAFETY: three unsigned integers, every bit pattern of which is valid.
 unsafe impl Plain for libc::tpacket_stats_v3 {}
 // SAFETY: four unsigned integers, every bit pattern of which is valid.

@@ -1,12 +1,12 @@
-//! UDP sockets for egress, and for group membership.
+//! UDP sockets for egress, and to occupy addresses.
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sockopt;
 /// Place of the code point in the traffic class, above the two bits of ECN (RFC 2474, RFC 3168).
@@ -121,48 +121,6 @@ pub fn occupy(address: SocketAddr) -> io::Result<OwnedFd> {
     socket.attach_filter(&super::filter::nothing())?;
     socket.bind(&address.into())?;
     Ok(socket.into())
-}
-
-/// A socket that holds group memberships and receives nothing.
-#[derive(Debug)]
-pub struct MembershipSocket(Socket);
-
-impl MembershipSocket {
-    /// Opens a socket for groups of the family of `group`.
-    pub fn open(group: IpAddr) -> io::Result<Self> {
-        let domain = if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-        Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map(Self)
-    }
-
-    /// Joins `group` on an interface; IGMP or MLD tells switches and the device's own filter. A socket can hold
-    /// `net.ipv4.igmp_max_memberships` IPv4 groups (20 by default): `ENOBUFS` or `ENOMEM` means that it is full.
-    pub fn join(&self, group: IpAddr, interface: u32) -> io::Result<()> {
-        match group {
-            IpAddr::V4(group) => self.join_v4(group, interface),
-            IpAddr::V6(group) => self.0.join_multicast_v6(&group, interface),
-        }
-    }
-
-    fn join_v4(&self, group: Ipv4Addr, interface: u32) -> io::Result<()> {
-        self.0.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
-    }
-
-    /// Leaves a group that [`MembershipSocket::join`] has joined, also on an interface that is gone, which then takes room no
-    /// more.
-    pub fn leave(&self, group: IpAddr, interface: u32) -> io::Result<()> {
-        match group {
-            IpAddr::V4(group) => {
-                self.0.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
-            }
-            IpAddr::V6(group) => self.0.leave_multicast_v6(&group, interface),
-        }
-    }
-}
-
-impl AsFd for MembershipSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 impl fmt::Display for EgressAddress {
