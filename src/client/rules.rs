@@ -30,7 +30,9 @@ pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
         rules.push(Rule::try_from(spec).map_err(|error| usage(error.to_string()))?);
     }
     if arguments.no_join {
-        rules.iter_mut().for_each(|rule| rule.join = false);
+        for rule in &mut rules {
+            rule.join = false;
+        }
     }
     if let Some(name) = &arguments.name {
         let [rule] = rules.as_mut_slice() else {
