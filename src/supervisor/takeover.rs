@@ -15,6 +15,7 @@ use crate::stats::InputStats;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::udp_socket::EgressAddress;
+use crate::wire::LinkLayer;
 use crate::worker::egress::Hop;
 use crate::worker::order::Order;
 use crate::worker::packet_ring::Shape;
@@ -24,8 +25,8 @@ const CLOSED_BEFORE: &str = "(closed before)";
 
 /// The socket and the ring of each worker in turn.
 type Sockets = Vec<(OwnedFd, Option<Shape>)>;
-/// The interface and the sockets of each input, by its place.
-type Inputs = BTreeMap<u16, (String, Sockets)>;
+/// The interface, what its frames begin with, and the sockets of each input, by its place.
+type Inputs = BTreeMap<u16, (String, LinkLayer, Sockets)>;
 
 /// What the workers were told, sorted.
 #[derive(Default)]
@@ -47,9 +48,9 @@ impl State {
                 (Order::Rule { place, rule, input, hops }, _) => {
                     state.rules.insert(place, (rule, input, hops));
                 }
-                (Order::Input { place, interface, shape }, Some(socket)) => {
-                    let input = state.inputs.entry(place).or_insert_with(|| (interface, Vec::new()));
-                    input.1.push((socket, shape));
+                (Order::Input { place, interface, link_layer, shape }, Some(socket)) => {
+                    let input = || (interface, link_layer, Vec::new());
+                    state.inputs.entry(place).or_insert_with(input).2.push((socket, shape));
                 }
                 _ => {}
             }
@@ -71,8 +72,8 @@ impl Relay {
             let live = self.revive(rule, input, &hops, &addresses, &inputs);
             self.book.adopt(place, live);
         }
-        for (place, (name, sockets)) in inputs {
-            self.adopt_input(place, &name, sockets)?;
+        for (place, (name, link_layer, sockets)) in inputs {
+            self.adopt_input(place, &name, link_layer, sockets)?;
         }
         self.rejoin()?;
         let received: u64 = self.workers.counters().iter().map(|counters| counters.removed_received()).sum();
@@ -111,18 +112,24 @@ impl Relay {
         };
         let outputs = hops.iter().map(output).collect();
         let mut live = LiveRule::new(rule, outputs);
-        if let Some((place, (_, sockets))) = input.and_then(|place| Some((place, inputs.get(&place)?))) {
+        if let Some((place, (_, _, sockets))) = input.and_then(|place| Some((place, inputs.get(&place)?))) {
             live.input = Ok(Listening { place, interface: bound_to(sockets) });
         }
         live
     }
 
-    fn adopt_input(&mut self, place: u16, name: &str, sockets: Sockets) -> Result<(), SupervisorError> {
+    fn adopt_input(
+        &mut self,
+        place: u16,
+        name: &str,
+        link_layer: LinkLayer,
+        sockets: Sockets,
+    ) -> Result<(), SupervisorError> {
         let index = bound_to(&sockets);
-        let interface = Interface::find(name).ok().filter(|interface| interface.index == index);
+        let interface = Interface::find(name).ok();
+        let interface = interface.filter(|it| it.index == index && it.link_layer == link_layer);
         // One that is gone meanwhile is found out when interfaces are looked at.
-        let gone =
-            Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, ethernet: true };
+        let gone = Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, link_layer };
         let interface = interface.unwrap_or(gone);
         let mut input = Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
         if let Way::Recv(_) = self.way {

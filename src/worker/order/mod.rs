@@ -14,9 +14,10 @@ use super::egress::Hop;
 use super::packet_ring::Shape;
 use crate::rules::Rule;
 use crate::sys::udp_socket::EgressAddress;
+use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,8 @@ pub enum Order {
         place: u16,
         /// Name of the interface.
         interface: String,
+        /// What its frames begin with.
+        link_layer: LinkLayer,
         /// The ring, unless frames are received by `recv`.
         shape: Option<Shape>,
     },
