@@ -24,8 +24,8 @@ enum Fate {
     Relayed(Vec<u8>),
     /// It is captured and dropped as this.
     Dropped(&'static str),
-    /// The filter by the rules counts it as foreign; without that filter it is dropped as `no_rule`.
-    Foreign,
+    /// The filter by the rules counts it as foreign; without that filter it is dropped as this.
+    Foreign(&'static str),
     /// The filter by the rules leaves it out; without that filter it is dropped as this.
     LeftOut(&'static str),
     /// It is never captured.
@@ -40,6 +40,7 @@ const BAD_CHECKSUM: Fate = Dropped("bad_checksum");
 const MALFORMED: Fate = Dropped("malformed");
 const TRUNCATED: Fate = Dropped("truncated");
 const FRAGMENT: Fate = Dropped("fragment");
+const NO_RULE: Fate = Foreign("no_rule");
 
 fn whole() -> Fate {
     Relayed(PAYLOAD.to_vec())
@@ -244,7 +245,7 @@ fn link_layer(topology: &Topology) -> Vec<Case> {
             spoiled(plain.clone(), |frame| frame[12..14].copy_from_slice(&[0x88, 0xb5])),
             Unseen,
         ),
-        spoiled_v4("an IPv4 packet as IPv6", MALFORMED, |frame| {
+        spoiled_v4("an IPv4 packet as IPv6", Foreign("malformed"), |frame| {
             frame[12..14].copy_from_slice(&[0x86, 0xdd]);
             // Where the next header would be.
             frame[20] = 17;
@@ -279,10 +280,10 @@ fn addresses_and_protocols() -> Vec<Case> {
         sealed_v4("a group as source", whole(), source([239, 1, 1, 1])),
         sealed_v4("no time to live", whole(), |frame| frame[22] = 0),
         sealed_v4("no source port", whole(), |frame| frame[34..36].fill(0)),
-        sealed_v4("no destination port", Foreign, |frame| frame[36..38].fill(0)),
-        sealed_v4("another group", Foreign, |frame| frame[33] += 1),
-        sealed_v6("another group", Foreign, |frame| frame[53] += 1),
-        sealed_v6("another port", Foreign, |frame| frame[57] += 1),
+        sealed_v4("no destination port", NO_RULE, |frame| frame[36..38].fill(0)),
+        sealed_v4("another group", NO_RULE, |frame| frame[33] += 1),
+        sealed_v6("another group", NO_RULE, |frame| frame[53] += 1),
+        sealed_v6("another port", NO_RULE, |frame| frame[57] += 1),
     ]
 }
 
@@ -322,6 +323,7 @@ fn fates(topology: &Topology, path: Path, cases: &[Case], has_filter: bool) {
     let (mut received, mut relayed, mut foreign) = (0, 0, 0);
     let mut dropped = BTreeMap::<String, u64>::new();
     for (i, (what, frame, fate)) in cases.iter().enumerate() {
+        eprintln!("{what}: {fate:?}");
         let (before, behind) = (format!("good before {i}"), format!("good behind {i}"));
         injector.send(&good(before.as_bytes()));
         injector.send(frame);
@@ -333,12 +335,11 @@ fn fates(topology: &Topology, path: Path, cases: &[Case], has_filter: bool) {
                 None
             }
             Dropped(cause) => Some(*cause),
-            Foreign => (!has_filter).then_some("no_rule"),
-            LeftOut(cause) => (!has_filter).then_some(*cause),
+            Foreign(cause) | LeftOut(cause) => (!has_filter).then_some(*cause),
             Unseen => None,
         };
         relayed += expected.len() as u64;
-        foreign += u64::from(has_filter && matches!(fate, Foreign));
+        foreign += u64::from(has_filter && matches!(fate, Foreign(_)));
         received = relayed + dropped.values().sum::<u64>() + u64::from(cause.is_some());
         if let Some(cause) = cause {
             *dropped.entry(cause.to_owned()).or_default() += 1;
