@@ -6,14 +6,19 @@
 mod host;
 mod support;
 
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::process::Command;
 
 use host::{ip, try_ip};
 use lab::sys::tun::{Kind, Tun};
 use lab::topology::{Family, Topology};
+use multicast_relay::sys::interface::Interface;
 use multicast_relay::sys::poll;
+use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
+use multicast_relay::sys::uring::{Send, Uring};
 use support::{
     DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, is_empty, member, network,
     receive, sink,
@@ -132,6 +137,7 @@ fn a_vxlan(path: Path) {
     topology.generator.namespace().run(|| ip(&far)).unwrap();
     let mut injector = topology.generator.namespace().run(|| Injector::on("vx0")).unwrap();
     listens_on(topology, path, "vx0", |frame| injector.send(frame));
+    trains_come_through(topology, path, "vx0");
     let end = |addresses, own: u8| {
         vxlan("vx1", 82, if own == 1 { "egress0" } else { "sink0" }, addresses)
             + &format!("address add 10.83.0.{own}/24 dev vx1\n")
@@ -145,6 +151,35 @@ fn a_vxlan(path: Path) {
     let sink = topology.sinks[0].namespace().run(open).unwrap();
     sends_through(topology, path, "vx1", |count| receive(&sink, count));
     assert!(is_empty(&sink));
+}
+
+/// Has the generator send trains through its device `name`, at the other end of which the relay listens on one of that name. They
+/// cross the wire within one frame of the tunnel each, which somebody who listens on the wire cannot take apart.
+fn trains_come_through(topology: &Topology, path: Path, name: &str) {
+    let sink = sink(&topology.sinks[0]);
+    let inner = format!("{name}:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
+    let outer = format!("ingress:{}:4789={OUT_GROUP}:{OUT_PORT}:egress0", topology.ingress.address());
+    let relay = Relay::start(topology, path, &["--rule", &inner, "--rule", &outer]);
+    let open = || {
+        ip(&format!("address add 10.84.0.1/24 dev {name}"));
+        let address = EgressAddress {
+            destination: (GROUP, PORT).into(),
+            interface: name.to_owned(),
+            interface_index: Interface::find(name).unwrap().index,
+            ttl: 1,
+        };
+        open_egress(&address, 1 << 20).unwrap().0
+    };
+    let socket = topology.generator.namespace().run(open).unwrap();
+    let bytes: Vec<_> = (0..6_350).map(|at| (at * 7 / 5) as u8).collect();
+    let payloads = [IoSlice::new(&bytes)];
+    let train = Send { socket: socket.as_fd(), payloads: &payloads, segment_size: NonZeroU16::new(100) };
+    Uring::new(8).unwrap().send_all(&[train], |_, result| assert_eq!(result, Ok(bytes.len()))).unwrap();
+    let expected: Vec<_> = bytes.chunks(100).map(<[u8]>::to_vec).collect();
+    assert!(receive(&sink, expected.len()) == expected, "as its datagrams");
+    let stats = relay.stop();
+    assert!(is_empty(&sink));
+    assert_eq!((stats.relayed, stats.dropped.get("coalesced"), stats.dropped.len()), (64, Some(&1), 1));
 }
 
 over_every_path!(a_tap);

@@ -9,9 +9,9 @@ mod host;
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use frames::{extended, fragments_v6, sealed, spoiled, with_options};
 use host::{ip, try_ip};
@@ -233,15 +233,52 @@ fn a_rule_waits_while_frames_begin_with_something_else() {
     let relay = Relay::start(topology, Path::MmapV3, &["--rule", &four]);
     let list = relay.run(&["list"]);
     assert!(list.contains("begin with neither Ethernet nor IP"), "{list}");
+    // What is opened as Ethernet is opened anew as something else.
+    claim(&tun, libc::ARPHRD_ETHER);
+    let deadline = Instant::now() + DEADLINE;
+    while relay.run(&["list"]).contains("waits") {
+        assert!(Instant::now() < deadline, "the rule still waits");
+    }
     for (hardware, payload) in [(libc::ARPHRD_PPP, b"a modem"), (libc::ARPHRD_NONE, b"no type")] {
         claim(&tun, hardware);
-        // The supervisor is told of the change some time after it has happened.
-        let deadline = Instant::now() + DEADLINE;
-        while !relay.run(&["list"]).contains("relaying") {
-            assert!(Instant::now() < deadline, "the rule still waits");
-        }
+        send_until_it_arrives(&mut tun, payload, &sink);
+    }
+    relay.stop();
+}
+
+/// Sends until something arrives, which is to be that: the relay is told of a device some time after it has changed.
+fn send_until_it_arrives(tun: &mut Tun, payload: &[u8], sink: &UdpSocket) {
+    let deadline = Instant::now() + DEADLINE;
+    let mut buffer = [0; 100];
+    sink.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    loop {
+        assert!(Instant::now() < deadline, "nothing arrives");
         tun.send(&good(payload)[ETHERNET..]).unwrap();
-        assert_eq!(receive(&sink, 1), [payload]);
+        if let Ok(len) = sink.recv(&mut buffer) {
+            assert_eq!(buffer[..len], *payload);
+            break;
+        }
+    }
+    while sink.recv(&mut buffer).is_ok() {}
+    sink.set_read_timeout(Some(DEADLINE)).unwrap();
+}
+
+over_every_path!(a_tunnel_that_comes_back_is_heard_again);
+
+fn a_tunnel_that_comes_back_is_heard_again(path: Path) {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let [four, _] = rules("tun0");
+    let relay = Relay::start(topology, path, &["--rule", &four]);
+    for payload in [b"one", b"two"] {
+        let mut tun = tun(topology, false);
+        send_until_it_arrives(&mut tun, payload, &sink);
+        drop(tun);
+        let deadline = Instant::now() + DEADLINE;
+        while !relay.run(&["list"]).contains("no such interface") {
+            assert!(Instant::now() < deadline, "the rule does not wait");
+        }
     }
     relay.stop();
 }

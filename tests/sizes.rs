@@ -202,3 +202,26 @@ fn ipv6_fragments_are_counted_and_cost_no_other_datagram(path: Path) {
     // Three of each.
     assert_eq!((stats.dropped["fragment"], stats.dropped.len(), stats.relayed), (120, 1, 40));
 }
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn what_no_block_has_room_for_is_counted_as_truncated() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let (group, rule, sink) = addresses(Family::Ipv4, topology);
+    let blocks = ["--ring-block-size", "16KiB", "--ring-block-count", "64"];
+    let relay = Relay::start(topology, Path::MmapV3, &[&["--rule", &rule], &blocks[..]].concat());
+    let mut injector = Injector::new(&topology.generator);
+    let sent = payloads([100, 15_000, 20_000, 1_472, LARGEST_V4, 16_384, 0, 15_000, 20_000, 1]);
+    for (i, payload) in sent.iter().enumerate() {
+        let frame = frame(group, payload);
+        let frames = if frame.len() > 1_514 { fragments(&frame, i as u16) } else { vec![frame] };
+        frames.iter().for_each(|frame| injector.send(frame));
+    }
+    let fits = |payload: &Vec<u8>| payload.len() <= 15_000;
+    let whole: Vec<_> = sent.into_iter().filter(fits).collect();
+    arrives(&sink, &whole);
+    let stats = relay.stop();
+    assert!(is_empty(&sink));
+    assert_eq!((stats.relayed, stats.dropped["truncated"], stats.dropped.len()), (6, 4, 1));
+}
