@@ -10,6 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use multicast_relay::sys::filter;
 use multicast_relay::sys::rule_programs::{Endpoint, RulePrograms};
+use multicast_relay::wire::LinkLayer;
 
 const PORT: u16 = 5_000;
 
@@ -39,13 +40,14 @@ fn filters(c: &mut Criterion) {
     bench.bench_function("send only", |b| b.iter(|| sender.send(&foreign)));
     for count in [1, 10_000] {
         let rule = |i| Endpoint { group: group(i).into(), port: PORT, source: None };
-        let programs = match RulePrograms::load(&(0..count).map(rule).collect::<Vec<_>>(), 0) {
-            Ok(programs) => programs,
-            Err(error) => {
-                assert!(!is_root(), "{error}");
-                return eprintln!("skipped: {error} (needs root)");
-            }
-        };
+        let programs =
+            match RulePrograms::load(LinkLayer::Ethernet, &(0..count).map(rule).collect::<Vec<_>>(), 0) {
+                Ok(programs) => programs,
+                Err(error) => {
+                    assert!(!is_root(), "{error}");
+                    return eprintln!("skipped: {error} (needs root)");
+                }
+            };
         programs.attach(&receiver).expect("attach a filter");
         bench.bench_function(BenchmarkId::new("foreign", count), |b| {
             b.iter(|| sender.send(&foreign));

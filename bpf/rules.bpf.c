@@ -10,7 +10,7 @@
 // ends there, instead of going on to the IP stack, which has no use for it. So does such a frame that the relay then drops,
 // because it is damaged or there is no room for it; fragments go on.
 //
-// Frames start with their Ethernet header. Built by ci/bpf. The other side of every map and constant is
+// Frames start with their Ethernet header, or with the IP header where the device has no other. Built by ci/bpf. The other side of every map and constant is
 // src/sys/rule_programs.rs.
 
 #include <linux/bpf.h>
@@ -27,7 +27,10 @@
 #define IPV4_BYTES 20
 #define IPV6_BYTES 40
 #define UDP_DESTINATION 2
-// Version and length of a header without options, and of the longest one.
+// The first byte of a header: the version, with the length of one without options and of the longest one.
+#define VERSION 0xf0
+#define IPV4 0x40
+#define IPV6 0x60
 #define IPV4_PLAIN 0x45
 #define IPV4_LONGEST 0x4f
 #define IPV4_FRAGMENT 0x3fff
@@ -49,8 +52,10 @@
 #define CONSUMED_COUNT 1
 #define COUNTS 2
 
-// Set before the program is loaded, so that the verifier knows it: whether any rule names its source.
+// Set before the program is loaded, so that the verifier knows them: whether any rule names its source, and whether frames
+// start with an Ethernet header.
 const volatile bool sources;
+const volatile bool ethernet;
 
 // What a rule takes, in the byte order of the machine. A source of zeros stands for any.
 struct endpoint_v4 {
@@ -109,32 +114,33 @@ __u64 load_byte(void *skb, __u64 at) asm("llvm.bpf.load.byte");
 __u64 load_half(void *skb, __u64 at) asm("llvm.bpf.load.half");
 __u64 load_word(void *skb, __u64 at) asm("llvm.bpf.load.word");
 
-static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb)
+// Behind a link-layer header of so many bytes.
+static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, const __u32 link_bytes)
 {
     struct endpoint_v4 endpoint = {};
-    __u32 udp = ETHERNET_BYTES + IPV4_BYTES;
+    __u32 udp = link_bytes + IPV4_BYTES;
 
-    if (skb->len < udp || load_byte(skb, ETHERNET_BYTES + 9) != IPPROTO_UDP)
+    if (skb->len < udp || load_byte(skb, link_bytes + 9) != IPPROTO_UDP)
         return NO_UDP;
-    if (load_half(skb, ETHERNET_BYTES + 6) & IPV4_FRAGMENT)
+    if (load_half(skb, link_bytes + 6) & IPV4_FRAGMENT)
         return UNCLEAR;
-    if (load_byte(skb, ETHERNET_BYTES) == IPV4_PLAIN) {
+    if (load_byte(skb, link_bytes) == IPV4_PLAIN) {
         if (skb->len < udp + UDP_DESTINATION + 2)
             return UNCLEAR;
         endpoint.port = load_half(skb, udp + UDP_DESTINATION);
     } else {
         __be16 port;
 
-        if (load_byte(skb, ETHERNET_BYTES) < IPV4_PLAIN || load_byte(skb, ETHERNET_BYTES) > IPV4_LONGEST)
+        if (load_byte(skb, link_bytes) < IPV4_PLAIN || load_byte(skb, link_bytes) > IPV4_LONGEST)
             return UNCLEAR;
-        udp = ETHERNET_BYTES + (load_byte(skb, ETHERNET_BYTES) & 0xf) * 4;
+        udp = link_bytes + (load_byte(skb, link_bytes) & 0xf) * 4;
         if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &port, sizeof(port)))
             return UNCLEAR;
         endpoint.port = bpf_ntohs(port);
     }
-    endpoint.group = load_word(skb, ETHERNET_BYTES + 16);
+    endpoint.group = load_word(skb, link_bytes + 16);
     if (sources) {
-        endpoint.source = load_word(skb, ETHERNET_BYTES + 12);
+        endpoint.source = load_word(skb, link_bytes + 12);
         if (bpf_map_lookup_elem(&wanted_v4, &endpoint))
             return WANTED;
         endpoint.source = 0;
@@ -153,16 +159,16 @@ static __always_inline enum verdict judge_udp_v6(struct __sk_buff *skb, struct e
     return bpf_map_lookup_elem(&wanted_v6, endpoint) ? WANTED : FOREIGN;
 }
 
-static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb)
+static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, const __u32 link_bytes)
 {
     struct endpoint_v6 endpoint = {};
-    __u32 at = ETHERNET_BYTES + IPV6_BYTES;
+    __u32 at = link_bytes + IPV6_BYTES;
     __u8 next, extension[2];
 
     // Source and destination follow each other.
-    if (skb->len < at || bpf_skb_load_bytes(skb, ETHERNET_BYTES + 8, endpoint.source, 2 * sizeof(endpoint.source)))
+    if (skb->len < at || bpf_skb_load_bytes(skb, link_bytes + 8, endpoint.source, 2 * sizeof(endpoint.source)))
         return NO_UDP;
-    next = load_byte(skb, ETHERNET_BYTES + 6);
+    next = load_byte(skb, link_bytes + 6);
     for (int i = 0; i <= EXTENSIONS; i++) {
         if (next == IPPROTO_UDP)
             return judge_udp_v6(skb, &endpoint, at);
@@ -185,13 +191,21 @@ static __always_inline enum verdict judge_frame(struct __sk_buff *skb)
     // Frames for other hosts, and for a VLAN: a tag with VLAN id 0 carries a priority only.
     if (skb->pkt_type > PACKET_MULTICAST || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
         return NO_UDP;
+    if (!ethernet) {
+        if (skb->len < 1)
+            return NO_UDP;
+        protocol = load_byte(skb, 0) & VERSION;
+        if (protocol == IPV4)
+            return judge_ipv4(skb, 0);
+        return protocol == IPV6 ? judge_ipv6(skb, 0) : NO_UDP;
+    }
     if (skb->len < ETHERNET_BYTES)
         return NO_UDP;
     protocol = load_half(skb, ETHERNET_BYTES - 2);
     if (protocol == ETH_P_IP)
-        return judge_ipv4(skb);
+        return judge_ipv4(skb, ETHERNET_BYTES);
     if (protocol == ETH_P_IPV6)
-        return judge_ipv6(skb);
+        return judge_ipv6(skb, ETHERNET_BYTES);
     return NO_UDP;
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use multicast_relay::wire::{Datagram, Error, Layer};
+use multicast_relay::wire::{Datagram, Error, Layer, LinkLayer};
 use pnet_base::MacAddr;
 use pnet_packet::Packet;
 use pnet_packet::ethernet::{EtherType, EtherTypes, EthernetPacket, MutableEthernetPacket};
@@ -166,6 +166,16 @@ proptest! {
     }
 
     #[test]
+    fn without_an_ethernet_header_the_same_is_read(mut recipe in recipe()) {
+        recipe.tags.clear();
+        let frame = frame(&recipe);
+        let view = Datagram::parse_as(LinkLayer::RawIp, &frame[14..]);
+        prop_assert_eq!(view, Datagram::parse(&frame));
+        prop_assert_eq!(view.unwrap().udp_offset(&frame[14..]) + 14, Datagram::parse(&frame).unwrap().udp_offset(&frame));
+        prop_assert_eq!(Datagram::parse_as(LinkLayer::Other, &frame), Err(Error::NotIp));
+    }
+
+    #[test]
     fn damage_to_one_byte_of_a_datagram_is_noticed(
         recipe in recipe(),
         at in any::<prop::sample::Index>(),
@@ -203,6 +213,7 @@ proptest! {
     #[test]
     fn any_bytes_give_a_view_or_a_reason(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Datagram::parse(&bytes);
+        let _ = Datagram::parse_as(LinkLayer::RawIp, &bytes);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::sys::ethtool::{Feature, RingSize};
+use crate::wire::LinkLayer;
 
 /// Facts of the host, and of the process that asks.
 #[derive(Clone, Debug, Default)]
@@ -138,8 +139,8 @@ pub struct Link {
     pub up: bool,
     /// There is something at the other end.
     pub carrier: bool,
-    /// Its frames begin with an Ethernet header.
-    pub ethernet: bool,
+    /// What its frames begin with.
+    pub link_layer: LinkLayer,
     /// It is the loopback device.
     pub loopback: bool,
     /// `IFF_MULTICAST`: it is able to send to groups.

@@ -2,6 +2,7 @@
 
 use super::facts::{Host, Link, Master};
 use super::{Finding, Level};
+use crate::wire::LinkLayer;
 
 /// The most that a frame of a usual network carries.
 const USUAL_MTU: u32 = 1_500;
@@ -71,12 +72,18 @@ impl Judge<'_> {
     }
 
     fn frames(&self) -> Finding {
-        if self.link.ethernet {
-            return self.found(Level::Ok, "has Ethernet headers: rules can listen on it and send through it");
+        let headers = match self.link.link_layer {
+            LinkLayer::Ethernet => "Ethernet",
+            LinkLayer::RawIp => "IP",
+            LinkLayer::Other => "",
+        };
+        if !headers.is_empty() {
+            let what = format!("has {headers} headers: rules can listen on it and send through it");
+            return self.found(Level::Ok, what);
         }
         let level = if self.link.role.output { Level::Note } else { Level::Problem };
-        self.found(level, "has no Ethernet headers: rules can send through it, not listen on it")
-            .because("the relay reads frames from the Ethernet header on")
+        self.found(level, "has neither Ethernet nor IP headers: rules can send through it, not listen on it")
+            .because("the relay reads frames that begin with either")
             .mended_by("listen on the device that the traffic comes through before it is unpacked")
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::facts::{Attempt, Backlog, Bridge, Control, Folder, Host, LinkCounters, Listener, Master};
 use super::*;
 use crate::sys::ethtool::{Feature, RingSize};
+use crate::wire::LinkLayer;
 
 /// A host on which everything is as it should be.
 fn sound() -> Host {
@@ -35,7 +36,7 @@ fn good() -> Link {
         driver: "ixgbe".into(),
         up: true,
         carrier: true,
-        ethernet: true,
+        link_layer: LinkLayer::Ethernet,
         multicast: true,
         mtu: 1_500,
         receive_queues: 4,
@@ -127,7 +128,7 @@ fn every_fault_of_an_interface_is_found_by_itself() {
     let faults: &[(Level, &str, Spoil)] = &[
         (Level::Warning, "is down", |link| link.up = false),
         (Level::Warning, "no carrier", |link| link.carrier = false),
-        (Level::Note, "no Ethernet headers", |link| link.ethernet = false),
+        (Level::Note, "neither Ethernet nor IP headers", |link| link.link_layer = LinkLayer::Other),
         (Level::Warning, "is a port of the bridge br0", |link| {
             link.master = Some(("br0".into(), Master::Bridge));
         }),
@@ -207,8 +208,11 @@ fn what_an_interface_is_not_used_for_does_not_matter() {
         ..good()
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(output))), []);
-    let tunnel = Link { role: Role { input: true, output: false }, ethernet: false, ..good() };
-    assert!(!diagnosis(&sound(), Some(tunnel)).works(), "nothing can be captured from a tunnel");
+    let listening = Role { input: true, output: false };
+    let tunnel = |link_layer| Link { role: listening, link_layer, ..good() };
+    assert!(diagnosis(&sound(), Some(tunnel(LinkLayer::RawIp))).works());
+    let strange = diagnosis(&sound(), Some(tunnel(LinkLayer::Other)));
+    assert!(!strange.works(), "nothing can be captured of what is not understood");
 }
 
 #[test]

@@ -7,8 +7,10 @@ use crate::config::Config;
 use crate::rules::Input;
 use crate::stats::InputStats;
 use crate::sys::filter;
+use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::rule_programs::{Endpoint, RuleProgramError, RulePrograms};
+use crate::wire::LinkLayer;
 
 /// Fewest rules that programs are loaded for.
 const LEAST_ROOM: usize = 256;
@@ -17,6 +19,7 @@ const LEAST_ROOM: usize = 256;
 #[derive(Debug)]
 pub(super) struct Filter {
     interface: String,
+    link_layer: LinkLayer,
     /// Absent where the configuration or the kernel is against them.
     programs: Option<RulePrograms>,
     /// What rules take.
@@ -33,11 +36,12 @@ impl Filter {
     /// One for rules with these inputs on `interface`.
     pub(super) fn load<'a>(
         config: &Config,
-        interface: &str,
+        interface: &Interface,
         inputs: impl Iterator<Item = &'a Input>,
     ) -> Result<Self, SupervisorError> {
         let mut filter = Self {
-            interface: interface.to_owned(),
+            interface: interface.name.clone(),
+            link_layer: interface.link_layer,
             programs: None,
             endpoints: inputs.map(endpoint).collect(),
             room: 0,
@@ -52,8 +56,9 @@ impl Filter {
             Ok(programs) => filter.programs = Some(programs),
             Err(error) if config.consume => return Err(filter.failed(error)),
             Err(error) => tracing::warn!(
-                "filter by the rules on {interface}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
-                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter"
+                "filter by the rules on {}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
+                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter",
+                interface.name
             ),
         }
         Ok(filter)
@@ -71,7 +76,8 @@ impl Filter {
     fn load_programs(&mut self) -> Result<RulePrograms, RuleProgramError> {
         // Twice what is needed, so that rules which come one by one seldom need new programs.
         self.room = (2 * self.endpoints.len()).max(LEAST_ROOM);
-        RulePrograms::load(&self.endpoints.iter().copied().collect::<Vec<_>>(), self.room)
+        let endpoints: Vec<_> = self.endpoints.iter().copied().collect();
+        RulePrograms::load(self.link_layer, &endpoints, self.room)
     }
 
     /// Lets it decide for `sockets` from now on, and begins consumption.
@@ -90,7 +96,7 @@ impl Filter {
     }
 
     fn attach_to(&self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
-        let all_udp = filter::udp_over_ip();
+        let all_udp = filter::udp_over_ip(self.link_layer);
         let attach = |socket: &PacketSocket| match &self.programs {
             Some(programs) => programs.attach(socket),
             None => socket.attach_filter(&all_udp),

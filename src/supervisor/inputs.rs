@@ -57,7 +57,7 @@ impl Input {
         let sockets = std::iter::repeat_with(open).take(config.num_workers).collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| failed(&interface, error))?;
         let shapes = way.prepare(&interface, &sockets)?;
-        let filter = Filter::load(config, &interface.name, inputs)?;
+        let filter = Filter::load(config, &interface, inputs)?;
         Ok(Self { interface, place, sockets, shapes, filter, has_started: false, suspects: None })
     }
 
@@ -71,7 +71,7 @@ impl Input {
     ) -> Result<Self, SupervisorError> {
         let (sockets, shapes): (Vec<_>, _) =
             sockets.into_iter().map(|(socket, shape)| (PacketSocket::from(socket), shape)).unzip();
-        let mut filter = Filter::load(config, &interface.name, inputs)?;
+        let mut filter = Filter::load(config, &interface, inputs)?;
         filter.adopt(&sockets)?;
         Ok(Self { interface, place, sockets, shapes, filter, has_started: true, suspects: None })
     }
@@ -81,7 +81,8 @@ impl Input {
         let socket = self.sockets.get(worker).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let shape = self.shapes.get(worker).copied().flatten();
         let (place, interface) = (self.place, self.interface.name.clone());
-        Ok((Order::Input { place, interface, shape }, Arc::new(socket)))
+        let link_layer = self.interface.link_layer;
+        Ok((Order::Input { place, interface, link_layer, shape }, Arc::new(socket)))
     }
 
     /// Begins capture, unless it has begun. Done last, when everything that follows a frame is in place.

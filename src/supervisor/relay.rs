@@ -17,6 +17,7 @@ use crate::rules::{Output, Rule};
 use crate::stats::{InputStats, MAX_INPUTS};
 use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
+use crate::wire::LinkLayer;
 
 /// How long workers may relay what they had received when they are told to stop, and a little more.
 const DRAIN_TIME: Duration = Duration::from_secs(6);
@@ -178,9 +179,9 @@ impl Relay {
     fn listen(&mut self, rule: &Rule) -> Result<Result<Listening, String>, SupervisorError> {
         let name = &rule.input.interface;
         let interface = match find(name) {
-            Ok(interface) if !interface.ethernet => {
+            Ok(interface) if interface.link_layer == LinkLayer::Other => {
                 return Ok(Err(format!(
-                    "input {name}: it has no Ethernet headers, which rules cannot listen to"
+                    "input {name}: its frames begin with neither Ethernet nor IP, so rules cannot listen to it"
                 )));
             }
             Ok(interface) => interface,

@@ -15,6 +15,7 @@ use crate::stats::InputStats;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::udp_socket::EgressAddress;
+use crate::wire::LinkLayer;
 use crate::worker::egress::Hop;
 use crate::worker::order::Order;
 use crate::worker::packet_ring::Shape;
@@ -24,8 +25,8 @@ const CLOSED_BEFORE: &str = "(closed before)";
 
 /// The socket and the ring of each worker in turn.
 type Sockets = Vec<(OwnedFd, Option<Shape>)>;
-/// The interface and the sockets of each input, by its place.
-type Inputs = BTreeMap<u16, (String, Sockets)>;
+/// The interface, what its frames begin with, and the sockets of each input, by its place.
+type Inputs = BTreeMap<u16, (String, LinkLayer, Sockets)>;
 
 /// What the workers were told, sorted.
 #[derive(Default)]
@@ -54,16 +55,16 @@ impl State {
                 (Order::Rule { place, rule, input, hops }, _) => {
                     state.rules.insert(place, (rule, input, hops));
                 }
-                (Order::Input { place, interface, shape }, Some(socket)) => {
-                    let input = state.inputs.entry(place).or_insert_with(|| (interface, Vec::new()));
-                    input.1.push((socket, shape));
+                (Order::Input { place, interface, link_layer, shape }, Some(socket)) => {
+                    let input = || (interface, link_layer, Vec::new());
+                    state.inputs.entry(place).or_insert_with(input).2.push((socket, shape));
                 }
                 _ => {}
             }
         }
         // Whose sockets those are that only some workers have, nobody knows, nor do they capture for the others.
-        state.differs |= state.inputs.values().any(|(_, sockets)| sockets.len() != count);
-        state.inputs.retain(|_, (_, sockets)| sockets.len() == count);
+        state.differs |= state.inputs.values().any(|(.., sockets)| sockets.len() != count);
+        state.inputs.retain(|_, (.., sockets)| sockets.len() == count);
         state
     }
 }
@@ -96,8 +97,8 @@ impl Relay {
         for place in inputs_told.into_iter().filter(|place| !inputs.contains_key(place)) {
             self.workers.tell(&Order::EndInput { place }, None);
         }
-        for (place, (name, sockets)) in inputs {
-            self.adopt_input(place, &name, sockets)?;
+        for (place, (name, link_layer, sockets)) in inputs {
+            self.adopt_input(place, &name, link_layer, sockets)?;
         }
         self.rejoin()?;
         if differs {
@@ -152,18 +153,24 @@ impl Relay {
         };
         let outputs = hops.iter().map(output).collect();
         let mut live = LiveRule::new(rule, outputs);
-        if let Some((place, (_, sockets))) = input.and_then(|place| Some((place, inputs.get(&place)?))) {
+        if let Some((place, (_, _, sockets))) = input.and_then(|place| Some((place, inputs.get(&place)?))) {
             live.input = Ok(Listening { place, interface: bound_to(sockets) });
         }
         live
     }
 
-    fn adopt_input(&mut self, place: u16, name: &str, sockets: Sockets) -> Result<(), SupervisorError> {
+    fn adopt_input(
+        &mut self,
+        place: u16,
+        name: &str,
+        link_layer: LinkLayer,
+        sockets: Sockets,
+    ) -> Result<(), SupervisorError> {
         let index = bound_to(&sockets);
-        let interface = Interface::find(name).ok().filter(|interface| interface.index == index);
+        let interface = Interface::find(name).ok();
+        let interface = interface.filter(|it| it.index == index && it.link_layer == link_layer);
         // One that is gone meanwhile is found out when interfaces are looked at.
-        let gone =
-            Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, ethernet: true };
+        let gone = Interface { name: name.to_owned(), index, mtu: 0, up: false, carrier: false, link_layer };
         let interface = interface.unwrap_or(gone);
         let mut input = Input::adopt(&self.config, interface, place, sockets, self.book.inputs_on(name))?;
         if let Way::Recv(_) = self.way {
@@ -224,7 +231,15 @@ mod tests {
     }
 
     fn input(place: u16) -> (Order, Option<OwnedFd>) {
-        (Order::Input { place, interface: "eth0".to_owned(), shape: None }, Some(socket()))
+        (
+            Order::Input {
+                place,
+                interface: "eth0".to_owned(),
+                link_layer: LinkLayer::Ethernet,
+                shape: None,
+            },
+            Some(socket()),
+        )
     }
 
     fn rule(place: u32) -> (Order, Option<OwnedFd>) {
@@ -238,7 +253,7 @@ mod tests {
         second[0].1 = None; // it has come from the first
         let state = State::new(vec![vec![output(0), rule(0), input(0)], second]);
         assert!(!state.differs);
-        assert_eq!((state.outputs.len(), state.rules.len(), state.inputs[&0].1.len()), (1, 1, 2));
+        assert_eq!((state.outputs.len(), state.rules.len(), state.inputs[&0].2.len()), (1, 1, 2));
     }
 
     #[test]

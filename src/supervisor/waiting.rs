@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::SupervisorError;
 use super::book::{LiveOutput, LiveRule};
 use super::relay::{Relay, find};
+use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
 
 /// How long rules wait that workers or the kernel have refused something, unless their interface changes before.
@@ -145,12 +146,14 @@ impl Relay {
 
     /// Whether the interface that `name` had is gone, be there another of that name or not.
     fn is_stale(&self, name: &str) -> bool {
-        let index = find(name).ok().map(|interface| interface.index);
-        let input = self.inputs.get(name).map(|live| live.input.interface.index);
+        let found = find(name).ok();
+        let index = found.as_ref().map(|interface| interface.index);
+        let headers = |interface: &Interface| (interface.index, interface.link_layer);
+        let input = self.inputs.get(name).map(|live| headers(&live.input.interface));
         let mut outputs = self.book.iter().flat_map(|(_, live)| &live.outputs);
         let is_other =
             |address: &EgressAddress| address.interface == name && Some(address.interface_index) != index;
-        input.is_some_and(|input| Some(input) != index)
+        input.is_some_and(|input| Some(input) != found.as_ref().map(headers))
             || outputs.any(|output| output.open.as_ref().is_ok_and(|(_, address)| is_other(address)))
     }
 

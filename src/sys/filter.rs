@@ -5,7 +5,7 @@
 use socket2::SockFilter;
 
 use crate::wire::ethernet::ethertype;
-use crate::wire::{PROTOCOL_UDP, ethernet, ipv6};
+use crate::wire::{LinkLayer, PROTOCOL_UDP, ethernet, ipv6};
 
 // Instruction classes and modes (linux/bpf_common.h, linux/filter.h).
 const LD_W_ABS: u16 = 0x20;
@@ -79,13 +79,12 @@ impl Program {
     }
 }
 
-/// Lets through incoming, untagged UDP over IPv4 and IPv6, fragments included.
+/// Lets through incoming, untagged UDP over IPv4 and IPv6, fragments included, where frames begin as `link_layer` says.
 ///
 /// A tag with VLAN id 0 carries a priority only (IEEE 802.1Q), so such a frame counts as untagged. Frames for other
 /// hosts, which a promiscuous interface sees, are not for the relay.
-pub fn udp_over_ip() -> Vec<SockFilter> {
+pub fn udp_over_ip(link_layer: LinkLayer) -> Vec<SockFilter> {
     use Target::{Accept, Next, Reject, Skip};
-    const IP: u32 = ethernet::HEADER_LEN as u32;
     let mut program = Program::default();
     program.push(LD_W_ABS, PACKET_TYPE);
     program.jump(JGT_K, MULTICAST, Reject, Next);
@@ -93,14 +92,22 @@ pub fn udp_over_ip() -> Vec<SockFilter> {
     program.push(AND_K, VLAN_ID);
     program.jump(JEQ_K, 0, Next, Reject);
 
-    program.push(LD_H_ABS, 12);
-    program.jump(JEQ_K, ethertype::IPV4.into(), Next, Skip(2));
-    program.push(LD_B_ABS, IP + 9);
+    // Where the IP header is, and what tells its version.
+    let (ip, ipv4, ipv6): (u32, u32, u32) = if link_layer == LinkLayer::Ethernet {
+        program.push(LD_H_ABS, 12);
+        (ethernet::HEADER_LEN as u32, ethertype::IPV4.into(), ethertype::IPV6.into())
+    } else {
+        program.push(LD_B_ABS, 0);
+        program.push(AND_K, 0xf0);
+        (0, 0x40, 0x60)
+    };
+    program.jump(JEQ_K, ipv4, Next, Skip(2));
+    program.push(LD_B_ABS, ip + 9);
     program.jump(JEQ_K, PROTOCOL_UDP.into(), Accept, Reject);
 
-    program.jump(JEQ_K, ethertype::IPV6.into(), Next, Reject);
-    program.push(LD_B_ABS, IP + 6);
-    program.push(LDX_IMM, IP + ipv6::HEADER_LEN as u32);
+    program.jump(JEQ_K, ipv6, Next, Reject);
+    program.push(LD_B_ABS, ip + 6);
+    program.push(LDX_IMM, ip + ipv6::HEADER_LEN as u32);
     for _ in 0..EXTENSIONS {
         next_header(&mut program, Reject);
         step_over_extension(&mut program);
@@ -184,7 +191,7 @@ pub(super) mod tests {
         let attach = |program: &[SockFilter], receiver: &UnixDatagram| {
             socket2::SockRef::from(&receiver.as_fd()).attach_filter(program).unwrap();
         };
-        let (udp, none) = (udp_over_ip(), nothing());
+        let udp = [LinkLayer::Ethernet, LinkLayer::RawIp].map(udp_over_ip);
         let cases = [
             (true, ipv4(17)),
             (false, ipv4(6)),
@@ -203,8 +210,12 @@ pub(super) mod tests {
             (false, vec![0; 13]),
         ];
         for (i, (expected, frame)) in cases.iter().enumerate() {
-            assert_eq!(passes(|receiver| attach(&udp, receiver), frame), *expected, "case {i}: {frame:02x?}");
+            let packet = frame.get(ethernet::HEADER_LEN..).unwrap_or_default();
+            for (program, frame) in udp.iter().zip([frame, packet]) {
+                let passed = passes(|receiver| attach(program, receiver), frame);
+                assert_eq!(passed, *expected, "case {i}: {frame:02x?}");
+            }
         }
-        assert!(!passes(|receiver| attach(&none, receiver), &ipv4(17)));
+        assert!(!passes(|receiver| attach(&nothing(), receiver), &ipv4(17)));
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::wire::LinkLayer;
+
 /// A network interface at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -20,8 +22,8 @@ pub struct Interface {
     /// Whether frames can come and go, which takes that it is up: operational by RFC 2863, `IFF_RUNNING`. One that is up
     /// and has no carrier is what `ip link` calls NO-CARRIER.
     pub carrier: bool,
-    /// Whether its frames begin with an Ethernet header.
-    pub ethernet: bool,
+    /// What its frames begin with.
+    pub link_layer: LinkLayer,
 }
 
 impl Interface {
@@ -50,15 +52,34 @@ impl Interface {
             mtu: u32::try_from(mtu).unwrap_or_default(),
             up: flags & libc::IFF_UP != 0,
             carrier: flags & libc::IFF_RUNNING != 0,
-            ethernet: has_ethernet_headers(hardware),
+            link_layer: link_layer(hardware, flags),
         })
     }
 }
 
-/// Whether the frames of a device of this kind (`ARPHRD_…`, `linux/if_arp.h`) begin with an Ethernet header. Those of the
-/// loopback device do.
-pub fn has_ethernet_headers(hardware: u16) -> bool {
-    matches!(hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK)
+/// What a packet socket gets of a device of this kind (`ARPHRD_…`, `linux/if_arp.h`) with these flags (`IFF_…`): the header
+/// that its driver makes (`dev_has_header`, `linux/netdevice.h`), or none. Frames of the loopback device have an Ethernet
+/// header.
+pub fn link_layer(hardware: u16, flags: libc::c_int) -> LinkLayer {
+    const ARPHRD_RAWIP: u16 = 519;
+    const ARPHRD_IP6GRE: u16 = 823;
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => LinkLayer::Ethernet,
+        // tun and WireGuard, modems, PPP, and IP in IP.
+        libc::ARPHRD_NONE
+        | ARPHRD_RAWIP
+        | libc::ARPHRD_PPP
+        | libc::ARPHRD_TUNNEL
+        | libc::ARPHRD_TUNNEL6
+        | libc::ARPHRD_SIT => LinkLayer::RawIp,
+        // GRE with one host at the other end; else the outer headers come with each frame.
+        libc::ARPHRD_IPGRE | ARPHRD_IP6GRE
+            if flags & (libc::IFF_POINTOPOINT | libc::IFF_BROADCAST) == libc::IFF_POINTOPOINT =>
+        {
+            LinkLayer::RawIp
+        }
+        _ => LinkLayer::Other,
+    }
 }
 
 /// An interface request (netdevice(7)) that only reads.
@@ -83,9 +104,24 @@ mod tests {
     #[test]
     fn loopback_is_found_and_nonsense_is_not() {
         let lo = Interface::find("lo").unwrap();
-        assert!(lo.index > 0 && lo.mtu > 0 && lo.ethernet && lo.carrier == lo.up, "{lo:?}");
+        assert!(
+            lo.index > 0 && lo.mtu > 0 && lo.link_layer == LinkLayer::Ethernet && lo.carrier == lo.up,
+            "{lo:?}"
+        );
         assert!(Interface::find("no-such-if").is_err());
         assert!(Interface::find("a-name-that-is-too-long").is_err());
         assert!(Interface::find("zero\0inside").is_err());
+    }
+
+    #[test]
+    fn tunnels_have_no_link_layer_unless_they_have_many_ends() {
+        let (one, many) = (libc::IFF_UP | libc::IFF_POINTOPOINT, libc::IFF_UP | libc::IFF_BROADCAST);
+        assert_eq!(link_layer(libc::ARPHRD_ETHER, many), LinkLayer::Ethernet);
+        assert_eq!(link_layer(libc::ARPHRD_NONE, 0), LinkLayer::RawIp);
+        assert_eq!(link_layer(libc::ARPHRD_IPGRE, one), LinkLayer::RawIp);
+        for flags in [0, many, one | many] {
+            assert_eq!(link_layer(libc::ARPHRD_IPGRE, flags), LinkLayer::Other);
+        }
+        assert_eq!(link_layer(libc::ARPHRD_INFINIBAND, many), LinkLayer::Other);
     }
 }

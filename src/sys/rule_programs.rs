@@ -14,6 +14,7 @@ use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, SocketFil
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::sockopt;
+use crate::wire::LinkLayer;
 
 /// Names in the program's source.
 const FILTER: &str = "filter";
@@ -22,6 +23,7 @@ const WANTED_V4: &str = "wanted_v4";
 const WANTED_V6: &str = "wanted_v6";
 const COUNTS: &str = "counts";
 const SOURCES: &str = "sources";
+const ETHERNET: &str = "ethernet";
 /// Places of the counts.
 const FOREIGN: u32 = 0;
 const CONSUMED: u32 = 1;
@@ -79,9 +81,13 @@ pub struct RulePrograms {
 }
 
 impl RulePrograms {
-    /// Loads programs for rules that take `endpoints`, with room for so many of each family, and at least for these. Needs
-    /// `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
-    pub fn load(endpoints: &[Endpoint], room: usize) -> Result<Self, RuleProgramError> {
+    /// Loads programs for rules that take `endpoints` of an interface with that link layer, with room for so many of each
+    /// family, and at least for these. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
+    pub fn load(
+        link_layer: LinkLayer,
+        endpoints: &[Endpoint],
+        room: usize,
+    ) -> Result<Self, RuleProgramError> {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
@@ -91,8 +97,9 @@ impl RulePrograms {
         loader.map_max_entries(WANTED_V4, room(keys_v4.len()));
         loader.map_max_entries(WANTED_V6, room(keys_v6.len()));
         let has_sources = endpoints.iter().any(|endpoint| endpoint.source.is_some());
-        let sources = u8::from(has_sources);
+        let (sources, ethernet) = (u8::from(has_sources), u8::from(link_layer == LinkLayer::Ethernet));
         loader.override_global(SOURCES, &sources, true);
+        loader.override_global(ETHERNET, &ethernet, true);
         let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
         fill(&mut object, WANTED_V4, &keys_v4)?;
         fill(&mut object, WANTED_V6, &keys_v6)?;
@@ -248,7 +255,7 @@ mod tests {
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
             Endpoint { group: group.ip(), port: group.port(), source }
         };
-        RulePrograms::load(&rules.iter().map(endpoint).collect::<Vec<_>>(), 0).unwrap()
+        RulePrograms::load(LinkLayer::Ethernet, &rules.iter().map(endpoint).collect::<Vec<_>>(), 0).unwrap()
     }
 
     fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
@@ -340,6 +347,38 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: loads BPF programs"]
+    fn frames_may_have_no_ethernet_header() {
+        let group = |group: &str| {
+            let group: SocketAddr = group.parse().unwrap();
+            Endpoint { group: group.ip(), port: group.port(), source: None }
+        };
+        let endpoints = [group("239.1.1.1:5000"), group("[ff15::1]:5000")];
+        let filter = RulePrograms::load(LinkLayer::RawIp, &endpoints, 0).unwrap();
+        let same = |_: &mut [u8]| ();
+        let cases = [
+            (true, 0, ipv4(9, 1, 5000, 0, same)),
+            (true, 0, ipv4(9, 1, 5000, 40, same)),
+            (true, 0, ipv6(1, 5000, &[], 17)),
+            (true, 0, ipv6(1, 5000, &[(0, 0), (60, 2)], 17)),
+            (true, 0, ipv4(9, 2, 5001, 0, |packet| packet[6] = 0x20)),
+            (false, 1, ipv4(9, 1, 5001, 0, same)),
+            (false, 1, ipv6(2, 5000, &[], 17)),
+            (false, 0, ipv4(9, 1, 5000, 0, |packet| packet[9] = 6)),
+            (false, 0, ipv4(9, 1, 5000, 0, |packet| packet[0] = 0x55)),
+            (false, 0, ipv6(1, 5000, &[], 58)),
+            (false, 0, vec![0; 14]),
+        ];
+        let mut foreign = 0;
+        for (i, (expected, counted, frame)) in cases.iter().enumerate() {
+            foreign += counted;
+            assert_eq!(passes(&filter, &frame[14..]), *expected, "case {i}");
+            assert_eq!(filter.foreign().unwrap(), foreign, "case {i}");
+        }
+        assert!(!passes(&filter, &ipv4(9, 1, 5000, 0, same)), "one with an Ethernet header");
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
     fn a_rule_with_a_source_takes_that_only_and_does_not_hide_others() {
         let of =
             |filter: &RulePrograms| [9, 8].map(|source| passes(filter, &ipv4(source, 1, 5000, 0, |_| ())));
@@ -374,7 +413,7 @@ mod tests {
             let group: SocketAddr = group.parse().unwrap();
             Endpoint { group: group.ip(), port: group.port(), source: None }
         };
-        let mut programs = RulePrograms::load(&[], 1).unwrap();
+        let mut programs = RulePrograms::load(LinkLayer::Ethernet, &[], 1).unwrap();
         let (v4, v6) = (parse("239.1.1.1:5000"), parse("[ff15::1]:5000"));
         let (frame_v4, frame_v6) = (ipv4(9, 1, 5000, 0, |_| ()), ipv6(1, 5000, &[], 17));
         for _ in 0..3 {
@@ -389,7 +428,7 @@ mod tests {
         }
         let of_source = Endpoint { source: Some("10.0.0.9".parse().unwrap()), ..v4 };
         assert!(programs.suits(&v4) && !programs.suits(&of_source));
-        assert!(RulePrograms::load(&[of_source], 1).unwrap().suits(&of_source));
+        assert!(RulePrograms::load(LinkLayer::Ethernet, &[of_source], 1).unwrap().suits(&of_source));
     }
 
     #[test]
@@ -398,7 +437,7 @@ mod tests {
         let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
         let rules: Vec<_> =
             (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None }).collect();
-        let filter = RulePrograms::load(&rules, 0).unwrap();
+        let filter = RulePrograms::load(LinkLayer::Ethernet, &rules, 0).unwrap();
         let to = |group: IpAddr| {
             let IpAddr::V4(group) = group else { unreachable!() };
             ipv4(9, 1, 7, 0, |packet| packet[16..20].copy_from_slice(&group.octets()))

@@ -11,6 +11,19 @@ pub mod udp;
 use std::net::IpAddr;
 
 use ethernet::{Ethernet, ethertype};
+use serde::{Deserialize, Serialize};
+
+/// What frames begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IPv4 or IPv6 header: there is no link layer.
+    RawIp,
+    /// Something that is not understood.
+    #[default]
+    Other,
+}
 
 /// Why bytes are not a UDP datagram that can be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +72,7 @@ impl std::fmt::Display for Layer {
     }
 }
 
-/// A whole UDP datagram inside an Ethernet frame.
+/// A whole UDP datagram inside a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// Tag control information of the outermost VLAN tag, if the frame carries one.
@@ -85,7 +98,16 @@ pub struct Datagram<'a> {
 impl<'a> Datagram<'a> {
     /// Reads an Ethernet frame without its frame check sequence.
     pub fn parse(frame: &'a [u8]) -> Result<Self, Error> {
-        let Ethernet { tag, ethertype, payload } = Ethernet::parse(frame)?;
+        Self::parse_as(LinkLayer::Ethernet, frame)
+    }
+
+    /// Reads a frame that begins as `link_layer` says.
+    pub fn parse_as(link_layer: LinkLayer, frame: &'a [u8]) -> Result<Self, Error> {
+        let Ethernet { tag, ethertype, payload } = match link_layer {
+            LinkLayer::Ethernet => Ethernet::parse(frame)?,
+            LinkLayer::RawIp => Ethernet { tag: None, ethertype: version(frame)?, payload: frame },
+            LinkLayer::Other => return Err(Error::NotIp),
+        };
         let (source, destination, ttl, traffic_class, segment) = match ethertype {
             ethertype::IPV4 => {
                 let ipv4::Ipv4 { source, destination, ttl, traffic_class, payload } =
@@ -157,6 +179,15 @@ impl<'a> Datagram<'a> {
 
 /// IP protocol number of UDP (RFC 768).
 pub const PROTOCOL_UDP: u8 = 17;
+
+/// The `EtherType` of an IP packet that has no Ethernet header: its first four bits are the version.
+fn version(packet: &[u8]) -> Result<u16, Error> {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => Ok(ethertype::IPV4),
+        Some(6) => Ok(ethertype::IPV6),
+        _ => Err(Error::NotIp),
+    }
+}
 
 /// Two bytes of network order.
 fn be16(bytes: [u8; 2]) -> u16 {

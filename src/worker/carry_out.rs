@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::WorkerError;
 use super::link::Incoming;
 use super::order::{Answer, Order};
-use super::receiver::Receiver;
+use super::receiver::{Receiver, Source};
 use super::unified_loop::UnifiedLoop;
 use crate::rules::{InputIndex, RuleIndex};
 
@@ -64,8 +64,9 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
     fn change(&mut self, order: &Order, descriptor: Option<OwnedFd>) -> io::Result<()> {
         let descriptor = || descriptor.ok_or(io::ErrorKind::InvalidData);
         match order {
-            Order::Input { place, interface, shape } => {
-                self.receiver.add(InputIndex(*place), interface.clone(), descriptor()?, *shape)
+            Order::Input { place, interface, link_layer, shape } => {
+                let source = Source { name: interface.clone(), link_layer: *link_layer, shape: *shape };
+                self.receiver.add(InputIndex(*place), source, descriptor()?)
             }
             Order::Output { place, address, segment } => {
                 self.egress.set_output(*place, address, descriptor()?, *segment)
@@ -170,6 +171,7 @@ mod tests {
     use crate::stats::Counters;
     use crate::sys::channel::Channel;
     use crate::sys::poll;
+    use crate::wire::LinkLayer;
 
     #[test]
     fn an_order_that_cannot_be_carried_out_is_refused_and_ends_no_worker() {
@@ -181,7 +183,8 @@ mod tests {
         outbox.push(&Order::Begin(task), Some(Arc::new(memory))).unwrap();
         // Neither a packet socket nor a ring.
         let pipe = Arc::new(OwnedFd::from(io::pipe().unwrap().0));
-        let input = Order::Input { place: 0, interface: "eth0".to_owned(), shape: None };
+        let (interface, link_layer) = ("eth0".to_owned(), LinkLayer::Ethernet);
+        let input = Order::Input { place: 0, interface, link_layer, shape: None };
         outbox.push(&input, Some(pipe)).unwrap();
         outbox.push(&Order::Answer(1), None).unwrap();
         outbox.flush(&channel).unwrap();

@@ -44,7 +44,7 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
     if let Some(defect) = frame.defect {
         return Err(defect);
     }
-    let datagram = Datagram::parse(frame.bytes).map_err(cause)?;
+    let datagram = Datagram::parse_as(frame.link_layer, frame.bytes).map_err(cause)?;
     let names_vlan = |tag: Option<u16>| tag.is_some_and(|tag| tag & VLAN_ID != 0);
     if names_vlan(frame.vlan_tag) || names_vlan(datagram.tag) {
         return Err(Cause::Tagged);
@@ -84,6 +84,7 @@ mod tests {
 
     use super::*;
     use crate::rules::{InputIndex, Rule};
+    use crate::wire::LinkLayer;
 
     /// UDP to 239.1.1.1:5000 with the payload `payload`, and bytes `tag` between addresses and ethertype.
     fn datagram(tag: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -109,13 +110,29 @@ mod tests {
     }
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame { bytes, ..Frame::empty(InputIndex(0)) }
+        Frame { bytes, ..Frame::empty(InputIndex(0), LinkLayer::Ethernet) }
+    }
+
+    /// A whole Ethernet frame.
+    fn received<'a>(vnet_header: &[u8], bytes: &'a [u8], truncated: bool) -> Frame<'a> {
+        Frame::new(InputIndex(0), LinkLayer::Ethernet, vnet_header, bytes, truncated)
     }
 
     #[test]
     fn a_datagram_finds_its_rule() {
         assert_eq!(fate(frame(&datagram(&[], b"hello"))), Ok((0, b"hello".to_vec())));
         assert_eq!(fate(frame(&datagram(&[], b""))), Ok((0, vec![])), "an empty payload is relayed too");
+    }
+
+    #[test]
+    fn without_an_ethernet_header_the_version_tells_what_there_is() {
+        let bytes = datagram(&[], b"hello");
+        let raw = |bytes| Frame { link_layer: LinkLayer::RawIp, ..frame(bytes) };
+        assert_eq!(fate(raw(&bytes[14..])), Ok((0, b"hello".to_vec())));
+        assert_eq!([fate(raw(&bytes)), fate(raw(&[]))], [Err(Cause::NotIp), Err(Cause::NotIp)]);
+        assert_eq!(fate(raw(&[0x60; 30])), Err(Cause::Malformed), "an IPv6 header cut short");
+        let other = Frame { link_layer: LinkLayer::Other, ..frame(&bytes) };
+        assert_eq!(fate(other), Err(Cause::NotIp));
     }
 
     #[test]
@@ -137,7 +154,7 @@ mod tests {
         let bytes = datagram(&[], b"hello");
         let defective = Frame { defect: Some(Cause::RingFault), ..frame(&bytes) };
         assert_eq!(fate(defective), Err(Cause::RingFault));
-        assert_eq!(fate(Frame::new(InputIndex(0), &[0; 10], &bytes, true)), Err(Cause::Truncated));
+        assert_eq!(fate(received(&[0; 10], &bytes, true)), Err(Cause::Truncated));
         assert_eq!(fate(Frame { input: InputIndex(1), ..frame(&bytes) }), Err(Cause::NoRule));
         assert_eq!(fate(frame(&bytes[..40])), Err(Cause::Truncated));
         assert_eq!(fate(frame(&bytes[..20])), Err(Cause::Malformed));
@@ -157,7 +174,7 @@ mod tests {
         let vnet_header = [1, gso_type, 0, 0, low, high, at_low, at_high, 6, 0];
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
         let bytes = datagram(&[], payload);
-        let frame = Frame::new(InputIndex(0), &vnet_header, &bytes, false);
+        let frame = received(&vnet_header, &bytes, false);
         let taken = forward(&frame, &RuleTable::new(&rules, &["eth0"]))?;
         let datagrams: Vec<_> = taken.datagrams().map(<[u8]>::to_vec).collect();
         assert_eq!(taken.count(), datagrams.len() as u64);
@@ -181,7 +198,7 @@ mod tests {
         assert_eq!(split_at(84, 5, 2, b"hello"), Err(Cause::Coalesced), "in a tunnel");
         let bytes = datagram(&[], b"hello");
         let train = [0, 5, 0, 0, 2, 0, 0, 0, 0, 0];
-        assert_eq!(fate(Frame::new(InputIndex(0), &train, &bytes, true)), Err(Cause::Truncated));
+        assert_eq!(fate(received(&train, &bytes, true)), Err(Cause::Truncated));
     }
 
     #[test]

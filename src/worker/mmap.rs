@@ -8,13 +8,14 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::packet_ring::frames::{Broken, RingFrame};
-use super::packet_ring::{Lent, Position, Ring, Shape};
+use super::packet_ring::{Lent, Position, Ring};
 use super::places::Places;
-use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
+use super::receiver::{self, Batch, Frame, ReceiveError, Receiver, Source};
 use crate::rules::InputIndex;
 use crate::stats::{Cause, Counters, InputCounters};
 use crate::sys::packet_socket;
 use crate::sys::uring::{Completion, Token, Uring};
+use crate::wire::LinkLayer;
 
 /// How many workers may die over the same frames before they are given up.
 const MOST_DEATHS: u64 = 3;
@@ -29,6 +30,7 @@ pub(super) struct Mmap<'a, R> {
 
 struct RingInput<R> {
     name: String,
+    link_layer: LinkLayer,
     ring: R,
     /// Whether a poll is in flight.
     armed: bool,
@@ -46,13 +48,8 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
     where
         Self: 'b;
 
-    fn add(
-        &mut self,
-        place: InputIndex,
-        name: String,
-        socket: OwnedFd,
-        shape: Option<Shape>,
-    ) -> io::Result<()> {
+    fn add(&mut self, place: InputIndex, source: Source, socket: OwnedFd) -> io::Result<()> {
+        let Source { name, link_layer, shape } = source;
         let mut ring = R::map(socket, shape.ok_or(io::ErrorKind::InvalidInput)?)?;
         let counters = self.counters.input(place.0.into()).ok_or(io::ErrorKind::InvalidInput)?;
         let again = ring.resume(Position::from_word(counters.position().get())) as u64;
@@ -64,7 +61,7 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
             counters.frames_before().set(counters.frames().get());
             give_up_what_kills(&mut ring, counters, &name);
         }
-        self.inputs.set(place.0, RingInput { name, ring, armed: false });
+        self.inputs.set(place.0, RingInput { name, link_layer, ring, armed: false });
         Ok(())
     }
 
@@ -112,7 +109,8 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
     fn lend(&mut self) -> Option<RingBatch<'_, R::Lent<'_>>> {
         let place = self.inputs.find_from(self.turn, |input| input.ring.is_ready())?;
         self.turn = usize::from(place) + 1;
-        let lent = self.inputs.get_mut(place)?.ring.lend()?;
+        let RingInput { ring, link_layer, .. } = self.inputs.get_mut(place)?;
+        let lent = ring.lend()?;
         let counters = self.counters.input(place.into())?;
         if lent.follows_loss() {
             counters.follows_loss().add(1);
@@ -120,7 +118,8 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
         let (now, after) = lent.positions();
         counters.frames_before().set(counters.frames().get());
         counters.position().set(now.to_word());
-        Some(RingBatch { input: InputIndex(place), lent: Some(lent), after, counters })
+        let (input, link_layer) = (InputIndex(place), *link_layer);
+        Some(RingBatch { input, link_layer, lent: Some(lent), after, counters })
     }
 
     fn places(&self) -> Vec<InputIndex> {
@@ -135,6 +134,7 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
 /// What one ring lends.
 pub(super) struct RingBatch<'a, L> {
     input: InputIndex,
+    link_layer: LinkLayer,
     /// There until it is dropped.
     lent: Option<L>,
     /// Where the ring is then.
@@ -144,7 +144,7 @@ pub(super) struct RingBatch<'a, L> {
 
 impl<L: Lent> Batch for RingBatch<'_, L> {
     fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        self.lent.iter().flat_map(Lent::frames).map(|frame| described(self.input, frame))
+        self.lent.iter().flat_map(Lent::frames).map(|frame| described(self.input, self.link_layer, frame))
     }
 }
 
@@ -174,14 +174,17 @@ fn give_up_what_kills<R: Ring>(ring: &mut R, counters: InputCounters<'_>, name: 
     );
 }
 
-fn described(input: InputIndex, frame: Result<RingFrame<'_>, Broken>) -> Frame<'_> {
-    let Ok(frame) = frame else { return Frame { defect: Some(Cause::RingFault), ..Frame::empty(input) } };
-    let truncated = frame.captured_len > frame.bytes.len();
-    Frame { vlan_tag: frame.vlan_tag, ..Frame::new(input, frame.vnet_header, frame.bytes, truncated) }
+fn described(input: InputIndex, link_layer: LinkLayer, frame: Result<RingFrame<'_>, Broken>) -> Frame<'_> {
+    let Ok(RingFrame { vnet_header, bytes, captured_len, vlan_tag }) = frame else {
+        return Frame { defect: Some(Cause::RingFault), ..Frame::empty(input, link_layer) };
+    };
+    let truncated = captured_len > bytes.len();
+    Frame { vlan_tag, ..Frame::new(input, link_layer, vnet_header, bytes, truncated) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::packet_ring::Shape;
     use super::*;
 
     /// A ring that lends so many frames, once.
@@ -260,7 +263,8 @@ mod tests {
         give_up_what_kills(&mut ring, input, "eth0");
         let lent = ring.lend();
         let after = Position { first: 8, lent: 0 };
-        drop(RingBatch { input: InputIndex(0), lent, after, counters: input });
+        let (place, link_layer) = (InputIndex(0), LinkLayer::Ethernet);
+        drop(RingBatch { input: place, link_layer, lent, after, counters: input });
         assert_eq!((input.deaths().get(), input.abandoned().get()), (0, 0));
     }
 }

@@ -8,13 +8,16 @@ use crate::rules::InputIndex;
 use crate::stats::Cause;
 use crate::sys::packet_socket::{self, Coalescing, Train};
 use crate::sys::uring::{Completion, Uring, Wait};
+use crate::wire::LinkLayer;
 
 /// A frame, borrowed from the batch that lends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     /// Where it came from.
     pub input: InputIndex,
-    /// The frame from its Ethernet header on, as far as it was received.
+    /// What it begins with.
+    pub link_layer: LinkLayer,
+    /// The frame, as far as it was received.
     pub bytes: &'a [u8],
     /// The VLAN tag that the kernel took out of it, as far as the receive path is told.
     pub vlan_tag: Option<u16>,
@@ -29,7 +32,13 @@ pub(super) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// A frame with the `virtio_net_hdr` that came before it; `truncated` says whether its end is missing.
-    pub(super) fn new(input: InputIndex, vnet_header: &[u8], bytes: &'a [u8], truncated: bool) -> Self {
+    pub(super) fn new(
+        input: InputIndex,
+        link_layer: LinkLayer,
+        vnet_header: &[u8],
+        bytes: &'a [u8],
+        truncated: bool,
+    ) -> Self {
         let (train, defect) = match Coalescing::read(vnet_header) {
             _ if truncated => (None, Some(Cause::Truncated)),
             Coalescing::Single => (None, None),
@@ -37,12 +46,20 @@ impl<'a> Frame<'a> {
             Coalescing::Foreign => (None, Some(Cause::Coalesced)),
         };
         let checksum_verified = packet_socket::is_checksum_verified(vnet_header);
-        Self { input, bytes, vlan_tag: None, checksum_verified, train, defect }
+        Self { bytes, checksum_verified, train, defect, ..Self::empty(input, link_layer) }
     }
 
     /// A frame of which nothing is there.
-    pub(super) fn empty(input: InputIndex) -> Self {
-        Self { input, bytes: &[], vlan_tag: None, checksum_verified: false, train: None, defect: None }
+    pub(super) fn empty(input: InputIndex, link_layer: LinkLayer) -> Self {
+        Self {
+            input,
+            link_layer,
+            bytes: &[],
+            vlan_tag: None,
+            checksum_verified: false,
+            train: None,
+            defect: None,
+        }
     }
 }
 
@@ -52,6 +69,17 @@ pub(super) trait Batch {
     fn frames(&self) -> impl Iterator<Item = Frame<'_>>;
 }
 
+/// What a socket captures.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// Name of the interface.
+    pub name: String,
+    /// What its frames begin with.
+    pub link_layer: LinkLayer,
+    /// The socket's ring, if the path is by rings.
+    pub shape: Option<Shape>,
+}
+
 /// A receive path.
 pub(super) trait Receiver {
     /// What it lends.
@@ -59,15 +87,9 @@ pub(super) trait Receiver {
     where
         Self: 'a;
 
-    /// Receives at `place` from now on what `socket` gets, of the interface `name`; with the ring of that shape if the path
-    /// is by rings. Where somebody else has received before, it goes on from there.
-    fn add(
-        &mut self,
-        place: InputIndex,
-        name: String,
-        socket: OwnedFd,
-        shape: Option<Shape>,
-    ) -> io::Result<()>;
+    /// Receives at `place` from now on what `socket` gets of `source`. Where somebody else has received before, it goes on
+    /// from there.
+    fn add(&mut self, place: InputIndex, source: Source, socket: OwnedFd) -> io::Result<()>;
 
     /// Receives at `place` no more. What has been lent is not, and capture has ended.
     fn remove(&mut self, place: InputIndex, ring: &mut Uring) -> io::Result<()>;

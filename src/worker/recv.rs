@@ -11,16 +11,15 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::packet_ring::Shape;
 use super::places::Places;
-use super::receiver::{self, Batch, Frame, ReceiveError, Receiver};
+use super::receiver::{self, Batch, Frame, ReceiveError, Receiver, Source};
 use crate::rules::InputIndex;
 use crate::stats::MAX_INPUTS;
 use crate::sys::buffer_pool::Filled;
 use crate::sys::packet_socket::VNET_HEADER_LEN;
 use crate::sys::poll;
 use crate::sys::uring::{Completion, Token, Uring, Wait};
-use crate::wire::ethernet;
+use crate::wire::{LinkLayer, ethernet};
 
 /// Receive buffers. They only have to last for a turn: what waits longer waits in the sockets. A worker that dies takes with it
 /// what is in them.
@@ -54,6 +53,7 @@ pub(super) struct Recv {
 
 struct Socket {
     name: String,
+    link_layer: LinkLayer,
     fd: OwnedFd,
     /// Whether a receive is in flight.
     armed: bool,
@@ -61,6 +61,7 @@ struct Socket {
 
 struct Arrived {
     input: InputIndex,
+    link_layer: LinkLayer,
     filled: Filled,
     truncated: bool,
 }
@@ -98,8 +99,9 @@ impl Recv {
 impl Receiver for Recv {
     type Batch<'a> = RecvBatch<'a>;
 
-    fn add(&mut self, place: InputIndex, name: String, fd: OwnedFd, _: Option<Shape>) -> io::Result<()> {
-        self.inputs.set(place.0, Socket { name, fd, armed: false });
+    fn add(&mut self, place: InputIndex, source: Source, fd: OwnedFd) -> io::Result<()> {
+        let Source { name, link_layer, .. } = source;
+        self.inputs.set(place.0, Socket { name, link_layer, fd, armed: false });
         Ok(())
     }
 
@@ -151,7 +153,9 @@ impl Receiver for Recv {
         let input = InputIndex(number);
         match (result, filled) {
             (Ok(len), Some(filled)) => {
-                self.arrived.push(Arrived { input, filled, truncated: len > self.buffer_len });
+                let link_layer = self.inputs.get(number).map_or(LinkLayer::Other, |input| input.link_layer);
+                let truncated = len > self.buffer_len;
+                self.arrived.push(Arrived { input, link_layer, filled, truncated });
                 Ok(())
             }
             // A frame without a buffer would be lost uncounted. The kernel does not do that.
@@ -185,7 +189,7 @@ impl Batch for RecvBatch<'_> {
         self.0.arrived.iter().map(|arrived| {
             let bytes = arrived.filled.bytes();
             let (vnet_header, frame) = bytes.split_at_checked(VNET_HEADER_LEN).unwrap_or((&[], bytes));
-            Frame::new(arrived.input, vnet_header, frame, arrived.truncated)
+            Frame::new(arrived.input, arrived.link_layer, vnet_header, frame, arrived.truncated)
         })
     }
 }
@@ -210,7 +214,8 @@ mod tests {
         let mut ring = Uring::new(1_024).unwrap();
         let time = Duration::from_millis(3);
         let mut recv = Recv::new(&mut ring, Mode::Multishot { coalesce: time }).unwrap();
-        recv.add(InputIndex(0), "x".to_owned(), receiver.into(), None).unwrap();
+        let source = Source { name: "x".to_owned(), link_layer: LinkLayer::Ethernet, shape: None };
+        recv.add(InputIndex(0), source, receiver.into()).unwrap();
         assert_eq!(recv.sleep(), Wait::First, "the first frame is taken at once");
         recv.arm(&mut ring, true).unwrap();
         sender.send(&[0; VNET_HEADER_LEN + 60]).unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lab::net::{Namespace, RunName};
 use multicast_relay::supervisor::links::{Change, Kind, Links};
 use multicast_relay::sys::interface::Interface;
+use multicast_relay::wire::LinkLayer;
 use tokio::runtime::Runtime;
 
 /// How long anything may take on a machine that is busy with other tests.
@@ -51,7 +52,7 @@ pub fn ip(lines: &str) {
 }
 
 /// What `ip` says that there is, as `Interface` has it.
-pub fn according_to_ip() -> BTreeSet<(u32, String, u32, bool, bool)> {
+pub fn according_to_ip() -> BTreeSet<(u32, String, u32, bool, LinkLayer)> {
     let output = Command::new("ip").args(["-j", "link"]).output().unwrap();
     let links: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let link = |link: &serde_json::Value| {
@@ -61,14 +62,18 @@ pub fn according_to_ip() -> BTreeSet<(u32, String, u32, bool, bool)> {
             link["ifname"].as_str().unwrap().to_owned(),
             link["mtu"].as_u64().unwrap() as u32,
             flags.iter().any(|flag| flag == "UP"),
-            matches!(link["link_type"].as_str(), Some("ether" | "loopback")),
+            match link["link_type"].as_str() {
+                Some("ether" | "loopback") => LinkLayer::Ethernet,
+                Some("none") => LinkLayer::RawIp,
+                _ => LinkLayer::Other,
+            },
         )
     };
     links.as_array().unwrap().iter().map(link).collect()
 }
 
-pub fn according_to(links: &Links) -> BTreeSet<(u32, String, u32, bool, bool)> {
-    let tuple = |it: &Interface| (it.index, it.name.clone(), it.mtu, it.up, it.ethernet);
+pub fn according_to(links: &Links) -> BTreeSet<(u32, String, u32, bool, LinkLayer)> {
+    let tuple = |it: &Interface| (it.index, it.name.clone(), it.mtu, it.up, it.link_layer);
     links.iter().map(tuple).collect()
 }
 

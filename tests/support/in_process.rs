@@ -14,6 +14,7 @@ use multicast_relay::sys::filter;
 use multicast_relay::sys::packet_socket::PacketSocket;
 use multicast_relay::sys::poll;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
+use multicast_relay::wire::LinkLayer;
 use multicast_relay::worker::egress::Hop;
 use multicast_relay::worker::order::{Answer, Inbox, Order, Outbox, Path, Task};
 use multicast_relay::worker::packet_ring::{Layout, Shape, Version};
@@ -80,7 +81,8 @@ impl InProcess {
             this.tell(&Order::Rule { place: i as u32, rule: rule.clone(), input: Some(0), hops }, None);
         }
         let socket = this.tap.try_clone().unwrap();
-        this.tell(&Order::Input { place: 0, interface: "ingress".into(), shape }, Some(socket));
+        let (interface, link_layer) = ("ingress".into(), LinkLayer::Ethernet);
+        this.tell(&Order::Input { place: 0, interface, link_layer, shape }, Some(socket));
         this.sync();
         this.tap.bind(topology.ingress.index()).unwrap();
         this
@@ -128,7 +130,7 @@ fn tap(path: Path) -> (PacketSocket, Option<Shape>) {
     let socket = PacketSocket::open().unwrap();
     socket.ignore_outgoing().unwrap();
     socket.prefix_vnet_header().unwrap();
-    socket.attach_filter(&filter::udp_over_ip()).unwrap();
+    socket.attach_filter(&filter::udp_over_ip(LinkLayer::Ethernet)).unwrap();
     socket.set_receive_buffer(16 << 20).unwrap();
     let ring =
         |version| Shape::request(&socket, Layout::new(version, 256 << 10, 64, 1).unwrap(), 1_522).unwrap().0;

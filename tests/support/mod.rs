@@ -7,6 +7,7 @@ pub mod in_process;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use lab::topology::{Checksum, Family, Link, NetError, Port, RunName, Segmentation, Topology};
 use multicast_relay::control::{self, Outcome, Stats, decode_response, encode_request};
+use multicast_relay::sys::interface::Interface;
 use multicast_relay::sys::packet_socket::PacketSocket;
 use pnet_base::MacAddr;
 use pnet_packet::ethernet::{EtherType, EtherTypes, MutableEthernetPacket};
@@ -309,16 +311,24 @@ pub struct Injector(File);
 
 impl Injector {
     pub fn new(port: &Port) -> Self {
-        let open = || {
-            let socket = PacketSocket::open().unwrap();
-            socket.bind(port.index()).unwrap();
-            Self(File::from(socket.try_clone().unwrap()))
-        };
-        port.namespace().run(open).unwrap()
+        port.namespace().run(|| Self::on(port.device())).unwrap()
+    }
+
+    /// The same on a device of the calling thread's namespace.
+    pub fn on(device: &str) -> Self {
+        let socket = PacketSocket::open().unwrap();
+        socket.bind(Interface::find(device).unwrap().index).unwrap();
+        Self(File::from(socket.try_clone().unwrap()))
     }
 
     pub fn send(&mut self, frame: &[u8]) {
         self.0.write_all(frame).unwrap();
+    }
+}
+
+impl AsFd for Injector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -427,15 +437,17 @@ pub fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
 
 /// A socket at a sink that has joined the group and reads through the kernel's UDP stack.
 pub fn sink(port: &Port) -> UdpSocket {
-    let open = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, OUT_PORT)).unwrap();
-        let IpAddr::V4(address) = port.address() else { panic!("an IPv4 sink") };
-        socket.join_multicast_v4(&OUT_GROUP, &address).unwrap();
-        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket
-    };
-    port.namespace().run(open).unwrap()
+    let IpAddr::V4(address) = port.address() else { panic!("an IPv4 sink") };
+    port.namespace().run(|| member(address)).unwrap()
+}
+
+/// The same in the calling thread's namespace, on the device with this address.
+pub fn member(address: Ipv4Addr) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, OUT_PORT)).unwrap();
+    socket.join_multicast_v4(&OUT_GROUP, &address).unwrap();
+    socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
 }
 
 /// The frames that a device gets, from their Ethernet header on.
@@ -443,15 +455,17 @@ pub struct Tap(File);
 
 impl Tap {
     pub fn new(port: &Port) -> Self {
-        let open = || {
-            let socket = PacketSocket::open().unwrap();
-            socket.ignore_outgoing().unwrap();
-            socket.bind(port.index()).unwrap();
-            let tap = socket.try_clone().unwrap();
-            socket2::SockRef::from(&tap).set_read_timeout(Some(DEADLINE)).unwrap();
-            Self(File::from(tap))
-        };
-        port.namespace().run(open).unwrap()
+        port.namespace().run(|| Self::on(port.device())).unwrap()
+    }
+
+    /// The same of a device of the calling thread's namespace.
+    pub fn on(device: &str) -> Self {
+        let socket = PacketSocket::open().unwrap();
+        socket.ignore_outgoing().unwrap();
+        socket.bind(Interface::find(device).unwrap().index).unwrap();
+        let tap = socket.try_clone().unwrap();
+        socket2::SockRef::from(&tap).set_read_timeout(Some(DEADLINE)).unwrap();
+        Self(File::from(tap))
     }
 
     /// The next frame that is UDP over IPv4 or IPv6.

@@ -13,4 +13,5 @@ pub mod ready;
 pub(crate) mod signal;
 pub(crate) mod socket_option;
 pub(crate) mod tai;
+pub mod tun;
 pub(crate) mod xdp;

@@ -152,7 +152,7 @@ pub fn interface_index(device: &str) -> io::Result<u32> {
     }
 }
 
-fn interface_name(device: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
+pub(super) fn interface_name(device: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
     let mut name = [0; libc::IFNAMSIZ];
     // The last byte stays NUL.
     if device.len() >= name.len() {

@@ -10,8 +10,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-    XdpAttached,
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -19,6 +18,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::{GatherError, read, sysctl, text};
 use crate::doctor::facts::{Bridge, Link, LinkCounters, Master};
 use crate::sys::ethtool::Device;
+use crate::sys::interface;
 
 /// How long the kernel may take to list everything; milliseconds are usual, seconds where there are a million routes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ fn described(message: &LinkMessage) -> Link {
         virtual_device: kind(message).is_some() || flags.contains(LinkFlags::Loopback),
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
-        ethernet: matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback),
+        link_layer: interface::link_layer(layer.into(), flags.bits() as libc::c_int),
         loopback: flags.contains(LinkFlags::Loopback),
         multicast: flags.contains(LinkFlags::Multicast),
         bridge: bridge(message),
@@ -232,7 +232,13 @@ mod tests {
     fn the_loopback_device_is_as_always() {
         let links = links().unwrap();
         let lo = &links["lo"];
-        assert!(lo.loopback && lo.ethernet && lo.virtual_device && lo.bridge.is_none(), "{lo:?}");
+        assert!(
+            lo.loopback
+                && lo.link_layer == crate::wire::LinkLayer::Ethernet
+                && lo.virtual_device
+                && lo.bridge.is_none(),
+            "{lo:?}"
+        );
         assert!(lo.mtu > 0 && lo.features.contains_key("rx-gro"), "{lo:?}");
     }
 }

@@ -18,6 +18,7 @@ use crate::sys::memory;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::rule_programs::RulePrograms;
 use crate::sys::uring::Uring;
+use crate::wire::LinkLayer;
 
 /// Entries of the ring that is set up to see whether one can be.
 const COMPLETIONS: u32 = 512;
@@ -36,7 +37,7 @@ pub fn host(socket: &Path) -> Host {
         packet_socket: PacketSocket::open().into(),
         io_uring: Uring::new(COMPLETIONS).map(drop).into(),
         io_uring_disabled: sysctl("kernel/io_uring_disabled"),
-        bpf: RulePrograms::load(&[], 1).into(),
+        bpf: RulePrograms::load(LinkLayer::Ethernet, &[], 1).into(),
         rmem_max: sysctl("net/core/rmem_max"),
         wmem_max: sysctl("net/core/wmem_max"),
         igmp_max_memberships: sysctl("net/ipv4/igmp_max_memberships"),

@@ -10,7 +10,8 @@ use netlink_packet_core::{
     NLA_HEADER_SIZE, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
 };
 
-use crate::sys::interface::has_ethernet_headers;
+use crate::sys::interface::link_layer;
+use crate::wire::LinkLayer;
 
 /// Bytes to which messages of a datagram are aligned (`NLMSG_ALIGNTO`).
 const ALIGNMENT: usize = 4;
@@ -56,7 +57,7 @@ pub(super) struct Description {
     pub(super) index: u32,
     pub(super) up: bool,
     pub(super) carrier: bool,
-    pub(super) ethernet: bool,
+    pub(super) link_layer: LinkLayer,
     /// Absent in news of wireless events, which do not tell all names either.
     pub(super) mtu: Option<u32>,
     /// The name, then the alternative ones.
@@ -115,7 +116,7 @@ fn link(payload: &[u8]) -> Option<Description> {
         index: u32::from_ne_bytes(number(payload, 4)?),
         up: flags & libc::IFF_UP != 0,
         carrier: flags & libc::IFF_RUNNING != 0,
-        ethernet: has_ethernet_headers(u16::from_ne_bytes(number(payload, 2)?)),
+        link_layer: link_layer(u16::from_ne_bytes(number(payload, 2)?), flags),
         ..Description::default()
     };
     for (kind, value) in attributes(payload.get(LINK_HEADER_LEN..)?) {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::message::{Event, parse};
+use crate::wire::LinkLayer;
 
 /// An attribute, padded.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -44,8 +45,8 @@ fn an_interface_is_read_whatever_else_is_said_of_it() {
     let datagram = message(libc::RTM_NEWLINK, 0, &link(0));
     let [Event::Link(link)] = &events(&datagram)[..] else { panic!("no link in {datagram:02x?}") };
     assert_eq!(
-        (link.index, link.mtu, link.up, link.carrier, link.ethernet),
-        (5, Some(1400), true, true, true)
+        (link.index, link.mtu, link.up, link.carrier, link.link_layer),
+        (5, Some(1400), true, true, LinkLayer::Ethernet)
     );
     assert_eq!(link.names, ["eth0", "a-name-longer-than-fifteen-bytes"]);
 }

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::sys::interface::Interface;
 use crate::sys::netlink::{Received, Request, RouteSocket};
+use crate::wire::LinkLayer;
 use message::Event;
 use table::Table;
 
@@ -160,8 +161,8 @@ impl Links {
     pub fn why_not(&self, name: &str, side: Side) -> Option<&'static str> {
         match self.find(name) {
             None => Some("no such interface"),
-            Some(interface) if side == Side::Ingress && !interface.ethernet => {
-                Some("has no Ethernet headers")
+            Some(interface) if side == Side::Ingress && interface.link_layer == LinkLayer::Other => {
+                Some("has neither Ethernet nor IP headers")
             }
             Some(interface) if !interface.up => Some("is down"),
             Some(interface) if !interface.carrier => Some("has no carrier"),

@@ -140,7 +140,7 @@ impl Table {
     }
 
     fn put(&mut self, description: Description) {
-        let Description { index, up, carrier, ethernet, mtu, names } = description;
+        let Description { index, up, carrier, link_layer, mtu, names } = description;
         let old = self.entries.get(&index);
         // What lacks the MTU is not a whole description.
         let (names, mtu) = match (mtu, old) {
@@ -164,7 +164,7 @@ impl Table {
         }
         self.names.extend(names.iter().map(|name| (name.clone(), index)));
         let addresses = self.entries.remove(&index).map(|entry| entry.addresses).unwrap_or_default();
-        let interface = Interface { name, index, mtu, up, carrier, ethernet };
+        let interface = Interface { name, index, mtu, up, carrier, link_layer };
         self.entries.insert(index, Entry { interface, names, addresses, generation: self.generation });
     }
 
@@ -208,7 +208,7 @@ impl Happened {
             (Some(_), None) => return vec![Kind::Gone],
             (Some(before), Some(now)) => (before, now),
         };
-        if self.worst == State::Gone || before.index != now.index || before.ethernet != now.ethernet {
+        if self.worst == State::Gone || before.index != now.index || before.link_layer != now.link_layer {
             return vec![Kind::Recreated];
         }
         let state = match (State::of(before.up, before.carrier), State::of(now.up, now.carrier)) {

@@ -10,6 +10,7 @@ use super::message::{Description, Event};
 use super::table::Table;
 use super::{Change, Kind};
 use crate::sys::interface::Interface;
+use crate::wire::LinkLayer;
 
 const ADDRESS: (IpAddr, u8) = (IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3)), 24);
 
@@ -19,7 +20,7 @@ fn link(index: u32, names: &[&str]) -> Description {
         index,
         up: true,
         carrier: true,
-        ethernet: true,
+        link_layer: LinkLayer::Ethernet,
         mtu: Some(1500),
         names: names.iter().map(|&name| name.to_owned()).collect(),
     }
@@ -65,7 +66,7 @@ fn each_event_by_itself() {
     check([Link(down(2, &["eth0"]))], &[(WentDown, "eth0")]);
     check([Link(Description { carrier: false, ..link(2, &["eth0"]) })], &[(LostCarrier, "eth0")]);
     check([Link(Description { mtu: Some(9000), ..link(2, &["eth0"]) })], &[(Mtu, "eth0")]);
-    check([Link(Description { ethernet: false, ..link(2, &["eth0"]) })], &[(Recreated, "eth0")]);
+    check([Link(Description { link_layer: LinkLayer::RawIp, ..link(2, &["eth0"]) })], &[(Recreated, "eth0")]);
     check([Link(link(2, &["lan"]))], &[(Gone, "eth0"), (Appeared, "lan")]);
     check([Event::Route(Some(2))], &[(AddressesChanged, "eth0")]);
     check([Event::Route(Some(7)), Event::Other, Event::End(None)], &[]);
@@ -163,7 +164,8 @@ fn events() -> impl Strategy<Value = Event> {
     let names = prop::collection::btree_set(name, 1..3).prop_map(Vec::from_iter);
     let description = (1..5_u32, any::<[bool; 3]>(), prop::option::of(68..71_u32), names);
     let link = description.prop_map(|(index, [up, carrier, ethernet], mtu, names)| {
-        Event::Link(Description { up, carrier: up && carrier, ethernet, mtu, ..link(index, &names) })
+        let link_layer = if ethernet { LinkLayer::Ethernet } else { LinkLayer::RawIp };
+        Event::Link(Description { up, carrier: up && carrier, link_layer, mtu, ..link(index, &names) })
     });
     let address = |index| Event::Address { index, address: ADDRESS, state: 0 };
     prop_oneof![
@@ -202,7 +204,7 @@ proptest! {
                     (Some(before), Some(now)) => {
                         let anew = kinds == [Recreated];
                         prop_assert!(anew || before.index == now.index, "{name}: {kinds:?}");
-                        prop_assert!(anew || before.ethernet == now.ethernet, "{name}: {kinds:?}");
+                        prop_assert!(anew || before.link_layer == now.link_layer, "{name}: {kinds:?}");
                         prop_assert_eq!(anew || before.mtu != now.mtu, anew || kinds.contains(&Mtu));
                         prop_assert!(anew || before.up || !now.up || kinds.contains(&WentUp));
                         prop_assert!(anew || !before.up || now.up || kinds.contains(&WentDown));

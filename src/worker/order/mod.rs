@@ -15,6 +15,7 @@ use super::packet_ring::Shape;
 use crate::rules::Rule;
 use crate::stats::{MAX_INPUTS, MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
+use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
 pub const PROTOCOL: u32 = 2;
@@ -69,6 +70,8 @@ pub enum Order {
         place: u16,
         /// Name of the interface.
         interface: String,
+        /// What its frames begin with.
+        link_layer: LinkLayer,
         /// The ring, unless frames are received by `recv`.
         shape: Option<Shape>,
     },
