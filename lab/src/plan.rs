@@ -323,6 +323,8 @@ pub fn multicast_mac(group: IpAddr) -> Option<[u8; 6]> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -389,6 +391,17 @@ mod tests {
         let mut mixed = flow(3);
         mixed.destination = "[ff15::81:0:1]:5000".parse().unwrap();
         assert_eq!(beside(foreign(mixed, 1, 1)).unwrap_err(), PlanError::MixedFamilies(2));
+    }
+
+    #[test]
+    fn a_recording_has_the_flows_of_its_plan_and_enough_datagrams() {
+        let recording = Arc::new(crate::replay::tests::recording_of(&[(0, b"a"), (1, b"b"), (0, b"c")]));
+        let replay = Some(Replay { recording, pace: crate::replay::Pace::Even });
+        let plan = |flows: &[Flow], datagrams| Plan::new(1, flows.to_vec(), 18, 1, datagrams).unwrap();
+        assert!(plan(&[flow(1), flow(2)], 3).replaying(replay.clone()).unwrap().replay.is_some());
+        let error = PlanError::Replay { datagrams: 3, flows: 2 };
+        assert_eq!(plan(&[flow(1), flow(2)], 4).replaying(replay.clone()).unwrap_err(), error);
+        assert_eq!(plan(&[flow(1)], 3).replaying(replay).unwrap_err(), error);
     }
 
     #[test]

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_recording_lasts_as_long_as_its_mean_rate_says() {
         let mut recorder = Recorder::new(4, 4, 0).unwrap();
-        for at_ns in [0, 10, 20_000_000, 900_000_000] {
+        for at_ns in [0, 10, 20_000_000, 700_000_000] {
             recorder.handed_over(&turn(at_ns, true), at_ns + 5);
             recorder.batch_over(at_ns + 5);
         }

@@ -214,16 +214,15 @@ impl Recording {
         &self.left_out
     }
 
-    /// Datagrams per second at the distances of the recording, rounded down; a recording shorter than a second counts as
-    /// followed by silence until that is over. 0 when it has less than one a second.
+    /// Datagrams per second at the distances of the recording, rounded down, and not more than there are: one that is over
+    /// sooner counts as followed by silence until a second is. 0 when it has less than one a second.
     pub fn mean_pps(&self) -> u64 {
-        let (count, span_ns) =
-            (self.datagrams.len() as u64, self.datagrams.last().map_or(0, |last| last.at_ns));
-        if span_ns < NANOS {
-            return count;
-        }
-        let mean = u128::from(count - 1) * u128::from(NANOS) / u128::from(span_ns);
-        u64::try_from(mean).unwrap_or(u64::MAX)
+        let count = self.datagrams.len() as u64;
+        let span_ns = self.datagrams.last().map_or(0, |last| last.at_ns);
+        // From one to the next, so that the last is not followed by less than others are.
+        let gaps = u128::from(count.saturating_sub(1));
+        let mean = (gaps * u128::from(NANOS)).checked_div(span_ns.into());
+        mean.and_then(|mean| u64::try_from(mean).ok()).map_or(count, |mean| mean.min(count))
     }
 }
 

@@ -180,6 +180,16 @@ fn times_never_go_back_and_a_short_recording_counts_as_a_second() {
 }
 
 #[test]
+fn the_last_datagram_of_a_recording_has_its_share_of_the_time() {
+    let mean = |last_us: u64, count: u64| {
+        let packet = |number| (number * last_us / (count - 1), three()[0].1.clone());
+        read(&pcap(&(0..count).map(packet).collect::<Vec<_>>())).mean_pps()
+    };
+    assert_eq!([mean(0, 4), mean(700_000, 4), mean(900_000, 4)], [4, 4, 3]);
+    assert_eq!([mean(2_000_000, 4), mean(999_000, 2), mean(1_500_000, 2)], [1, 1, 0]);
+}
+
+#[test]
 fn too_many_flows_are_refused() {
     let packet = |flow: u16| (0, frame_to([239, 1, 1, 1], 5_000 + flow, b"x"));
     let most: Vec<_> = (0..1_000).map(packet).collect();
