@@ -27,10 +27,15 @@ pub struct Calibration {
 }
 
 /// The scenario of a calibration for `scenario`: its traffic with nothing in the path, to one sink. `None` when it is not
-/// wanted, or a wire is among the subjects anyway.
+/// wanted, a wire is among the subjects anyway, or what is sent was recorded: as that left its sender the sinks do not take
+/// it, and it has no latency.
 pub(crate) fn scenario_for(scenario: &Scenario) -> Option<Scenario> {
     let is_about_traffic = scenario.trials.measure == Measure::Traffic;
-    if !scenario.trials.calibrate || !is_about_traffic || scenario.subjects.iter().any(is_wire) {
+    if scenario.traffic.replay.is_some()
+        || !scenario.trials.calibrate
+        || !is_about_traffic
+        || scenario.subjects.iter().any(is_wire)
+    {
         return None;
     }
     let mut alone = scenario.clone();

@@ -66,6 +66,9 @@ pub struct ImpairArgs {
     /// Bytes to take with every datagram and never give back
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     leak: usize,
+    /// Sequences are those of datagrams that are not the lab's, in the order in which they come
+    #[arg(long)]
+    recorded: bool,
     /// End by itself, with an error, on receiving this sequence
     #[arg(long, value_name = "SEQUENCE")]
     die_at: Option<u64>,
@@ -188,6 +191,8 @@ struct Faults {
     leak: usize,
     leaked: Vec<Vec<u8>>,
     die_at: Option<u64>,
+    /// The sequence of the next datagram that is not the lab's, if those are meant.
+    recorded: Option<u64>,
     held: Option<Copy>,
 }
 
@@ -203,15 +208,28 @@ impl Faults {
             leak: arguments.leak,
             leaked: Vec::new(),
             die_at: arguments.die_at,
+            recorded: arguments.recorded.then_some(0),
             held: None,
+        }
+    }
+
+    /// The sequence of a datagram that is meant.
+    fn sequence_of(&mut self, payload: &[u8]) -> Option<u64> {
+        match &mut self.recorded {
+            None => measured_of_flow_0(payload),
+            Some(_) if decode(payload).is_ok() => None,
+            Some(next) => {
+                *next += 1;
+                Some(*next - 1)
+            }
         }
     }
 
     /// What to send now that `payload` has arrived.
     fn pass(&mut self, payload: &[u8]) -> Result<Vec<Copy>, ImpairError> {
         let whole = vec![Copy { payload: payload.to_vec(), astray: false }];
-        // Anything else than a measured datagram of flow 0 goes through as it is.
-        let Some(sequence) = measured_of_flow_0(payload) else { return Ok(whole) };
+        // Anything else than what is meant goes through as it is.
+        let Some(sequence) = self.sequence_of(payload) else { return Ok(whole) };
         if self.leak > 0 {
             // Not of zeros, for which the kernel would have no page.
             self.leaked.push(vec![1; self.leak]);
@@ -302,6 +320,14 @@ mod tests {
         {
             assert_eq!(faults.pass(&payload).unwrap(), [Copy { payload, astray: false }]);
         }
+    }
+
+    #[test]
+    fn what_was_recorded_counts_as_it_comes() {
+        let mut faults = Faults { drop: set(&[1]), recorded: Some(0), ..Faults::default() };
+        let mut passed = |payload: &[u8]| faults.pass(payload).unwrap().len();
+        let own = datagram(0, 1, Kind::Measured);
+        assert_eq!([passed(b"a"), passed(&own), passed(b"b"), passed(b"c"), passed(b"")], [1, 1, 0, 1, 1]);
     }
 
     #[test]

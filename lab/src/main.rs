@@ -49,6 +49,9 @@ fn check(file: &Path) -> anyhow::Result<u8> {
     let scenario = Scenario::load(file)?;
     let (conditions, subjects) = (scenario.conditions().len(), scenario.subjects.len());
     let blocks = scenario.trials.blocks;
+    if let Some(replay) = &scenario.traffic.replay {
+        say(&replay.recording)?;
+    }
     say(&format!(
         "{}: no mistake; conditions {conditions}, subjects {subjects}, blocks {blocks}",
         file.display()

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::datagram::MIN_BYTES;
 use crate::fragments::Fragments;
 use crate::impairments::Impairments;
+use crate::replay::Replay;
 use crate::topology::Family;
 
 /// Most flows of a plan: what the datagram's flow field can name.
@@ -67,7 +68,7 @@ pub struct Plan {
     pub run: u16,
     /// Flow i is `flows[i]`; global sequence g belongs to flow g % `flows.len()`.
     pub flows: Vec<Flow>,
-    /// UDP payload of every datagram.
+    /// UDP payload of every datagram; of a replay, of those that warm up, and none of it is larger.
     pub payload_bytes: usize,
     /// Datagrams per second, all flows together.
     pub rate_pps: u64,
@@ -79,6 +80,9 @@ pub struct Plan {
     pub impairments: Impairments,
     /// What is offered beside them: nothing unless asked for.
     pub foreign: Option<Foreign>,
+    /// What is sent instead: nothing unless asked for. Then sizes and whose turn it is are those of the recording, and only
+    /// what warms up is the plan's own.
+    pub replay: Option<Replay>,
     /// From when on their latency counts.
     pub latency_from: LatencyFrom,
     /// Only [`Plan::new`] makes one.
@@ -115,6 +119,16 @@ pub enum PlanError {
         burst: u64,
         /// What there is.
         datagrams: u64,
+    },
+    /// A recording that the plan does not fit.
+    #[error(
+        "a recording of {datagrams} datagrams in {flows} flows: give a plan of as many flows, and no more datagrams"
+    )]
+    Replay {
+        /// What it has.
+        datagrams: usize,
+        /// And in how many flows.
+        flows: usize,
     },
     /// Faults that would meet each other.
     #[error("{datagrams} datagrams have no room for the faults: give {least} or more, or fewer faults")]
@@ -178,6 +192,7 @@ impl Plan {
             burst: 1,
             impairments: Impairments::default(),
             foreign: None,
+            replay: None,
             latency_from: LatencyFrom::default(),
             checked: Checked,
         })
@@ -224,6 +239,20 @@ impl Plan {
             check_flows(&all, self.is_ipv6())?;
         }
         Ok(Self { foreign, ..self })
+    }
+
+    /// The same plan, but its datagrams are the first of a recording. Each of its flows is one of the recording's.
+    ///
+    /// # Errors
+    /// [`PlanError::Replay`].
+    pub fn replaying(self, replay: Option<Replay>) -> Result<Self, PlanError> {
+        if let Some(Replay { recording, .. }) = &replay {
+            let (datagrams, flows) = (recording.datagrams().len(), recording.flows().len());
+            if self.datagrams > datagrams as u64 || self.flows.len() != flows {
+                return Err(PlanError::Replay { datagrams, flows });
+            }
+        }
+        Ok(Self { replay, ..self })
     }
 
     /// The same plan, with latency from that time on.
@@ -294,6 +323,8 @@ pub fn multicast_mac(group: IpAddr) -> Option<[u8; 6]> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -360,6 +391,17 @@ mod tests {
         let mut mixed = flow(3);
         mixed.destination = "[ff15::81:0:1]:5000".parse().unwrap();
         assert_eq!(beside(foreign(mixed, 1, 1)).unwrap_err(), PlanError::MixedFamilies(2));
+    }
+
+    #[test]
+    fn a_recording_has_the_flows_of_its_plan_and_enough_datagrams() {
+        let recording = Arc::new(crate::replay::tests::recording_of(&[(0, b"a"), (1, b"b"), (0, b"c")]));
+        let replay = Some(Replay { recording, pace: crate::replay::Pace::Even });
+        let plan = |flows: &[Flow], datagrams| Plan::new(1, flows.to_vec(), 18, 1, datagrams).unwrap();
+        assert!(plan(&[flow(1), flow(2)], 3).replaying(replay.clone()).unwrap().replay.is_some());
+        let error = PlanError::Replay { datagrams: 3, flows: 2 };
+        assert_eq!(plan(&[flow(1), flow(2)], 4).replaying(replay.clone()).unwrap_err(), error);
+        assert_eq!(plan(&[flow(1)], 3).replaying(replay).unwrap_err(), error);
     }
 
     #[test]

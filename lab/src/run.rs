@@ -141,7 +141,8 @@ fn conduct(
     mut scenario: Scenario,
     hold: impl FnOnce(&Session<'_>, &[&Subject], &mut Results) -> Result<Verdict, RunError>,
 ) -> Result<Finished, RunError> {
-    let mut notes = Vec::new();
+    let replay = scenario.traffic.replay.as_ref();
+    let mut notes: Vec<_> = replay.map(|replay| replay.recording.to_string()).into_iter().collect();
     // Without the privilege nothing runs anyway, and the kernel would not say what else it lacks.
     if may_build_networks() {
         notes.extend(settle_generator(&mut scenario)?);

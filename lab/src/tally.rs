@@ -10,6 +10,8 @@
 
 mod ahead;
 mod losses;
+mod recorded;
+mod sequence;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +22,7 @@ use serde::Serialize;
 
 pub use ahead::{Ahead, Before};
 pub use losses::Loss;
+pub use recorded::RecordedTally;
 
 use crate::bitmap::Bitmap;
 use crate::datagram::{self, Datagram, Header, Kind, Stamps, Undecodable};

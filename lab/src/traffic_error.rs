@@ -43,6 +43,9 @@ pub enum TrafficError {
     /// The measured sequence exists once per generator.
     #[error("the measured datagrams were sent already: open a new generator for a new trial")]
     AlreadyRun,
+    /// There is nothing to be replayed.
+    #[error("the plan has no recording to be replayed: give it one, or take another generator")]
+    NoRecording,
     /// A rate that no schedule can have.
     #[error("warm-up rate of {0} packets per second: give at least 1")]
     Rate(u64),

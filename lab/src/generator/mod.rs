@@ -1,10 +1,10 @@
-//! Offers a plan's datagrams at their exact times, in one of three ways.
+//! Offers a plan's datagrams at their exact times, in one of four ways.
 //!
 //! [`GeneratorKind::Packet`] sends with `sendmmsg` on a packet socket. [`GeneratorKind::Xdp`] has the kernel redirect
 //! frames straight into the receive ring of the peer, which takes less time for each and is the faster one; it needs a
 //! veth whose peer has NAPI, and cannot send fragments. What these two send is the same to the byte.
 //! [`GeneratorKind::Trains`] sends what is due together in one piece, a super-frame, which leaves it to others to cut it
-//! into those datagrams. What a report means is always the same: `sent` plus `refused` is what was due, and refusals are
+//! into those datagrams. [`GeneratorKind::Pcap`] sends recorded frames as they are. What a report means is always the same: `sent` plus `refused` is what was due, and refusals are
 //! counted by name.
 //!
 //! An IPv4 datagram that is larger than the device's MTU goes out as fragments, in order, one after the other. Rate and
@@ -22,6 +22,7 @@ mod fragment;
 mod offering;
 mod pace;
 mod packet;
+mod replay;
 mod report;
 mod template;
 mod trains;
@@ -48,6 +49,7 @@ pub use xdp::{try_xdp, xdp_obstacle};
 use foreign::Merged;
 use offering::{Guise, Offer, Offering};
 use packet::PacketSender;
+use replay::ReplaySender;
 use report::Recorder;
 use template::Templates;
 use trains::TrainSender;
@@ -63,6 +65,8 @@ pub enum GeneratorKind {
     Xdp,
     /// Through a packet socket, in super-frames of all that is due together.
     Trains,
+    /// Through a packet socket, what was recorded.
+    Pcap,
 }
 
 impl fmt::Display for GeneratorKind {
@@ -71,6 +75,7 @@ impl fmt::Display for GeneratorKind {
             Self::Packet => "packet",
             Self::Xdp => "xdp",
             Self::Trains => "trains",
+            Self::Pcap => "pcap",
         })
     }
 }
@@ -208,6 +213,10 @@ impl Generator {
         let frames =
             Frames { run: plan.run, templates, encoder: Encoder::new(plan.payload_bytes), identification: 0 };
         let sender: Box<dyn Sender> = match kind {
+            GeneratorKind::Pcap => {
+                let replay = plan.replay.clone().ok_or(TrafficError::NoRecording)?;
+                Box::new(ReplaySender::new(PacketSender::open(socket, source_device, &frames)?, replay))
+            }
             GeneratorKind::Packet => Box::new(PacketSender::open(socket, source_device, &frames)?),
             GeneratorKind::Xdp => Box::new(XdpSender::open(source_device, &frames)?),
             GeneratorKind::Trains => {

@@ -45,6 +45,11 @@ impl PacketSender {
         let slots = (BATCH / lengths.len().max(1)).max(1);
         Ok(Self { socket, batch: SendBatch::new(slots, &lengths), foreign: vec![false; slots] })
     }
+
+    /// What it sends through.
+    pub(super) fn socket(&self) -> &PacketSocket {
+        &self.socket
+    }
 }
 
 impl Batch for PacketSender {

@@ -119,6 +119,8 @@ pub(super) struct Recorder {
     of_burst: u64,
     /// How many of what is foreign have been handed over.
     foreign: u64,
+    /// Until when the schedule is silent after the last datagram, where its pace does not say so.
+    silent_until_ns: u64,
 }
 
 /// What a frame is called that nobody has counted: the kernel tells of it in a trace point of this name only.
@@ -138,6 +140,7 @@ impl Recorder {
             burst_ns: 0,
             of_burst: 0,
             foreign: 0,
+            silent_until_ns: 0,
         })
     }
 
@@ -168,6 +171,11 @@ impl Recorder {
         self.last_ns = now_ns;
     }
 
+    /// The schedule lasts until this time since the start, with silence in the end.
+    pub(super) fn silent_until(&mut self, ns: u64) {
+        self.silent_until_ns = ns;
+    }
+
     pub(super) fn retried(&mut self) {
         self.report.retried += 1;
     }
@@ -194,7 +202,7 @@ impl Recorder {
         if let Some(first_ns) = self.first_ns {
             // A burst that took longer than its silence lasts has none.
             let end_ns = self.last_ns.max(self.burst_ns + due_ns(self.of_burst, rate_pps));
-            self.report.elapsed = Duration::from_nanos(end_ns - first_ns);
+            self.report.elapsed = Duration::from_nanos(end_ns.max(self.silent_until_ns) - first_ns);
             self.report.lag_ns = Lag {
                 p50: self.lag.value_at_quantile(0.5),
                 p99: self.lag.value_at_quantile(0.99),
@@ -324,6 +332,19 @@ mod tests {
         assert!((5_990_000..=6_010_000).contains(&report.lag_ns.max), "{report:?}");
         // Here even the last one ends after its silence should have.
         assert_eq!(bursts(7_000_000, 5).elapsed, Duration::from_millis(35));
+    }
+
+    #[test]
+    fn a_recording_lasts_as_long_as_its_mean_rate_says() {
+        let mut recorder = Recorder::new(4, 4, 0).unwrap();
+        for at_ns in [0, 10, 20_000_000, 700_000_000] {
+            recorder.handed_over(&turn(at_ns, true), at_ns + 5);
+            recorder.batch_over(at_ns + 5);
+        }
+        recorder.silent_until(1_000_000_000);
+        let report = recorder.finish(4, 4, None);
+        assert_eq!((report.sent, report.lag_ns.max), (4, 5));
+        assert!((report.offered_pps() - 4.0).abs() < 0.001, "{report:?}");
     }
 
     #[test]

@@ -251,6 +251,16 @@ fn read_ratio(section: &Section<'_>, known: &Known<'_>) -> Option<Ratio> {
         section
             .mistake("metric", format!("no payload has room for a time, so there is no latency: {remedy}"));
     }
+    if let (Some(metric), Some(traffic)) = (metric, known.traffic)
+        && traffic.replay.is_some()
+        && (metric.is_latency() || metric == Metric::SystemCpu)
+    {
+        let why = "has no times of the lab's in it, and goes over no direct wire";
+        section.mistake(
+            "metric",
+            format!("is not measured of what was recorded, which {why}: take \"relay-cpu\""),
+        );
+    }
     if metric == Some(Metric::SystemCpu) && known.trials.is_some_and(|trials| !trials.calibrate) {
         section.mistake("metric", "is what comes on top of the direct wire: leave trials.calibrate out");
     }

@@ -5,6 +5,7 @@ pub(crate) mod event;
 mod expect;
 mod links;
 mod read;
+mod replay;
 mod search;
 mod settings;
 mod sinks;
@@ -35,6 +36,7 @@ use crate::generator::GeneratorKind;
 use crate::impairments::Impairments;
 use crate::memory::MemoryLimits;
 use crate::plan::LatencyFrom;
+use crate::replay::{Pace, Replay};
 use crate::sink::SinkKind;
 use crate::subject::template::Template;
 use crate::topology::Segmentation;
@@ -93,7 +95,9 @@ pub struct Traffic {
     pub impairments: Impairments,
     /// Numbers of distinct flows.
     pub flows: Vec<usize>,
-    /// How long each trial offers its rate.
+    /// What is sent instead of datagrams of the lab's own, if anything.
+    pub replay: Option<Replay>,
+    /// How long each trial offers its rate; of a recording, at most.
     pub duration: Duration,
     /// How long the trial's rate is offered before that, uncounted.
     pub warmup: Duration,
@@ -108,7 +112,13 @@ impl Traffic {
     /// How many datagrams a trial at `rate_pps` has.
     pub fn datagrams(&self, rate_pps: u64) -> u64 {
         let datagrams = u128::from(rate_pps) * self.duration.as_nanos() / 1_000_000_000;
-        u64::try_from(datagrams).unwrap_or(u64::MAX)
+        let datagrams = u64::try_from(datagrams).unwrap_or(u64::MAX);
+        match &self.replay {
+            None => datagrams,
+            Some(Replay { recording, pace: Pace::Even }) => datagrams.min(recording.datagrams().len() as u64),
+            // No more was read than is within the duration.
+            Some(Replay { recording, pace: Pace::Recorded }) => recording.datagrams().len() as u64,
+        }
     }
 }
 
@@ -279,7 +289,9 @@ impl Scenario {
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
-        text.parse().map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
+        let folder = path.parent().unwrap_or(Path::new(""));
+        read::scenario(&text, folder)
+            .map_err(|mistakes| ScenarioError::Wrong { path: path.to_owned(), mistakes })
     }
 
     /// What is expected of the counts of `subject`; `None` when it is only measured.
@@ -321,8 +333,9 @@ impl Scenario {
 impl FromStr for Scenario {
     type Err = Mistakes;
 
+    /// Files that it names are looked for in the current folder.
     fn from_str(text: &str) -> Result<Self, Mistakes> {
-        read::scenario(text)
+        read::scenario(text, Path::new(""))
     }
 }
 

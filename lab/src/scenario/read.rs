@@ -1,5 +1,7 @@
 //! From the text of a scenario to a checked one: every mistake is collected, with its line, key and remedy.
 
+use std::path::Path;
+
 use multicast_relay::config::document::{Document, Mistakes, Section};
 
 use super::event;
@@ -7,7 +9,7 @@ use super::expect::{self, Known};
 use super::sinks::unfit;
 use super::{
     Cast, Links, Mapping, Measure, Scenario, SinkChoice, Sinks, Subject, SubjectKind, Traffic, Trials,
-    search, subject, traffic,
+    replay, search, subject, traffic,
 };
 use crate::plan::LatencyFrom;
 use crate::sink::SinkKind;
@@ -15,14 +17,14 @@ use crate::topology::{Checksum, Family, MAX_MTU, MAX_SINKS, Segmentation};
 
 const NAME: &str = "a name of letters, digits, `-`, `_` and `.`, such as \"zero-loss\"";
 
-/// Reads and checks a scenario.
-pub(super) fn scenario(text: &str) -> Result<Scenario, Mistakes> {
+/// Reads and checks a scenario in `folder`.
+pub(super) fn scenario(text: &str, folder: &Path) -> Result<Scenario, Mistakes> {
     let document = Document::parse(text);
-    let scenario = read(&document.root(), text);
+    let scenario = read(&document.root(), text, folder);
     document.finish(scenario)
 }
 
-fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
+fn read(root: &Section<'_>, text: &str, folder: &Path) -> Option<Scenario> {
     let name = root.parsed("name", NAME, parse_name);
     root.require("name", "a name such as \"zero-loss\"");
     root.require("traffic", "a table [traffic] with at least rate-pps");
@@ -33,7 +35,8 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let link = read_link(link.as_ref(), family.unwrap_or(Family::Ipv4));
     let sinks = read_sinks(sink_section.as_ref());
     let most_sinks = sinks.as_ref().and_then(|sinks| sinks.counts.iter().copied().max()).unwrap_or(1);
-    let traffic = traffic_section.as_ref().and_then(|section| traffic::read(section, &link, most_sinks));
+    let traffic =
+        traffic_section.as_ref().and_then(|section| traffic::read(section, &link, most_sinks, folder));
     if let (Some(section), Some(sinks), Some(traffic)) = (&sink_section, &sinks, &traffic) {
         check_sinks(section, sinks, &link, traffic);
     }
@@ -41,6 +44,9 @@ fn read(root: &Section<'_>, text: &str) -> Option<Scenario> {
     let measure = trials.map_or(Measure::Traffic, |trials| trials.measure);
     if let (Some(section), Some(traffic), Measure::JoinLeave) = (&traffic_section, &traffic, measure) {
         traffic::refuse_foreign(section, traffic);
+    }
+    if let (Some(section), Some(traffic)) = (&traffic_section, &traffic) {
+        replay::check_beside(root, section, traffic, &link, measure);
     }
     let subjects = read_subjects(root, traffic.as_ref(), most_sinks, measure);
     let mut known = Known {
@@ -149,6 +155,7 @@ fn read_subjects(
             );
         }
         check_mapping(&section, &subject, traffic);
+        replay::check_subject(&section, &subject, traffic);
         check_impairments(&section, &subject, traffic);
         check_foreign(&section, &subject, traffic);
         if matches!(subject.kind, SubjectKind::Wire) && measure == Measure::JoinLeave {

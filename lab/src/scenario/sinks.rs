@@ -30,6 +30,7 @@ impl Scenario {
             (self.link.with(setting.segmentation), self.traffic.datagrams(setting.rate_pps));
         match setting.sink {
             SinkChoice::Only(kind) => kind,
+            SinkChoice::Auto if self.traffic.replay.is_some() => SinkKind::Packet,
             SinkChoice::Auto => match fits_xdp(link, setting.payload_bytes, datagrams) {
                 Ok(()) => SinkKind::Xdp,
                 Err(_) => SinkKind::Packet,
@@ -61,6 +62,9 @@ impl Scenario {
 
 /// Everything that keeps the xdp sink from counting some of `traffic` over some of `links`, each once.
 pub(super) fn unfit(links: &Links, traffic: &Traffic) -> Vec<Unfit> {
+    if traffic.replay.is_some() {
+        return vec![Unfit::Recorded];
+    }
     let mut reasons = Vec::new();
     for link in links.segmentations.iter().map(|segmentation| links.with(*segmentation)) {
         for &payload_bytes in &traffic.payloads_bytes {

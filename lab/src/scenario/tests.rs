@@ -14,6 +14,10 @@ use crate::verdict::Counts;
 const LEAST: &str =
     "name = 'x'\n[traffic]\nrate-pps = 1000\n[[subject]]\nname = 'r'\nrelay = { rx = 'recv' }\n";
 
+fn scenario(text: &str) -> Result<Scenario, Mistakes> {
+    text.parse()
+}
+
 fn mistakes(text: &str) -> Vec<String> {
     scenario(text).unwrap_err().0.iter().map(ToString::to_string).collect()
 }

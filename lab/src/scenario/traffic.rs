@@ -1,11 +1,12 @@
 //! Reading `[traffic]`, and everything about it that cannot be.
 
+use std::path::Path;
 use std::time::Duration;
 
 use multicast_relay::config::document::Section;
 
 use super::read::defaulted;
-use super::{Cast, GeneratorChoice, Links, Traffic};
+use super::{Cast, GeneratorChoice, Links, Traffic, replay};
 use crate::datagram::MIN_BYTES;
 use crate::generator::{GeneratorKind, train_obstacle, xdp_obstacle};
 use crate::impairments::Impairments;
@@ -23,7 +24,7 @@ const MAX_DURATION: Duration = Duration::from_hours(1);
 pub(super) const DURATION: &str = "a duration up to an hour, such as \"3s\", \"500ms\" or \"1m\"";
 
 /// The highest rate of a scenario.
-const MOST_PPS: u64 = 10_000_000;
+pub(super) const MOST_PPS: u64 = 10_000_000;
 /// What is offered beside the flows.
 const FOREIGN: &str = "foreign-pps";
 
@@ -32,12 +33,17 @@ const GENERATORS: &[(&str, GeneratorChoice)] = &[
     ("xdp", GeneratorChoice::Always(GeneratorKind::Xdp)),
     ("packet", GeneratorChoice::Always(GeneratorKind::Packet)),
     ("trains", GeneratorChoice::Always(GeneratorKind::Trains)),
+    ("pcap", GeneratorChoice::Always(GeneratorKind::Pcap)),
 ];
 
-/// Reads the table, for a scenario with so many sinks at most.
-pub(super) fn read(section: &Section<'_>, link: &Links, sinks: usize) -> Option<Traffic> {
+/// Reads the table, for a scenario in `folder` with so many sinks at most.
+pub(super) fn read(section: &Section<'_>, link: &Links, sinks: usize, folder: &Path) -> Option<Traffic> {
     let generator =
         defaulted(section, "generator", GeneratorChoice::Auto, || section.choice("generator", GENERATORS));
+    if generator == Some(GeneratorChoice::Always(GeneratorKind::Pcap)) {
+        return replay::read(section, link, folder);
+    }
+    replay::refuse(section);
     section.require("rate-pps", "datagrams per second, such as 100_000 or [10_000, 100_000]");
 
     let casts = defaulted(section, "cast", vec![Cast::MulticastToMulticast], || {
@@ -48,12 +54,7 @@ pub(super) fn read(section: &Section<'_>, link: &Links, sinks: usize) -> Option<
     let payloads = defaulted(section, "payload-bytes", vec![100], || read_payloads(section, link));
     let burst = defaulted(section, "burst", 1, || section.integer("burst", 1..=MAX_DATAGRAMS));
     let flows = defaulted(section, "flows", vec![1], || section.integers("flows", 1..=MOST_FLOWS));
-    let duration = defaulted(section, "duration", Duration::from_secs(3), || {
-        section.parsed("duration", DURATION, parse_duration)
-    });
-    let warmup = defaulted(section, "warmup", Duration::from_millis(500), || {
-        section.parsed("warmup", DURATION, parse_duration)
-    });
+    let [duration, warmup] = read_times(section);
     let impairments = read_impairments(section.section("impairments").as_ref());
     let traffic = Traffic {
         generator: generator?,
@@ -63,6 +64,7 @@ pub(super) fn read(section: &Section<'_>, link: &Links, sinks: usize) -> Option<
         payloads_bytes: payloads?.into_iter().map(|bytes| bytes as usize).collect(),
         burst: burst?,
         impairments: impairments?,
+        replay: None,
         flows: flows?.into_iter().map(|flows| flows as usize).collect(),
         duration: duration?,
         warmup: warmup?,
@@ -71,6 +73,13 @@ pub(super) fn read(section: &Section<'_>, link: &Links, sinks: usize) -> Option<
     check_generator(section, &traffic, link);
     check_foreign(section, &traffic);
     Some(traffic)
+}
+
+/// How long traffic is offered, and how long before that uncounted.
+pub(super) fn read_times(section: &Section<'_>) -> [Option<Duration>; 2] {
+    [("duration", Duration::from_secs(3)), ("warmup", Duration::from_millis(500))].map(|(key, default)| {
+        defaulted(section, key, default, || section.parsed(key, DURATION, parse_duration))
+    })
 }
 
 /// How many datagrams of each trial are to meet a fault; none that is not named.
@@ -114,7 +123,9 @@ fn check_generator(section: &Section<'_>, traffic: &Traffic, link: &Links) {
     match traffic.generator {
         GeneratorChoice::Always(GeneratorKind::Xdp) => {}
         GeneratorChoice::Always(GeneratorKind::Trains) => return check_trains(section, traffic, link),
-        GeneratorChoice::Always(GeneratorKind::Packet) | GeneratorChoice::Auto => return,
+        GeneratorChoice::Always(GeneratorKind::Packet | GeneratorKind::Pcap) | GeneratorChoice::Auto => {
+            return;
+        }
     }
     for &payload_bytes in &traffic.payloads_bytes {
         if let Some(obstacle) = xdp_obstacle(link.ingress(), payload_bytes) {

@@ -39,7 +39,7 @@ impl Frames {
 
     /// A frame with its checksums over `payload`.
     fn push(&mut self, payload: &[u8]) -> &mut Vec<u8> {
-        let mut frame = frame::tests::ipv4_frame(payload, 6000);
+        let mut frame = crate::frame::tests::ipv4_frame(payload, 6000);
         frame[..6].copy_from_slice(&GROUP_MAC);
         self.all.push(frame);
         self.all.last_mut().unwrap()

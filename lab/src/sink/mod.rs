@@ -4,7 +4,7 @@
 //! ring and takes whatever can come. The [`SinkKind::Socket`] sink joins the groups and reads UDP sockets, which proves
 //! that the kernel's IP stack accepts what the relay sent.
 
-mod frame;
+mod count;
 mod packet;
 mod record;
 mod snmp;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::frame::{Content, Udp, parse};
 use super::record::Recorder;
 use super::socket::{distinct_unicast, placeholder};
 use super::{Device, Shared, SinkReport};
 use crate::datagram::Kind;
+use crate::frame::{Content, Udp, parse};
 use crate::plan::Plan;
 use crate::sys::block::Frame;
 use crate::sys::packet_ring::{PacketRing, RingShape};

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use super::count::Count;
 use super::{Shared, SinkReport, WarmUpSpan};
 use crate::datagram::Kind;
 use crate::disturbance::{Arrivals, least_silence_ns};
 use crate::plan::{LatencyFrom, Plan};
 use crate::sys::affinity::thread_cpu_time;
-use crate::tally::{Arrival, OpenTally};
+use crate::tally::Arrival;
 use crate::traffic_error::{TrafficError, errno_name};
 
 /// A latency beyond this is recorded as this: one minute, ns.
@@ -26,7 +27,7 @@ pub(super) fn latency_histogram() -> Result<Histogram<u64>, hdrhistogram::Creati
 /// The count as it grows.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    pub(super) tally: OpenTally,
+    pub(super) count: Count,
     pub(super) latency: Histogram<u64>,
     latency_from: LatencyFrom,
     pub(super) before_their_time: u64,
@@ -48,7 +49,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(plan: &Arc<Plan>) -> Result<Self, TrafficError> {
         Ok(Self {
-            tally: OpenTally::new(plan),
+            count: Count::new(plan),
             latency: latency_histogram()?,
             latency_from: plan.latency_from,
             before_their_time: 0,
@@ -66,7 +67,7 @@ impl Recorder {
         })
     }
 
-    /// Counts a datagram; see [`OpenTally::arrive`].
+    /// Counts a datagram; see [`OpenTally::arrive`](crate::tally::OpenTally::arrive).
     pub(super) fn datagram(
         &mut self,
         delivered: SocketAddr,
@@ -76,7 +77,7 @@ impl Recorder {
         during: Kind,
     ) {
         self.received += 1;
-        match self.tally.arrive(delivered, payload, headers_whole, during) {
+        match self.count.arrive(delivered, payload, headers_whole, during) {
             Arrival::Received(stamps) => {
                 self.arrived(stamp_ns);
                 let Some((stamps, stamp_ns)) = stamps.zip(stamp_ns) else { return };
@@ -122,13 +123,13 @@ impl Recorder {
     /// Counts UDP that cannot be one of ours, e.g. a fragment.
     pub(super) fn foreign(&mut self, delivered: SocketAddr) {
         self.received += 1;
-        self.tally.arrive_foreign(delivered);
+        self.count.arrive_foreign(delivered);
     }
 
     /// Counts a datagram in a frame that is addressed to another host.
     pub(super) fn for_another(&mut self, delivered: SocketAddr, payload: &[u8]) {
         self.received += 1;
-        self.tally.arrive_for_another(delivered, payload);
+        self.count.arrive_for_another(delivered, payload);
     }
 
     /// Counts a frame that is no UDP.
@@ -160,10 +161,9 @@ impl Recorder {
     }
 
     /// Closes the count, on the reader's thread.
-    pub(super) fn finish(mut self, buffer_bytes: usize, shared: &Shared) -> SinkReport {
-        self.tally.while_link_down(shared.link_down());
+    pub(super) fn finish(self, buffer_bytes: usize, shared: &Shared) -> SinkReport {
         SinkReport {
-            tally: self.tally.close(),
+            tally: self.count.close(shared.link_down()),
             arrivals: self.arrivals,
             latency: self.latency,
             before_their_time: self.before_their_time,

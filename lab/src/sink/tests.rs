@@ -121,13 +121,13 @@ fn frames_the_ip_stack_would_refuse_are_not_received() {
             let mut payload = vec![0; PAYLOAD_BYTES];
             let header = Header { run: 1, flow: 0, sequence, kind: Kind::Measured };
             encoder.encode(&mut payload, &header, Stamps { intended_ns: 1, actual_ns: 2 });
-            frame::tests::ipv4_frame(&payload, if sequence == 5 { 6001 } else { 6000 })
+            crate::frame::tests::ipv4_frame(&payload, if sequence == 5 { 6001 } else { 6000 })
         })
         .collect();
     frames[1][40] ^= 1;
     frames[2][24] ^= 1;
     frames[3].splice(12..12, [0x81, 0x00, 0x00, 0x05]);
-    frames[4] = frame::tests::as_fragment(&frames[4]);
+    frames[4] = crate::frame::tests::as_fragment(&frames[4]);
     let mut arp = vec![0xFF; 60];
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     frames.push(arp);
@@ -170,8 +170,8 @@ fn what_came_before_measuring_began_is_not_measured() {
     };
     let mut arp = vec![0; 60];
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    let unreadable = frame::tests::ipv4_frame(&[0xFF; PAYLOAD_BYTES], 6000);
-    let unwanted = frame::tests::ipv4_frame(&[0xFF; 10], 6001);
+    let unreadable = crate::frame::tests::ipv4_frame(&[0xFF; PAYLOAD_BYTES], 6000);
+    let unwanted = crate::frame::tests::ipv4_frame(&[0xFF; 10], 6001);
     let frames = [arp, unwanted, unreadable].map(addressed);
     let packet = open(&topology, SinkKind::Packet, &plan);
     let socket = open(&topology, SinkKind::Socket, &plan);
@@ -213,12 +213,12 @@ fn a_lost_fragment_loses_exactly_its_datagram() {
         let mut payload = vec![0; payload_bytes];
         let header = Header { run: 1, flow: 0, sequence, kind: Kind::Measured };
         encoder.encode(&mut payload, &header, Stamps { intended_ns: 1, actual_ns: 2 });
-        let mut frame = frame::tests::ipv4_frame(&payload, 6000);
+        let mut frame = crate::frame::tests::ipv4_frame(&payload, 6000);
         frame[..6].copy_from_slice(&[1, 0, 0x5E, 82, 1, 1]);
         if sequence == 17 {
             frame[40] ^= 1;
         }
-        frame::tests::fragments_of(&frame, 65_530_u16.wrapping_add(sequence as u16), 1_480)
+        crate::frame::tests::fragments_of(&frame, 65_530_u16.wrapping_add(sequence as u16), 1_480)
     };
     let mut frames: Vec<Vec<Vec<u8>>> = (0..datagrams).map(fragments).collect();
     for (sequence, fragment) in [(3, 0), (7, 2), (11, 5)] {

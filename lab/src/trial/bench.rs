@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use super::flows::{Ends, Exit, Route, SOURCE_PORT, foreign_input, routes};
+use super::flows::{Ends, Exit, Route, SOURCE_PORT, foreign_input, inputs, routes};
 use super::framing::Framing;
 use super::{Order, Placement, TrialError};
 use crate::generator::{Generator, GeneratorKind, GeneratorReport};
@@ -175,7 +175,11 @@ fn routes_of(order: &Order<'_>, topology: &Topology) -> Vec<Route> {
         ingress: topology.ingress.address(),
         sinks: pairs.map(|(egress, sink)| (egress.device().to_owned(), sink.address())).collect(),
     };
-    routes(&ends, order.condition.cast, mapping, order.condition.flows)
+    let cast = order.condition.cast;
+    match &order.scenario.traffic.replay {
+        Some(replay) => routes(&ends, cast, mapping, replay.recording.flows()),
+        None => routes(&ends, cast, mapping, &inputs(&ends, cast, order.condition.flows)),
+    }
 }
 
 /// The generator's port and the one at the other end of its cable: without a subject in between, that of the first sink.
@@ -213,8 +217,9 @@ fn plan(order: &Order<'_>, topology: &Topology, routes: &[Route], sink: usize) -
         flows,
         condition.payload_bytes,
         condition.rate_pps,
-        datagrams(condition.rate_pps, traffic.duration),
+        traffic.datagrams(condition.rate_pps),
     )?
+    .replaying(traffic.replay.clone())?
     .in_bursts_of(traffic.burst)?
     .impaired(traffic.impairments)?
     .beside(foreign)

@@ -57,15 +57,21 @@ pub struct Ends {
     pub sinks: Vec<(String, IpAddr)>,
 }
 
-/// The routes of flows 0 to `flows` - 1.
-pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, flows: usize) -> Vec<Route> {
-    let route = |flow: u16| {
-        let input = match cast {
-            Cast::UnicastToMulticast => SocketAddr::new(ends.ingress, INPUT_PORT + flow),
-            Cast::MulticastToMulticast | Cast::MulticastToUnicast => {
-                SocketAddr::new(group(ends.family, INPUT_GROUP_V4, INPUT_GROUP_V6, flow), INPUT_PORT)
-            }
-        };
+/// Where flows 0 to `flows` - 1 come in that are the lab's own.
+pub fn inputs(ends: &Ends, cast: Cast, flows: usize) -> Vec<SocketAddr> {
+    let input = |flow: u16| match cast {
+        Cast::UnicastToMulticast => SocketAddr::new(ends.ingress, INPUT_PORT + flow),
+        Cast::MulticastToMulticast | Cast::MulticastToUnicast => {
+            SocketAddr::new(group(ends.family, INPUT_GROUP_V4, INPUT_GROUP_V6, flow), INPUT_PORT)
+        }
+    };
+    // The scenario allows so many flows as there are ports.
+    (0..u16::try_from(flows).unwrap_or(u16::MAX)).map(input).collect()
+}
+
+/// The routes of the flows that come in at `inputs`.
+pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, inputs: &[SocketAddr]) -> Vec<Route> {
+    let route = |(flow, &input): (u16, &SocketAddr)| {
         let exit = |(device, address): &(String, IpAddr)| {
             let destination = match (mapping, cast) {
                 (Mapping::Same, _) => input,
@@ -78,8 +84,7 @@ pub fn routes(ends: &Ends, cast: Cast, mapping: Mapping, flows: usize) -> Vec<Ro
         };
         Route { input, outputs: ends.sinks.iter().map(exit).collect() }
     };
-    // The scenario allows so many flows as there are ports.
-    (0..u16::try_from(flows).unwrap_or(u16::MAX)).map(route).collect()
+    (0..).zip(inputs).map(route).collect()
 }
 
 /// Where datagrams that no rule takes come in beside the flow at `input`: the same host or group, which the device lets in.
@@ -130,7 +135,7 @@ mod tests {
             let exits = route.outputs.iter().map(|exit| format!("{} {}", exit.device, exit.destination));
             (route.input.to_string(), exits.collect())
         };
-        routes(&ends, cast, mapping, 300).into_iter().map(shown).collect()
+        routes(&ends, cast, mapping, &inputs(&ends, cast, 300)).into_iter().map(shown).collect()
     }
 
     #[test]

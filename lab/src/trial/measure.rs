@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use multicast_relay::control::Stats;
 
-use super::bench::{Bench, datagrams};
+use super::bench::Bench;
 use super::events::Log;
 use super::framing::Framing;
 use super::{CpuPerPacket, Measurement, Order, Outcome, SinkIncident, SinkSummary, TrialError};
@@ -203,7 +203,7 @@ impl Record {
             started_ns: self.generated.started_ns,
             rate_pps,
             burst: traffic.burst,
-            datagrams: datagrams(rate_pps, traffic.duration),
+            datagrams: traffic.datagrams(rate_pps),
             lag_ns: self.generated.lag_ns.max,
         }
     }

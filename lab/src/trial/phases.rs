@@ -120,7 +120,8 @@ fn run(
     memory: &mut MemoryWatch,
 ) -> Result<(GeneratorReport, Log), Halt> {
     let duration = order.scenario.traffic.duration;
-    let own = order.scenario.traffic.impairments.frames(datagrams(order.condition.rate_pps, duration));
+    let traffic = &order.scenario.traffic;
+    let own = traffic.impairments.frames(traffic.datagrams(order.condition.rate_pps));
     let total = own + datagrams(order.condition.foreign_pps, duration);
     let mut on_progress = |done| {
         (watch.on_phase)(Phase::Run(done, total));

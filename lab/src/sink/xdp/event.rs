@@ -37,16 +37,6 @@ impl<'ring> Event<'ring> {
     }
 }
 
-/// The frame without its outermost VLAN tag, if it has one: the IP stack takes that off before anybody sees the frame.
-pub(super) fn untagged(frame: &[u8]) -> Option<Vec<u8>> {
-    const ADDRESSES_BYTES: usize = 12;
-    let (addresses, rest) = frame.split_at_checked(ADDRESSES_BYTES)?;
-    let ([0x81, 0x00, _, _] | [0x88, 0xA8, _, _], inner) = rest.split_first_chunk::<4>()? else {
-        return None;
-    };
-    Some([addresses, inner].concat())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,14 +56,5 @@ mod tests {
             assert_eq!(Event::read(&entry([7, frame_bytes, 0, 0, 0, 0], &[1, 2, 3, 0, 0])), None);
         }
         assert_eq!(Event::read(&bytes[..47]), None);
-    }
-
-    #[test]
-    fn only_a_tag_is_taken_off() {
-        let mut frame: Vec<u8> = (0..20).collect();
-        assert_eq!(untagged(&frame), None);
-        frame[12..14].copy_from_slice(&[0x81, 0x00]);
-        assert_eq!(untagged(&frame), Some([&frame[..12], &frame[16..]].concat()));
-        assert_eq!(untagged(&frame[..14]), None);
     }
 }

@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 
-use self::event::{Event, untagged};
+use self::event::Event;
 use self::program::{Counters, Counts, EVENTS_BYTES, Failure, Maps, Program};
-use super::frame::{Content, parse};
 use super::record::Recorder;
 use super::{Device, Shared, SinkReport};
 use crate::datagram::MIN_BYTES;
+use crate::frame::{Content, parse, untagged};
 use crate::plan::{Flow, Plan};
 use crate::sys::tai;
 use crate::topology::{Checksum, Family, Link};
@@ -139,15 +139,19 @@ impl Judge {
     }
 
     fn count(&mut self, event: &Event<'_>, shared: &Shared) {
-        let before = self.recorder.tally.sightings();
-        if let Some(before) = &event.before {
-            self.recorder.tally.learn(before);
+        let before = self.sightings();
+        if let (Some(before), Some(tally)) = (&event.before, self.recorder.count.numbered()) {
+            tally.learn(before);
         }
         self.count_frame(event, shared);
         // Kernel and user space must have laid it to the same sequence, or both to none.
-        if self.recorder.tally.sightings() - before != u64::from(event.before.is_some()) {
+        if self.sightings() - before != u64::from(event.before.is_some()) {
             self.recorder.error_named(UNREAD_HEADERS.to_owned(), 1);
         }
+    }
+
+    fn sightings(&mut self) -> u64 {
+        self.recorder.count.numbered().map_or(0, |tally| tally.sightings())
     }
 
     fn count_frame(&mut self, event: &Event<'_>, shared: &Shared) {
@@ -173,7 +177,9 @@ impl Judge {
 /// Adds what was counted in the kernel to what was counted here.
 fn add(recorder: &mut Recorder, counters: &Counters, maps: &Maps, shared: &Shared) -> Result<(), Failure> {
     let counts = counters.read()?;
-    recorder.tally.add(&maps.ahead(&counts)?);
+    if let Some(tally) = recorder.count.numbered() {
+        tally.add(&maps.ahead(&counts)?);
+    }
     maps.record_latencies(&mut recorder.latency)?;
     // Of all of them, those that were judged in user space included.
     recorder.arrivals = maps.arrivals(&counts)?;

@@ -30,6 +30,11 @@ pub enum Unfit {
          take \"packet\" or \"socket\", or segmentation = \"wire\""
     )]
     SuperFrames,
+    /// There are no numbers to count by.
+    #[error(
+        "recorded payloads have no numbers, by which the xdp sink's program counts: take \"packet\" or \"socket\""
+    )]
+    Recorded,
     /// Too many bits.
     #[error(
         "{0} datagrams are more than the {MAX_DATAGRAMS} that the xdp sink counts in the kernel: take \"packet\" or \

@@ -1,6 +1,6 @@
 //! From an Ethernet frame to a UDP payload: total functions over any bytes.
 //!
-//! The sink's own reading, on purpose not the relay's parser: a mistake there must not hide itself here.
+//! The lab's own reading, on purpose not the relay's parser: a mistake there must not hide itself here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use crate::checksum;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content<'frame> {
+pub(crate) enum Content<'frame> {
     /// A UDP datagram (or super-frame) with sound lengths.
     Udp(Udp<'frame>),
     /// UDP that cannot be read as one datagram: a fragment, or lengths that contradict each other. The port is 0
@@ -23,17 +23,17 @@ pub(super) enum Content<'frame> {
 
 /// A UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Udp<'frame> {
+pub(crate) struct Udp<'frame> {
     /// Destination in the headers.
-    pub(super) delivered: SocketAddr,
+    pub(crate) delivered: SocketAddr,
     /// After the UDP header, cut to the UDP length.
-    pub(super) payload: &'frame [u8],
+    pub(crate) payload: &'frame [u8],
     /// IPv4 header checksum right, or IPv6.
-    pub(super) ip_whole: bool,
+    pub(crate) ip_whole: bool,
     /// UDP checksum right, or absent where IPv4 allows that.
-    pub(super) payload_whole: bool,
+    pub(crate) payload_whole: bool,
     /// The checksum is only that of the pseudo-header: a sender leaves the rest to a device that can do it.
-    pub(super) checksum_is_left: bool,
+    pub(crate) checksum_is_left: bool,
 }
 
 const ETHERNET_BYTES: usize = 14;
@@ -49,8 +49,18 @@ const FRAGMENT: u8 = 44;
 /// More extension headers than this are not followed.
 const MAX_EXTENSIONS: usize = 8;
 
+/// The frame without its outermost VLAN tag, if it has one: the IP stack takes that off before anybody sees the frame.
+pub(crate) fn untagged(frame: &[u8]) -> Option<Vec<u8>> {
+    const ADDRESSES_BYTES: usize = 12;
+    let (addresses, rest) = frame.split_at_checked(ADDRESSES_BYTES)?;
+    let ([0x81, 0x00, _, _] | [0x88, 0xA8, _, _], inner) = rest.split_first_chunk::<4>()? else {
+        return None;
+    };
+    Some([addresses, inner].concat())
+}
+
 /// Reads a frame that begins with an untagged Ethernet header.
-pub(super) fn parse(frame: &[u8]) -> Content<'_> {
+pub(crate) fn parse(frame: &[u8]) -> Content<'_> {
     let Some((ethernet, packet)) = frame.split_at_checked(ETHERNET_BYTES) else { return Content::Other };
     match [ethernet[12], ethernet[13]] {
         ETHER_TYPE_IPV4 => parse_ipv4(packet),
@@ -141,7 +151,7 @@ fn parse_udp<'frame>(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use pnet_packet::MutablePacket;
     use pnet_packet::ethernet::{EtherTypes, MutableEthernetPacket};
     use pnet_packet::ip::IpNextHeaderProtocols;
@@ -169,7 +179,7 @@ pub(super) mod tests {
     }
 
     /// A whole frame to the test group.
-    pub(in crate::sink) fn ipv4_frame(payload: &[u8], port: u16) -> Vec<u8> {
+    pub(crate) fn ipv4_frame(payload: &[u8], port: u16) -> Vec<u8> {
         let datagram =
             udp_bytes(payload, port, |packet| udp::ipv4_checksum(&packet.to_immutable(), &SOURCE, &GROUP));
         let mut frame = vec![0; ETHERNET_BYTES + 20 + datagram.len()];
@@ -189,7 +199,7 @@ pub(super) mod tests {
     }
 
     /// The same frame as the first fragment of a longer packet.
-    pub(in crate::sink) fn as_fragment(frame: &[u8]) -> Vec<u8> {
+    pub(crate) fn as_fragment(frame: &[u8]) -> Vec<u8> {
         let mut frame = frame.to_vec();
         let mut packet = MutableIpv4Packet::new(&mut frame[ETHERNET_BYTES..]).unwrap();
         packet.set_flags(ipv4::Ipv4Flags::MoreFragments);
@@ -199,7 +209,7 @@ pub(super) mod tests {
     }
 
     /// The same frame cut into fragments, with this identification, of `each` bytes of UDP.
-    pub(in crate::sink) fn fragments_of(frame: &[u8], identification: u16, each: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn fragments_of(frame: &[u8], identification: u16, each: usize) -> Vec<Vec<u8>> {
         let (head, datagram) = frame.split_at(ETHERNET_BYTES + 20);
         let parts: Vec<_> = datagram.chunks(each).enumerate().collect();
         let fragment = |(index, part): &(usize, &[u8])| {
@@ -332,5 +342,14 @@ pub(super) mod tests {
         for frame in [&tcp[..], &arp, &mld, &[0; 13], &[]] {
             assert_eq!(parse(frame), Content::Other);
         }
+    }
+
+    #[test]
+    fn only_a_tag_is_taken_off() {
+        let mut frame: Vec<u8> = (0..20).collect();
+        assert_eq!(untagged(&frame), None);
+        frame[12..14].copy_from_slice(&[0x81, 0x00]);
+        assert_eq!(untagged(&frame), Some([&frame[..12], &frame[16..]].concat()));
+        assert_eq!(untagged(&frame[..14]), None);
     }
 }
