@@ -36,6 +36,9 @@
 #define IPV4_FRAGMENT 0x3fff
 #define VLAN_ID 0x0fff
 
+// What relays mark their datagrams with that come in at this host again, through the loopback device.
+#define OWN_MARK 0x6d63726c
+
 // Extension headers that are stepped over; what lies behind more of them is left to the relay.
 #define EXTENSIONS 4
 
@@ -95,7 +98,7 @@ struct {
 } counts SEC(".maps");
 
 enum verdict {
-    NO_UDP,   // or not for this host
+    NO_UDP,   // or not for this host, or its own
     UNCLEAR,  // cannot be told here
     FOREIGN,  // UDP that no rule takes
     WANTED,   // UDP that a rule takes
@@ -188,8 +191,8 @@ static __always_inline enum verdict judge_frame(struct __sk_buff *skb)
 {
     __u64 protocol;
 
-    // Frames for other hosts, and for a VLAN: a tag with VLAN id 0 carries a priority only.
-    if (skb->pkt_type > PACKET_MULTICAST || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
+    // Frames for other hosts, of a relay of this host, and for a VLAN: a tag with VLAN id 0 carries a priority only.
+    if (skb->pkt_type > PACKET_MULTICAST || skb->mark == OWN_MARK || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
         return NO_UDP;
     if (!ethernet) {
         if (skb->len < 1)

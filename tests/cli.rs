@@ -82,6 +82,26 @@ fn every_mistake_of_a_file_is_named_with_file_line_key_and_remedy() {
 }
 
 #[test]
+fn rules_that_send_in_a_circle_are_refused_in_a_file_and_beside_one() {
+    let back = "[[rule]]\ninput = { interface = \"eth1\", group = \"239.2.2.2\", port = 1 }\n\
+                outputs = [{ group = \"239.1.1.1\", port = 1, interface = \"eth0\" }]\n";
+    let circle = "these rules send in a circle: \"eth0:239.1.1.1:1\" sends 239.2.2.2:1 on eth1, \
+                  which \"eth1:239.2.2.2:1\" takes; ";
+    let (error, path) = check(&format!("{RULE_IN_FILE}{back}"));
+    assert!(error.starts_with(&format!("{path}:6: rule[1].outputs: {circle}")), "{error}");
+    let (file, rule) = (file(RULE_IN_FILE), "eth1:239.2.2.2:1=239.1.1.1:1:eth0");
+    let path = file.path().to_str().unwrap();
+    for arguments in [
+        ["supervisor", "--config", path, "--rule", rule],
+        ["add", "--file", path, "--rule", rule],
+        ["add", "--rule", RULE, "--rule", rule],
+    ] {
+        let error = fails(2, &arguments);
+        assert!(error.contains(circle), "{error}");
+    }
+}
+
+#[test]
 fn a_file_without_sense_is_refused() {
     assert!(check("[[rule]\n").0.contains(":1: "));
     assert!(fails(2, &["check", "/no/such/file"]).contains("read configuration /no/such/file: No such file"));
@@ -93,7 +113,7 @@ fn bad_rules_on_the_command_line_are_refused() {
     for (spec, part) in [
         ("eth0:239.1.1.1:5000", "no `=` between input and outputs"),
         ("eth0:239.1.1.1:0=239.2.2.2:1:eth1", "\"0\" is not a port"),
-        ("eth0:239.1.1.1:1=239.1.1.1:1:eth0", "a loop"),
+        ("eth0:239.1.1.1:1=239.1.1.1:1:eth0", "sends in a circle"),
         ("eth0:somewhere:1=239.1.1.1:1:eth0", "\"somewhere\" is not an IP address"),
     ] {
         let error = fails(2, &["supervisor", "--rule", spec]);

@@ -214,7 +214,7 @@ fn rules_that_cannot_be_are_bad_usage() {
         (&["add", "--file", "/no/such/file"], "/no/such/file"),
         (&flags("0.0.0.0", "239.2.2.2:1:eth1"), "input.group 0.0.0.0 is no destination"),
         (&flags("239.1.1.1", "239.2.2.2:0:eth1"), "--outputs \"239.2.2.2:0:eth1\": \"0\" is not a port"),
-        (&flags("239.1.1.1", "239.1.1.1:1:eth0"), "a loop"),
+        (&flags("239.1.1.1", "239.1.1.1:1:eth0"), "sends in a circle"),
         (&["remove"], "<NAME"),
         (&["list", "--format", "xml"], "[possible values: table, toml, json]"),
         (&["log-level", "loud"], "[possible values: error, warn, info, debug, trace]"),

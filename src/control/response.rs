@@ -196,7 +196,7 @@ pub enum RefusalKind {
     BadRequest,
     /// A rule that is meant is not there.
     UnknownRule,
-    /// A rule is in the way of another: the same name, or the same input.
+    /// A rule is in the way of another: the same name, the same input, or they would send in a circle.
     Conflict,
     /// It was tried, and did not work.
     Failed,

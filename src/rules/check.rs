@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::cycles::{circles_among, describe, is_fed};
 use super::{Input, Output, Rule};
 
 /// Longest interface name: `IFNAMSIZ` (linux/if.h) less the terminating zero.
@@ -55,10 +56,10 @@ impl Rule {
     }
 
     fn loop_fault(&self, output: &Output) -> Option<String> {
-        let input = &self.input;
-        let same =
-            (output.group, output.port, &output.interface) == (input.group, input.port, &input.interface);
-        same.then(|| "is the rule's own input, a loop: change its group, port or interface".into())
+        is_fed(&self.input, output).then(|| {
+            "is the rule's own input, so that it sends in a circle: change its group, port or interface"
+                .into()
+        })
     }
 }
 
@@ -99,6 +100,12 @@ pub fn faults_between(rules: &[Rule]) -> Vec<(usize, Fault)> {
             let message = format!("\"{}\" is the name of an earlier rule: choose another", rule.name);
             faults.push((i, Fault::new("name", message)));
         }
+    }
+    // A circle of one is a fault of that rule by itself.
+    for circle in circles_among(rules).iter().filter(|circle| circle.len() > 1) {
+        let members: Vec<_> = circle.iter().filter_map(|i| rules.get(*i)).collect();
+        let last = circle.iter().copied().max().unwrap_or_default();
+        faults.push((last, Fault::new("outputs", describe(&members))));
     }
     faults
 }

@@ -1,12 +1,14 @@
 //! What is relayed where: rules, the checks on them, and the table that finds a datagram's rule. No I/O, no clock.
 
 mod check;
+mod cycles;
 mod header;
 mod rule;
 mod spec;
 mod table;
 
 pub use check::{Fault, endpoint_faults, faults_between};
+pub use cycles::{Sent, Takers, circles, describe};
 pub use header::{Dscp, NumberOrWord, TimeToLive};
 pub use rule::{Input, Output, Rule, interfaces};
 pub use spec::SpecError;

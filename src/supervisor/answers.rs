@@ -1,6 +1,6 @@
 //! What the supervisor answers to who asks at the control socket.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::book::LiveRule;
@@ -69,7 +69,7 @@ impl Supervisor {
         Ok(Answer::Added { names })
     }
 
-    /// Every name and every input must be unique among the rules.
+    /// Every name and every input must be unique among the rules, and they must not send in a circle.
     fn check_conflicts(&self, rules: &[Rule]) -> Result<(), Refusal> {
         let (mut names, mut inputs) = (HashSet::<&str>::new(), HashSet::<&Input>::new());
         for rule in rules {
@@ -95,7 +95,10 @@ impl Supervisor {
                 return conflict(format!("two of the rules are named \"{name}\": choose another name"));
             }
         }
-        Ok(())
+        self.relay
+            .book
+            .circle_with(rules, &BTreeSet::new())
+            .map_or(Ok(()), |circle| Err(Refusal::new(RefusalKind::Conflict, circle.message)))
     }
 
     async fn remove(&mut self, selectors: Vec<Selector>) -> Outcome {

@@ -1,10 +1,10 @@
 //! The rules that run: where each is counted, what it has of inputs and outputs, and what it waits for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::SupervisorError;
 use super::places::Places;
-use crate::rules::{Input, Output, Rule};
+use crate::rules::{Input, Output, Rule, Sent, Takers, circles, describe};
 use crate::stats::{MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
 use crate::worker::egress::Hop;
@@ -98,12 +98,28 @@ impl LiveRule {
     }
 }
 
+/// A circle of rules that has not come about.
+#[derive(Debug)]
+pub(super) struct Circle {
+    /// The places of those of its rules that run.
+    pub(super) running: Vec<u32>,
+    /// What to say of it.
+    pub(super) message: String,
+}
+
+/// A rule that runs, by its place, or one that may come, by its index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Member {
+    Running(u32),
+    New(usize),
+}
+
 /// All rules, by their places.
 #[derive(Debug)]
 pub(super) struct Book {
     rules: BTreeMap<u32, LiveRule>,
     by_name: HashMap<String, u32>,
-    by_input: HashMap<Input, u32>,
+    takers: Takers<u32>,
     /// The places by rank.
     order: BTreeMap<u64, u32>,
     rule_places: Places,
@@ -115,7 +131,7 @@ impl Book {
         Self {
             rules: BTreeMap::new(),
             by_name: HashMap::new(),
-            by_input: HashMap::new(),
+            takers: Takers::default(),
             order: BTreeMap::new(),
             rule_places: Places::new(MAX_RULES),
             output_places: Places::new(MAX_OUTPUTS),
@@ -152,7 +168,7 @@ impl Book {
 
     fn insert(&mut self, place: u32, mut live: LiveRule) {
         self.by_name.insert(live.rule.name.clone(), place);
-        self.by_input.insert(live.rule.input.clone(), place);
+        self.takers.insert(&live.rule.input, place);
         live.rank = self.order.last_key_value().map_or(0, |(rank, _)| rank + 1);
         self.order.insert(live.rank, place);
         self.rules.insert(place, live);
@@ -162,13 +178,10 @@ impl Book {
     pub(super) fn strike(&mut self, place: u32) -> Option<LiveRule> {
         let live = self.rules.remove(&place)?;
         // A rule that has come in its stead may have the same name or input.
-        let is_own = |found: Option<&u32>| found == Some(&place);
-        if is_own(self.by_name.get(&live.rule.name)) {
+        if self.by_name.get(&live.rule.name) == Some(&place) {
             self.by_name.remove(&live.rule.name);
         }
-        if is_own(self.by_input.get(&live.rule.input)) {
-            self.by_input.remove(&live.rule.input);
-        }
+        self.takers.remove(&live.rule.input, place);
         self.order.remove(&live.rank);
         Some(live)
     }
@@ -194,7 +207,31 @@ impl Book {
 
     /// The place of the rule with this input.
     pub(super) fn with_input(&self, input: &Input) -> Option<u32> {
-        self.by_input.get(input).copied()
+        self.takers.get(input)
+    }
+
+    /// A circle that `new` rules would make with those that run, but for those at `gone`. Looks at no rule that nothing of what
+    /// the new ones send comes to.
+    pub(super) fn circle_with(&self, new: &[Rule], gone: &BTreeSet<u32>) -> Option<Circle> {
+        let mut new_takers = Takers::default();
+        for (i, rule) in new.iter().enumerate() {
+            new_takers.insert(&rule.input, Member::New(i));
+        }
+        let rule = |member| match member {
+            Member::New(i) => new.get(i),
+            Member::Running(place) => self.get(place).map(|live| &live.rule),
+        };
+        let takers = |sent: &Sent<'_>| {
+            let running = self.takers.of(sent).into_iter().filter(|place| !gone.contains(place));
+            new_takers.of(sent).into_iter().chain(running.map(Member::Running)).collect()
+        };
+        let circle = circles((0..new.len()).map(Member::New), rule, takers).into_iter().next()?;
+        let running = circle.iter().filter_map(|member| match member {
+            Member::New(_) => None,
+            Member::Running(place) => Some(*place),
+        });
+        let message = describe(&circle.iter().filter_map(|member| rule(*member)).collect::<Vec<_>>());
+        Some(Circle { running: running.collect(), message })
     }
 
     /// Whether this very rule runs.

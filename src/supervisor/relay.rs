@@ -1,6 +1,6 @@
 //! What runs: rules with their inputs and outputs, and the workers that are told of them. Every change of it is made here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -71,11 +71,7 @@ impl Relay {
         match self.workers.adopt().await {
             Some(all_told) => {
                 self.take_over(all_told).await?;
-                let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
-                let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
-                let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
-                let replaced = same_input.chain(same_name).collect::<BTreeSet<_>>();
-                self.change(&replaced.into_iter().collect::<Vec<_>>(), others).await?;
+                self.prevail(rules).await?;
                 tracing::info!("took over from another supervisor, whose workers have gone on");
             }
             None => self.begin(rules).await?,

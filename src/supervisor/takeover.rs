@@ -1,6 +1,6 @@
 //! Going on where another supervisor has ended: its workers relay still, and tell what they were told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -133,6 +133,28 @@ impl Relay {
         for (place, live) in self.book.iter() {
             self.workers.tell(&live.order(place), None);
         }
+    }
+
+    /// Has the configuration's `rules` run beside those that run already, and in place of those that they cannot run beside.
+    pub(super) async fn prevail(&mut self, rules: Vec<Rule>) -> Result<(), SupervisorError> {
+        let configured: HashSet<_> = rules.iter().map(|rule| rule.input.clone()).collect();
+        let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
+        let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
+        let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
+        let mut replaced = same_input.chain(same_name).collect::<BTreeSet<_>>();
+        // Those of the configuration alone make no circle.
+        while let Some(circle) = self.book.circle_with(&others, &replaced) {
+            let is_further = |live: &&LiveRule| !configured.contains(&live.rule.input);
+            let further = |place: &u32| Some((*place, self.book.get(*place).filter(is_further)?));
+            let Some((place, live)) = circle.running.iter().find_map(further) else { break };
+            tracing::warn!(
+                "rule \"{}\", which ran, is taken out for the configuration: {}",
+                live.rule.name,
+                circle.message
+            );
+            replaced.insert(place);
+        }
+        self.change(&replaced.into_iter().collect::<Vec<_>>(), others).await
     }
 
     /// A rule as it runs.

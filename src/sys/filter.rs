@@ -4,6 +4,7 @@
 
 use socket2::SockFilter;
 
+use super::udp_socket::OWN_MARK;
 use crate::wire::ethernet::ethertype;
 use crate::wire::{LinkLayer, PROTOCOL_UDP, ethernet, ipv6};
 
@@ -28,6 +29,8 @@ const TAX: u16 = 0x07;
 const ANCILLARY: u32 = 0xffff_f000;
 /// `SKF_AD_PKTTYPE`.
 const PACKET_TYPE: u32 = ANCILLARY + 4;
+/// `SKF_AD_MARK`.
+const MARK: u32 = ANCILLARY + 20;
 /// `SKF_AD_VLAN_TAG`: the tag that the kernel took out of the frame, 0 if there was none.
 const VLAN_TAG: u32 = ANCILLARY + 44;
 /// `PACKET_MULTICAST` (`linux/if_packet.h`). Higher types are frames for other hosts and our own outgoing ones.
@@ -79,7 +82,8 @@ impl Program {
     }
 }
 
-/// Lets through incoming, untagged UDP over IPv4 and IPv6, fragments included, where frames begin as `link_layer` says.
+/// Lets through incoming, untagged UDP over IPv4 and IPv6 that no relay of this host has sent, fragments included, where frames
+/// begin as `link_layer` says.
 ///
 /// A tag with VLAN id 0 carries a priority only (IEEE 802.1Q), so such a frame counts as untagged. Frames for other
 /// hosts, which a promiscuous interface sees, are not for the relay.
@@ -88,6 +92,8 @@ pub fn udp_over_ip(link_layer: LinkLayer) -> Vec<SockFilter> {
     let mut program = Program::default();
     program.push(LD_W_ABS, PACKET_TYPE);
     program.jump(JGT_K, MULTICAST, Reject, Next);
+    program.push(LD_W_ABS, MARK);
+    program.jump(JEQ_K, OWN_MARK, Reject, Next);
     program.push(LD_W_ABS, VLAN_TAG);
     program.push(AND_K, VLAN_ID);
     program.jump(JEQ_K, 0, Next, Reject);

@@ -12,6 +12,12 @@ use super::sockopt;
 /// Place of the code point in the traffic class, above the two bits of ECN (RFC 2474, RFC 3168).
 pub const DSCP_SHIFT: u32 = 2;
 
+/// What egress sockets mark their datagrams with (`SO_MARK`) that come in at this host again: filters of packet sockets let none
+/// through that has it. A number that nobody else is likely to use.
+pub const OWN_MARK: u32 = 0x6d63_726c;
+/// Index of `lo` in every network namespace: `LOOPBACK_IFINDEX` (`net/flow.h`).
+const LOOPBACK: u32 = 1;
+
 /// Where and how an egress socket sends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EgressAddress {
@@ -85,9 +91,25 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
         socket.set_send_buffer_size(send_buffer)?;
     }
     socket.connect(&scoped(destination, address.interface_index).into())?;
+    mark_what_comes_back(&socket, address)?;
     // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
     let obtained = socket.send_buffer_size()? / 2;
     Ok((socket.into(), obtained))
+}
+
+/// Marks what `socket`, a connected one, sends through the loopback device, which is where it comes in again. To
+/// `PACKET_IGNORE_OUTGOING` it is incoming then.
+fn mark_what_comes_back(socket: &Socket, address: &EgressAddress) -> io::Result<()> {
+    // To an address of its own a host sends through that device, whatever interface is asked for.
+    let own = socket.local_addr()?.as_socket().map(|own| own.ip());
+    if address.interface_index != LOOPBACK && own != Some(address.destination.ip()) {
+        return Ok(());
+    }
+    match socket.set_mark(OWN_MARK) {
+        // Before Linux 5.17 it takes CAP_NET_ADMIN. Rules that send in a circle are refused all the same.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 /// The address that `socket`, a connected one, sends from.
