@@ -104,7 +104,9 @@ fn an_answer_from_the_receivers_host_costs_no_train_and_no_order(path: Path) {
     // All wait together, so that they leave in trains.
     let mut offer_at_once = || {
         let processes = [vec![relay.pid()], relay.workers()].concat();
-        processes.iter().for_each(|process| kill(*process, libc::SIGSTOP));
+        for process in &processes {
+            kill(*process, libc::SIGSTOP);
+        }
         offer(&mut injector, &sent);
         processes.iter().rev().for_each(|process| kill(*process, libc::SIGCONT));
     };
