@@ -36,7 +36,9 @@ fn listens_on(topology: &Topology, path: Path, device: &str, mut send: impl FnMu
     let spec = format!("{device}:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
     let relay = Relay::start(topology, path, &["--rule", &spec]);
     let sent = payloads();
-    sent.iter().for_each(|payload| send(&good(payload)));
+    for payload in &sent {
+        send(&good(payload));
+    }
     assert!(receive(&sink, sent.len()) == sent, "as they were sent");
     let stats = relay.stop();
     assert!(is_empty(&sink), "once");
@@ -50,7 +52,9 @@ fn sends_through(topology: &Topology, path: Path, device: &str, arrived: impl Fn
     let relay = Relay::start(topology, path, &["--rule", &spec]);
     let mut injector = Injector::new(&topology.generator);
     let sent = payloads();
-    sent.iter().for_each(|payload| injector.send(&good(payload)));
+    for payload in &sent {
+        injector.send(&good(payload));
+    }
     assert!(arrived(sent.len()) == sent, "as they were sent");
     let stats = relay.stop();
     assert_eq!(stats.relayed, sent.len() as u64, "{stats:?}");
@@ -239,7 +243,9 @@ fn a_device_that_leads_nowhere_takes_copies() {
         let spec = format!("ingress:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:x0");
         let relay = Relay::start(topology, Path::MmapV3, &["--rule", &spec, "--no-gso"]);
         let mut injector = Injector::new(&topology.generator);
-        (0..100).for_each(|i| injector.send(&good(&[i])));
+        for i in 0..100 {
+            injector.send(&good(&[i]));
+        }
         relay.stats_when(|stats| stats.relayed == 100);
         relay.stop();
         let show = || Command::new("ip").args(["-s", "-j", "link", "show", "x0"]).output().unwrap().stdout;

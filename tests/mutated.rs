@@ -33,7 +33,7 @@ const GOOD: u64 = 8;
 const SHORTEST: usize = 14;
 const LONGEST: usize = 1_514;
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
+/// `SplitMix64` (Steele, Lea and Flood 2014).
 struct Random(u64);
 
 impl Random {

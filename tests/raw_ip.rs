@@ -98,7 +98,9 @@ fn what_a_tun_device_brings_is_relayed_or_counted(path: Path) {
         }
         // Fragments are put together here, too.
         let large = vec![9; 65_507];
-        fragments(&good(&large), 77).iter().for_each(|fragment| tun.send(&fragment[ETHERNET..]).unwrap());
+        for fragment in fragments(&good(&large), 77) {
+            tun.send(&fragment[ETHERNET..]).unwrap();
+        }
         expected.push(large);
         let mut arrived = receive(&sink, expected.len());
         // Workers that share the flows keep the order of each.
@@ -125,7 +127,9 @@ fn copies_leave_through_a_tun_device(path: Path) {
     let relay = Relay::start(topology, path, &["--rule", &rule]);
     let mut injector = Injector::new(&topology.generator);
     let sent: Vec<_> = (0..100_u8).map(|i| vec![i; [0, 1, 100, 100, 1_472][usize::from(i) % 5]]).collect();
-    sent.iter().for_each(|payload| injector.send(&good(payload)));
+    for payload in &sent {
+        injector.send(&good(payload));
+    }
     let (mut to_group, mut to_host) = (Vec::new(), Vec::new());
     let mut buffer = vec![0; 65_536];
     while to_group.len() < sent.len() || to_host.len() < sent.len() {
@@ -206,7 +210,9 @@ fn whoever_takes_over_knows_what_frames_begin_with(path: Path) {
     // What a worker had in hand that dies may leave twice.
     relay.stats_when(|stats| stats.relayed == 3 && stats.balance().is_ok());
     let workers = relay.workers();
-    workers.iter().for_each(|worker| kill(*worker, libc::SIGKILL));
+    for worker in &workers {
+        kill(*worker, libc::SIGKILL);
+    }
     let deadline = Instant::now() + DEADLINE;
     while relay.workers().len() < workers.len() || relay.workers().iter().any(|it| workers.contains(it)) {
         assert!(Instant::now() < deadline, "no new workers");

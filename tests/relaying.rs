@@ -6,9 +6,10 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use lab::topology::Family;
+use lab::topology::{Family, Port};
 use multicast_relay::rules::Rule;
 use support::in_process::{InProcess, PATHS};
 use support::{
@@ -145,10 +146,24 @@ fn an_interface_that_goes_down_is_heard_again_when_it_is_up(path: Path) {
         topology.ingress.set_up(false).unwrap();
         relay.stats_when(|stats| stats.inputs[0].went_down == u64::from(turn) + 1);
         topology.ingress.set_up(true).unwrap();
+        wait_until_it_sends(&topology.generator);
         injector.send(&good(&[turn]));
         assert_eq!(receive(&sink, 1), [[turn]]);
     }
     assert_eq!(relay.stop().relayed, 5);
+}
+
+/// Waits until what is sent through a device leaves: of one that has a carrier again, the kernel drops it for a moment.
+fn wait_until_it_sends(port: &Port) {
+    let deadline = Instant::now() + DEADLINE;
+    let show = || Command::new("ip").args(["-j", "link", "show", port.device()]).output().unwrap().stdout;
+    loop {
+        let links: serde_json::Value = serde_json::from_slice(&port.namespace().run(show).unwrap()).unwrap();
+        if links[0]["operstate"] == "UP" && links[0]["qdisc"] != "noop" {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{links}");
+    }
 }
 
 over_every_path!(copies_leave_with_the_ttl_and_addresses_of_their_output_and_do_not_come_back);

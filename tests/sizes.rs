@@ -91,7 +91,9 @@ fn jumbo_frames_arrive_as_they_were_sent(path: Path) {
         let relay = Relay::start(topology, path, &["--rule", &rule]);
         let mut injector = Injector::new(&topology.generator);
         let sent = payloads(around(9_000, headers));
-        sent.iter().for_each(|payload| injector.send(&frame(group, payload)));
+        for payload in &sent {
+            injector.send(&frame(group, payload));
+        }
         arrives(&sink, &sent);
         let stats = relay.stop();
         assert!(is_empty(&sink));
@@ -113,7 +115,9 @@ fn what_is_larger_than_the_mtu_out_is_fragmented_by_the_kernel(path: Path) {
         let relay = Relay::start(topology, path, &["--rule", &rule]);
         let mut injector = Injector::new(&topology.generator);
         let sent = payloads(around(9_000, headers));
-        sent.iter().for_each(|payload| injector.send(&frame(group, payload)));
+        for payload in &sent {
+            injector.send(&frame(group, payload));
+        }
         arrives(&sink, &sent);
         let stats = relay.stop();
         assert!(is_empty(&sink));
@@ -130,15 +134,11 @@ over_every_path!(the_largest_ipv4_datagrams_leave_over_both_families);
 fn the_largest_ipv4_datagrams_leave_over_both_families(path: Path) {
     let network = network(Family::Ipv4, 2);
     let topology = &network.topology;
-    let [egress, at_sink] =
-        [(topology.relay_namespace(), "egress1", 1), (topology.sinks[1].namespace(), "sink1", 2)].map(
-            |(namespace, device, number)| {
-                namespace.set_sysctl(&format!("net/ipv6/conf/{device}/disable_ipv6"), "0").unwrap();
-                let add = || ip(&format!("address add fd82::{number}/64 dev {device} nodad"));
-                namespace.run(add)
-            },
-        );
-    (egress.unwrap(), at_sink.unwrap());
+    let ends = [(topology.relay_namespace(), "egress1"), (topology.sinks[1].namespace(), "sink1")];
+    for (i, (namespace, device)) in ends.into_iter().enumerate() {
+        namespace.set_sysctl(&format!("net/ipv6/conf/{device}/disable_ipv6"), "0").unwrap();
+        namespace.run(|| ip(&format!("address add fd82::{}/64 dev {device} nodad", i + 1))).unwrap();
+    }
     let sinks = [sink(&topology.sinks[0]), sink_v6(&topology.sinks[1])];
     let rule =
         format!("ingress:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0,[{OUT_GROUP_V6}]:{OUT_PORT}:egress1");
@@ -148,9 +148,13 @@ fn the_largest_ipv4_datagrams_leave_over_both_families(path: Path) {
     for (i, payload) in sent.iter().enumerate() {
         let frame = frame((GROUP, PORT).into(), payload);
         let frames = if frame.len() > 1_514 { fragments(&frame, i as u16) } else { vec![frame] };
-        frames.iter().for_each(|frame| injector.send(frame));
+        for frame in &frames {
+            injector.send(frame);
+        }
     }
-    sinks.iter().for_each(|sink| arrives(sink, &sent));
+    for sink in &sinks {
+        arrives(sink, &sent);
+    }
     let stats = relay.stop();
     assert!(sinks.iter().all(is_empty));
     assert_eq!((stats.received, stats.relayed), (sent.len() as u64, 2 * sent.len() as u64));
@@ -172,7 +176,9 @@ fn the_largest_ipv6_datagrams_come_in_one_frame_of_a_device_that_can(path: Path)
     let relay = Relay::start(topology, path, &["--rule", &rule]);
     let mut injector = topology.relay_namespace().run(|| Injector::on("lo")).unwrap();
     let sent = payloads([LARGEST_V6, 100, LARGEST_V6, LARGEST_V4, LARGEST_V6 - 1, 70]);
-    sent.iter().for_each(|payload| injector.send(&frame((GROUP_V6, PORT).into(), payload)));
+    for payload in &sent {
+        injector.send(&frame((GROUP_V6, PORT).into(), payload));
+    }
     arrives(&sink, &sent);
     let stats = relay.stop();
     assert!(is_empty(&sink));
@@ -194,7 +200,9 @@ fn ipv6_fragments_are_counted_and_cost_no_other_datagram(path: Path) {
     for (i, payload) in whole.iter().enumerate() {
         injector.send(&frame(group, payload));
         let large = frame(group, &payloads([4_000])[0]);
-        fragments_v6(&large, 1_440, i as u32).iter().for_each(|fragment| injector.send(fragment));
+        for fragment in fragments_v6(&large, 1_440, i as u32) {
+            injector.send(&fragment);
+        }
     }
     arrives(&sink, &whole);
     let stats = relay.stop();
@@ -216,7 +224,9 @@ fn what_no_block_has_room_for_is_counted_as_truncated() {
     for (i, payload) in sent.iter().enumerate() {
         let frame = frame(group, payload);
         let frames = if frame.len() > 1_514 { fragments(&frame, i as u16) } else { vec![frame] };
-        frames.iter().for_each(|frame| injector.send(frame));
+        for frame in &frames {
+            injector.send(frame);
+        }
     }
     let fits = |payload: &Vec<u8>| payload.len() <= 15_000;
     let whole: Vec<_> = sent.into_iter().filter(fits).collect();
