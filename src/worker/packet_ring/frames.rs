@@ -47,7 +47,7 @@ const PREFETCHED: usize = 2_048;
 pub struct RingFrame<'a> {
     /// The `virtio_net_hdr` (`linux/virtio_net.h`).
     pub vnet_header: &'a [u8],
-    /// From the Ethernet header on, as far as there was room for it.
+    /// From the link-layer header on, if there is one, as far as there was room for it.
     pub bytes: &'a [u8],
     /// Its length when it was captured, in bytes: more than `bytes` has when its end is missing.
     pub captured_len: usize,
