@@ -10,6 +10,13 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
+/// Whether the process's main thread is on a processor, or waits for one: state `R` of `/proc/<pid>/stat` (`proc_pid_stat(5)`).
+pub fn is_runnable(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may hold anything.
+    text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+}
+
 /// Has descriptors that this process was started with, beside the standard three, end where another program begins (Linux 5.11).
 pub fn close_descriptors_on_exec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4; // linux/close_range.h
@@ -21,6 +28,28 @@ pub fn close_descriptors_on_exec() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_sleeps_or_is_gone_waits_for_no_processor_and_who_is_busy_does() {
+        let start = |program: &str, argument: &[&str]| {
+            std::process::Command::new(program).args(argument).spawn().unwrap()
+        };
+        let (mut busy, mut asleep) = (start("sh", &["-c", "while :; do :; done"]), start("sleep", &["60"]));
+        let until = |is_so: &dyn Fn() -> bool| {
+            let start = std::time::Instant::now();
+            while !is_so() && start.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            is_so()
+        };
+        let found = (until(&|| is_runnable(busy.id())), until(&|| !is_runnable(asleep.id())));
+        for child in [&mut busy, &mut asleep] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, (true, true));
+        assert!(!is_runnable(u32::MAX));
+    }
 
     #[test]
     fn this_process_takes_time() {

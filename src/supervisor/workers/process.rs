@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::channel::{Channel, Listener};
-use crate::sys::poll;
+use crate::sys::{poll, process};
 use crate::worker::order::{Answer, Descriptor, Inbox, Order, Outbox};
 
 /// How often in a row a worker that was asked for a sign of life may be found without one. Looks are counted, not time: a machine
@@ -68,7 +68,12 @@ struct Pulse {
     /// How often it was found without one since it was asked; none while it shows some by itself.
     looks: Option<u32>,
     has_begun: bool,
+    /// Time that it had been on a processor at the last look.
+    cpu_time: Duration,
 }
+
+/// Least time on a processor from one look to the next of a worker that is on one.
+const SOME_TIME: Duration = Duration::from_millis(5);
 
 impl Process {
     /// Starts one that listens at `path`, and connects. `arguments` come before the command `worker`.
@@ -149,7 +154,7 @@ impl Process {
             answered: 0,
             refused: Vec::new(),
             failure: None,
-            pulse: Pulse { turns: 0, looks: None, has_begun: false },
+            pulse: Pulse { turns: 0, looks: None, has_begun: false, cpu_time: Duration::ZERO },
         })
     }
 
@@ -245,17 +250,23 @@ impl Process {
     /// Looks whether it lives, by the turns that it has made; asks it, where it may be asleep, and ends it when it does not
     /// answer.
     pub(super) fn check_pulse(&mut self, turns: u64) {
-        let Pulse { turns: before, looks, has_begun } = self.pulse;
+        let Pulse { turns: before, looks, has_begun, cpu_time: ran_before } = self.pulse;
+        let cpu_time = process::cpu_time(self.pid).unwrap_or_default();
+        self.pulse.cpu_time = cpu_time;
+        // One that waits for a processor is no better off when another one takes its place.
+        let is_starved = || cpu_time.saturating_sub(ran_before) < SOME_TIME && process::is_runnable(self.pid);
         let most = if has_begun { HANG_LOOKS } else { BEGIN_LOOKS };
         match looks {
             _ if turns != before => {
                 // What one before it has counted is no sign of its own.
-                self.pulse = Pulse { turns, looks: None, has_begun: has_begun || self.answered > 0 };
+                let has_begun = has_begun || self.answered > 0;
+                self.pulse = Pulse { turns, looks: None, has_begun, cpu_time };
             }
             None => {
                 self.tell(&Order::Answer(0), None);
                 self.pulse.looks = Some(0);
             }
+            Some(_) if is_starved() => {}
             Some(looks) if looks >= most => {
                 self.failure.get_or_insert_with(|| "did nothing any more".to_owned());
                 self.kill();
