@@ -8,11 +8,14 @@
 //! the other way round. Two rules for different sources do not feed each other: where copies keep their source, the second one
 //! does not take them, and else it would have to be for the relay's own address, from which nothing new can come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Input, Output, Rule};
+
+// A fast hash is safe here: only the configuration inserts.
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// How many steps of a circle are told, the last one included.
 const STEPS_TOLD: usize = 8;
@@ -41,7 +44,7 @@ pub struct Takers<R> {
 
 impl<R> Default for Takers<R> {
     fn default() -> Self {
-        Self { by_interface: HashMap::new() }
+        Self { by_interface: HashMap::default() }
     }
 }
 
@@ -49,7 +52,7 @@ impl<R: Copy + PartialEq> Takers<R> {
     /// Enters the rule with this input, in place of another one with the same.
     pub fn insert(&mut self, input: &Input, rule: R) {
         if !self.by_interface.contains_key(&input.interface) {
-            self.by_interface.insert(input.interface.clone(), HashMap::new());
+            self.by_interface.insert(input.interface.clone(), HashMap::default());
         }
         if let Some(by_destination) = self.by_interface.get_mut(&input.interface) {
             by_destination.entry(destination(input)).or_default().insert(input.source, rule);
@@ -153,7 +156,7 @@ enum State {
 /// Walks a graph, depth first, from each of `from`. Returns circles that share no node.
 fn walk<N: Copy + Eq + Hash>(from: impl IntoIterator<Item = N>, next: impl Fn(N) -> Vec<N>) -> Vec<Vec<N>> {
     let mut circles = Vec::new();
-    let mut states = HashMap::new();
+    let mut states = HashMap::default();
     for start in from {
         if states.contains_key(&start) {
             continue;
@@ -175,8 +178,12 @@ fn walk<N: Copy + Eq + Hash>(from: impl IntoIterator<Item = N>, next: impl Fn(N)
                     circles.push(circle);
                 }
                 None => {
-                    states.insert(following, State::OnPath);
-                    path.push((following, next(following).into_iter()));
+                    let further = next(following).into_iter();
+                    // Most of what is sent no rule takes, and that is found out as fast again as it is written down.
+                    if further.len() > 0 {
+                        states.insert(following, State::OnPath);
+                        path.push((following, further));
+                    }
                 }
             }
         }
