@@ -208,7 +208,7 @@ fn rules_that_cannot_be_are_bad_usage() {
     for (arguments, part) in [
         (&["add"][..], "--input-interface <IF>"),
         (&["add", "--input-interface", "eth0"], "--input-group <GROUP>"),
-        (&["add", "--name", "x", "--rule", SPEC], "--input-interface <IF>"),
+        (&["add", "--name", "x", "--rule", SPEC, "--rule", SPEC], "--name \"x\" is for one rule"),
         (&["add", "--rule", "eth0"], "--rule \"eth0\": no `=` between input and outputs"),
         (&[&["add"], &specs[..]].concat(), "have the same input eth0:239.1.1.1:5000"),
         (&["add", "--file", "/no/such/file"], "/no/such/file"),

@@ -64,7 +64,7 @@ pub struct Add {
     /// Where copies go: GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
     #[arg(long, value_name = "OUTPUTS", requires = "input_interface")]
     pub outputs: Option<String>,
-    /// The rule's name [default: its input]
+    /// The name of the rule, if it is one [default: its input]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub name: Option<String>,
     /// Do not have the host join the groups: something else makes them arrive

@@ -35,15 +35,19 @@ pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
         }
     }
     if let Some(name) = &arguments.name {
-        let [rule] = rules.as_mut_slice() else {
-            return Err(usage(format!("--name \"{name}\" is for one rule, not for {}", rules.len())));
-        };
-        rule.name.clone_from(name);
+        // The rule of the other flags, which is the last one, or the only one of --rule.
+        let named = if arguments.input_interface.is_some() { rules.last_mut() } else { only(&mut rules) };
+        let message = || usage(format!("--name \"{name}\" is for one rule: give it with one --rule"));
+        named.ok_or_else(message)?.name.clone_from(name);
     }
     if let Some((_, fault)) = faults_between(&rules).into_iter().next() {
         return Err(usage(fault.message));
     }
     Ok(rules.iter().map(RuleSpec::from).collect())
+}
+
+fn only(rules: &mut [Rule]) -> Option<&mut Rule> {
+    if let [rule] = rules { Some(rule) } else { None }
 }
 
 /// The rules that a `remove` means.
