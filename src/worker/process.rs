@@ -26,10 +26,10 @@ fn confine(task: &Task) -> Result<(), WorkerError> {
     {
         tracing::warn!("pin worker {} to CPU {cpu}: {error}", task.number);
     }
+    let was_root = rustix::process::geteuid().is_root();
     let report = Sandbox::enter(None)?;
-    // A supervisor that is not root cannot give its workers less, which it is known for.
-    let is_root = rustix::process::geteuid().is_root();
-    if report.keeps(Part::SystemCalls) || is_root {
+    // That a supervisor which is not root cannot make its workers less is known.
+    if report.keeps(Part::SystemCalls) || was_root && report.keeps(Part::User) {
         tracing::warn!("worker {}: {report}", task.number);
     } else {
         tracing::debug!("worker {}: {report}", task.number);
