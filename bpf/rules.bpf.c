@@ -10,8 +10,8 @@
 // ends there, instead of going on to the IP stack, which has no use for it. So does such a frame that the relay then drops,
 // because it is damaged or there is no room for it; fragments go on.
 //
-// Frames start with their Ethernet header, or with the IP header where the device has no other. Built by ci/bpf. The other side of every map and constant is
-// src/sys/rule_programs.rs.
+// Frames start with their Ethernet header, or with the IP header where the device has no other. Built by ci/bpf. The other
+// side of every map and constant is src/sys/rule_programs.rs.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

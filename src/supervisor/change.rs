@@ -138,9 +138,7 @@ impl Relay {
     }
 
     pub(super) fn stop_listening(&mut self, live: &LiveRule, listening: Listening) {
-        if live.rule.join
-            && let Some(order) = self.memberships.leave(&live.rule.input, listening.interface)
-        {
+        if let Some(order) = self.memberships.leave(&live.rule, listening.interface) {
             self.workers.tell(&order, None);
         }
         if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {

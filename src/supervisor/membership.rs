@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::rules::Input;
+use crate::rules::{Input, Rule};
 use crate::sys::membership_socket::{Membership, MembershipSocket};
 use crate::sys::udp_socket::occupy;
 use crate::worker::order::{Descriptor, Order};
@@ -50,13 +50,13 @@ struct Occupied {
 }
 
 impl Memberships {
-    /// Has the host take what `input` takes, for one more rule. Where that takes a new socket, returns the order for workers to
-    /// hold it: as long as anybody does, the host stays a member.
-    pub(super) fn enter(&mut self, input: &Input, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
-        if input.group.is_multicast() {
-            return self.join(membership(input, interface));
+    /// Has the host take what `rule` takes. Where that takes a new socket, returns the order for workers to hold it: as long as
+    /// anybody does, the host stays a member.
+    pub(super) fn enter(&mut self, rule: &Rule, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
+        if rule.input.group.is_multicast() {
+            return if rule.join { self.join(membership(&rule.input, interface)) } else { Ok(None) };
         }
-        let address = SocketAddr::new(input.group, input.port);
+        let address = SocketAddr::new(rule.input.group, rule.input.port);
         if let Some(occupied) = self.addresses.get_mut(&address) {
             occupied.users += 1;
             return Ok(None);
@@ -73,13 +73,13 @@ impl Memberships {
         self.next
     }
 
-    /// One rule less needs what [`Memberships::enter`] has done. Where a socket is needed no more, returns the order for workers
-    /// to let it go.
-    pub(super) fn leave(&mut self, input: &Input, interface: u32) -> Option<Order> {
-        if input.group.is_multicast() {
-            return self.leave_group(membership(input, interface));
+    /// `rule` does not need any more what [`Memberships::enter`] has done. Where a socket is needed no more, returns the order
+    /// for workers to let it go.
+    pub(super) fn leave(&mut self, rule: &Rule, interface: u32) -> Option<Order> {
+        if rule.input.group.is_multicast() {
+            return if rule.join { self.leave_group(membership(&rule.input, interface)) } else { None };
         }
-        let address = SocketAddr::new(input.group, input.port);
+        let address = SocketAddr::new(rule.input.group, rule.input.port);
         let occupied = self.addresses.get_mut(&address)?;
         occupied.users = occupied.users.saturating_sub(1);
         if occupied.users > 0 {
@@ -168,8 +168,14 @@ mod tests {
     use super::*;
     use crate::sys::interface::Interface;
 
-    fn input(group: [u8; 4], port: u16) -> Input {
-        Input { interface: "lo".to_owned(), group: group.into(), port, source: None }
+    fn rule(group: [u8; 4], port: u16) -> Rule {
+        let [a, b, c, d] = group;
+        format!("lo:{a}.{b}.{c}.{d}:{port}=239.2.2.2:6000:lo").parse().unwrap()
+    }
+
+    fn with_source(mut rule: Rule, source: &str) -> Rule {
+        rule.input.source = Some(source.parse().unwrap());
+        rule
     }
 
     fn joined(prefix: &str) -> usize {
@@ -181,11 +187,11 @@ mod tests {
     fn more_groups_are_joined_than_one_socket_holds_and_left_again() {
         let lo = Interface::find("lo").unwrap().index;
         let mut memberships = Memberships::default();
-        let group = |i: u8| [[239, 81, 7, i]; 2].map(|group| input(group, 5000));
+        let group = |i: u8| [[239, 81, 7, i]; 2].map(|group| rule(group, 5000));
         let mut new = 0;
         for i in 0..100 {
-            for input in &group(i) {
-                new += usize::from(memberships.enter(input, lo).unwrap().is_some());
+            for rule in &group(i) {
+                new += usize::from(memberships.enter(rule, lo).unwrap().is_some());
             }
         }
         let limit = std::fs::read_to_string("/proc/sys/net/ipv4/igmp_max_memberships").unwrap();
@@ -211,8 +217,8 @@ mod tests {
         // The first socket has room, and the last ones have not, which only shows when one is tried.
         memberships.leave(&group(0)[0], lo);
         for _ in 0..3 {
-            memberships.enter(&input([239, 81, 8, 1], 5000), lo).unwrap();
-            memberships.leave(&input([239, 81, 8, 1], 5000), lo);
+            memberships.enter(&rule([239, 81, 8, 1], 5000), lo).unwrap();
+            memberships.leave(&rule([239, 81, 8, 1], 5000), lo);
         }
         assert_eq!(memberships.sockets.len(), 100_usize.div_ceil(limit), "there is room again");
     }
@@ -229,37 +235,48 @@ mod tests {
         let lo = Interface::find("lo").unwrap().index;
         let mut memberships = Memberships::default();
         let group = [239, 81, 9, 1];
-        let of = |i: u8| Input { source: Some([10, 0, 0, i].into()), ..input(group, 5000) };
+        let of = |i: u8| with_source(rule(group, 5000), &format!("10.0.0.{i}"));
         // More than one socket can have of a group.
         for i in 0..12 {
             memberships.enter(&of(i), lo).unwrap();
         }
         assert_eq!(sources("0xef510901").len(), 12);
-        memberships.enter(&input(group, 5000), lo).unwrap();
+        memberships.enter(&rule(group, 5000), lo).unwrap();
         for i in 1..12 {
             memberships.leave(&of(i), lo);
         }
         assert_eq!(sources("0xef510901"), ["0x0a000000"]);
         memberships.leave(&of(0), lo);
-        memberships.leave(&input(group, 5000), lo);
+        memberships.leave(&rule(group, 5000), lo);
         assert_eq!((sources("0xef510901").len(), memberships.orders().count()), (0, 0));
-        let v6 = |source: Option<&str>| Input {
-            interface: "lo".to_owned(),
-            group: "ff35::8151".parse().unwrap(),
-            port: 1,
-            source: source.map(|source| source.parse().unwrap()),
-        };
-        memberships.enter(&v6(Some("fd00::1")), lo).unwrap();
-        memberships.enter(&v6(None), lo).unwrap();
-        memberships.leave(&v6(Some("fd00::1")), lo);
-        memberships.leave(&v6(None), lo);
+        let any: Rule = "lo:[ff35::8151]:1=239.2.2.2:6000:lo".parse().unwrap();
+        let one = with_source(any.clone(), "fd00::1");
+        for rule in [&one, &any] {
+            memberships.enter(rule, lo).unwrap();
+        }
+        assert_eq!(memberships.orders().count(), 2, "one socket is a member of a group in one way");
+        for rule in [&one, &any] {
+            memberships.leave(rule, lo);
+        }
         assert_eq!(memberships.orders().count(), 0);
+    }
+
+    #[test]
+    fn a_rule_that_does_not_join_needs_nothing_unless_it_is_for_an_address_of_the_host() {
+        let mut memberships = Memberships::default();
+        let apart = |group| Rule { join: false, ..rule(group, 28_432) };
+        for (group, sockets) in [([239, 81, 9, 2], 0), ([127, 0, 0, 1], 1)] {
+            memberships.enter(&apart(group), 1).unwrap();
+            assert_eq!(memberships.orders().count(), sockets, "{group:?}");
+            memberships.leave(&apart(group), 1);
+            assert_eq!(memberships.orders().count(), 0, "{group:?}");
+        }
     }
 
     #[test]
     fn a_host_address_is_occupied_as_long_as_a_rule_needs_it() {
         let mut memberships = Memberships::default();
-        let unicast = input([127, 0, 0, 1], 28_431);
+        let unicast = rule([127, 0, 0, 1], 28_431);
         let bind = || std::net::UdpSocket::bind("127.0.0.1:28431");
         let holds = [(); 2].map(|()| memberships.enter(&unicast, 1).unwrap().is_some());
         assert_eq!((holds, memberships.orders().count()), ([true, false], 1));

@@ -187,8 +187,7 @@ impl Relay {
         if !self.inputs.contains_key(name) {
             self.open_input(interface)?;
         }
-        let joined = if rule.join { self.memberships.enter(&rule.input, index) } else { Ok(None) };
-        let held = joined.map_err(|error| SupervisorError::Join {
+        let held = self.memberships.enter(rule, index).map_err(|error| SupervisorError::Join {
             group: rule.input.group,
             interface: name.clone(),
             error,

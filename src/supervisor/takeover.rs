@@ -34,6 +34,8 @@ struct State {
     outputs: BTreeMap<u32, (EgressAddress, OwnedFd)>,
     rules: BTreeMap<u32, (Rule, Option<u16>, Vec<Hop>)>,
     inputs: Inputs,
+    /// Places of inputs that only some of them have: whose sockets those are nobody knows, nor do they capture for the others.
+    partial: Vec<u16>,
     /// Whether they were not told the same, because a supervisor has died over a change.
     differs: bool,
 }
@@ -62,9 +64,8 @@ impl State {
                 _ => {}
             }
         }
-        // Whose sockets those are that only some workers have, nobody knows, nor do they capture for the others.
-        state.differs |= state.inputs.values().any(|(.., sockets)| sockets.len() != count);
-        state.inputs.retain(|_, (.., sockets)| sockets.len() == count);
+        let partial = state.inputs.extract_if(.., |_, (.., sockets)| sockets.len() != count);
+        state.partial = partial.map(|(place, _)| place).collect();
         state
     }
 }
@@ -82,9 +83,7 @@ fn kind(order: &Order) -> (u8, u32, Option<u16>) {
 impl Relay {
     /// Takes over what `all_told` says that the workers, which have been adopted, do.
     pub(super) async fn take_over(&mut self, all_told: Vec<Told>) -> Result<(), SupervisorError> {
-        let inputs_told: BTreeSet<_> =
-            all_told.iter().flatten().filter_map(|(order, _)| input(order)).collect();
-        let State { outputs, rules, inputs, differs } = State::new(all_told);
+        let State { outputs, rules, inputs, partial, differs } = State::new(all_told);
         let addresses: HashMap<_, _> =
             outputs.iter().map(|(place, (address, _))| (*place, address.clone())).collect();
         for (place, (address, socket)) in outputs {
@@ -94,13 +93,13 @@ impl Relay {
             let live = self.revive(rule, input, &hops, &addresses, &inputs);
             self.book.adopt(place, live);
         }
-        for place in inputs_told.into_iter().filter(|place| !inputs.contains_key(place)) {
+        for place in partial {
             self.workers.tell(&Order::EndInput { place }, None);
         }
         for (place, (name, link_layer, sockets)) in inputs {
             self.adopt_input(place, &name, link_layer, sockets)?;
         }
-        self.rejoin()?;
+        self.rejoin().await?;
         if differs {
             tracing::warn!(
                 "workers were not told the same, as a supervisor has died over a change: all are told everything"
@@ -206,30 +205,31 @@ impl Relay {
         Ok(())
     }
 
-    /// Joins the groups again that the other supervisor had joined, before workers let its memberships go.
-    fn rejoin(&mut self) -> Result<(), SupervisorError> {
-        for (_, live) in self.book.iter() {
-            let (true, Ok(listening)) = (live.rule.join, &live.input) else { continue };
-            if let Err(error) = self.memberships.enter(&live.rule.input, listening.interface) {
-                tracing::warn!("join {} on {}: {error}", live.rule.input.group, live.rule.input.interface);
-            }
-        }
+    /// Joins the groups again that the other supervisor had joined, before workers let its memberships go. Addresses of the host
+    /// are occupied only then, for a moment by nobody, since no two sockets can have one.
+    async fn rejoin(&mut self) -> Result<(), SupervisorError> {
+        self.enter_all(true);
+        self.workers.tell(&Order::LetAllGo, None);
+        self.workers.sync().await?;
+        self.enter_all(false);
         let orders = self.memberships.orders().collect::<Result<Vec<_>, _>>();
         let orders =
             orders.map_err(|error| SupervisorError::Setup { operation: "share memberships", error })?;
-        self.workers.tell(&Order::LetAllGo, None);
         for (order, socket) in orders {
             self.workers.tell(&order, Some(&socket));
         }
         Ok(())
     }
-}
 
-/// The place of the input that an order is about.
-fn input(order: &Order) -> Option<u16> {
-    match order {
-        Order::Input { place, .. } => Some(*place),
-        _ => None,
+    /// Has the host take what rules take: those of groups, or those of addresses.
+    fn enter_all(&mut self, of_groups: bool) {
+        let is_meant = |live: &&LiveRule| live.rule.input.group.is_multicast() == of_groups;
+        for live in self.book.iter().map(|(_, live)| live).filter(is_meant) {
+            let Ok(listening) = &live.input else { continue };
+            if let Err(error) = self.memberships.enter(&live.rule, listening.interface) {
+                tracing::warn!("join {} on {}: {error}", live.rule.input.group, live.rule.input.interface);
+            }
+        }
     }
 }
 
@@ -284,6 +284,6 @@ mod tests {
         let state = State::new(vec![first, vec![output(0), output(1), rule(0), rule(1), input(0), input(1)]]);
         assert!(state.differs);
         assert_eq!((state.outputs.len(), state.rules.len()), (2, 2));
-        assert_eq!(state.inputs.keys().collect::<Vec<_>>(), [&0], "nobody knows whose socket the other is");
+        assert_eq!((state.inputs.keys().collect::<Vec<_>>(), state.partial), (vec![&0], vec![1]));
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::SupervisorError;
 use super::book::{LiveOutput, LiveRule};
 use super::relay::{Relay, find};
 use crate::sys::interface::Interface;
@@ -72,10 +71,7 @@ impl Relay {
             groups.entry(live.rule.input.interface.clone()).or_default().push(*place);
         }
         for (interface, places) in groups {
-            // Why not is written down with the rules.
-            if self.attempt(&places).await.is_err() {
-                self.put_off(&interface);
-            }
+            self.attempt(&interface, &places).await;
         }
     }
 
@@ -88,14 +84,15 @@ impl Relay {
         self.put_off.get(interface).is_some_and(|until| Instant::now() < *until)
     }
 
-    /// Gives the rules at `places` what they wait for and is there now. When workers or the kernel refuse any of it, all of it
-    /// is taken back.
-    async fn attempt(&mut self, places: &[u32]) -> Result<(), SupervisorError> {
+    /// Gives the rules at `places`, which listen on `interface`, what they wait for and is there now. When workers or the kernel
+    /// refuse any of it, all of it is taken back, and it is not tried again at once. Why is written down with the rules.
+    async fn attempt(&mut self, interface: &str, places: &[u32]) {
         let mut gained = Vec::new();
         for place in places {
             let Some(before) = self.book.get(*place).filter(|live| live.waits()).cloned() else { continue };
-            // Why not is written down with the rule.
-            let _ = self.reconcile(*place);
+            if self.reconcile(*place).is_err() {
+                self.put_off(interface);
+            }
             if self.book.get(*place).is_some_and(|live| live.progress() != before.progress()) {
                 self.tell_rule(*place);
                 gained.push((*place, before));
@@ -104,7 +101,7 @@ impl Relay {
             }
         }
         if gained.is_empty() {
-            return Ok(());
+            return;
         }
         let begun = self.workers.sync().await.and_then(|()| self.start_inputs());
         for (place, before) in &gained {
@@ -114,9 +111,9 @@ impl Relay {
             self.log_state(*place, before);
         }
         if begun.is_err() {
+            self.put_off(interface);
             self.close_unused().await;
         }
-        begun
     }
 
     /// Logs what the rule at `place` does, when that is not what it did `before`.

@@ -11,10 +11,7 @@ use super::sockopt;
 
 /// A socket that holds memberships of groups of one family, either of all sources or of some.
 #[derive(Debug)]
-pub struct MembershipSocket {
-    socket: Socket,
-    is_v4: bool,
-}
+pub struct MembershipSocket(Socket);
 
 /// What it can be a member of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,9 +27,8 @@ pub struct Membership {
 impl MembershipSocket {
     /// Opens a socket for groups of the family of `group`.
     pub fn open(group: IpAddr) -> io::Result<Self> {
-        let is_v4 = group.is_ipv4();
-        let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
-        Ok(Self { socket: Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, is_v4 })
+        let domain = if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map(Self)
     }
 
     /// Joins; IGMP or MLD tells switches and the device's own filter. A socket holds `net.ipv4.igmp_max_memberships` IPv4 groups (20
@@ -42,9 +38,9 @@ impl MembershipSocket {
         match (group, source) {
             (_, Some(source)) => self.of_source(libc::MCAST_JOIN_SOURCE_GROUP, group, interface, source),
             (IpAddr::V4(group), None) => {
-                self.socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+                self.0.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
             }
-            (IpAddr::V6(group), None) => self.socket.join_multicast_v6(&group, interface),
+            (IpAddr::V6(group), None) => self.0.join_multicast_v6(&group, interface),
         }
     }
 
@@ -53,26 +49,26 @@ impl MembershipSocket {
         match (group, source) {
             (_, Some(source)) => self.of_source(libc::MCAST_LEAVE_SOURCE_GROUP, group, interface, source),
             (IpAddr::V4(group), None) => {
-                self.socket.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+                self.0.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
             }
-            (IpAddr::V6(group), None) => self.socket.leave_multicast_v6(&group, interface),
+            (IpAddr::V6(group), None) => self.0.leave_multicast_v6(&group, interface),
         }
     }
 
     fn of_source(&self, name: i32, group: IpAddr, interface: u32, source: IpAddr) -> io::Result<()> {
-        let level = if self.is_v4 { libc::SOL_IP } else { libc::SOL_IPV6 };
+        let level = if group.is_ipv4() { libc::SOL_IP } else { libc::SOL_IPV6 };
         // SAFETY: a number and two addresses, which can be zero.
         let mut request: libc::group_source_req = unsafe { MaybeUninit::zeroed().assume_init() };
         request.gsr_interface = interface;
         request.gsr_group = storage(group);
         request.gsr_source = storage(source);
-        sockopt::set(self.socket.as_fd(), level, name, request)
+        sockopt::set(self.as_fd(), level, name, request)
     }
 }
 
 impl AsFd for MembershipSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.as_fd()
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sockopt;
+
 /// Place of the code point in the traffic class, above the two bits of ECN (RFC 2474, RFC 3168).
 pub const DSCP_SHIFT: u32 = 2;
 
