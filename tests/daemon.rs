@@ -5,90 +5,16 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::cell::RefCell;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab::topology::{Family, Topology};
-use multicast_relay::control::{Answer, Command as Ask, RuleStatus, State};
+use lab::topology::Family;
+use multicast_relay::control::{Answer, Command as Ask, State};
+use support::flow::{paced, undisturbed};
 use support::{
-    DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, kill, network, rule, sink,
+    GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, kill, network, rule, sink, wait_until,
 };
-
-/// From one datagram to the next of the flow that nothing may disturb: what a test build relays with ease.
-const PACE: Duration = Duration::from_micros(50);
-
-/// Sends numbered datagrams while `disturb` runs; returns how many there were and how often each has arrived.
-fn undisturbed(topology: &Topology, sink: &UdpSocket, disturb: impl FnOnce()) -> (u32, BTreeMap<u32, u32>) {
-    paced(PACE, topology, sink, disturb)
-}
-
-/// The same with so long from one to the next.
-fn paced(
-    pace: Duration,
-    topology: &Topology,
-    sink: &UdpSocket,
-    disturb: impl FnOnce(),
-) -> (u32, BTreeMap<u32, u32>) {
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            let mut injector = Injector::new(&topology.generator);
-            let start = Instant::now();
-            let mut sent = 0_u32;
-            while !is_over.load(Ordering::Relaxed) {
-                while start.elapsed() < pace * sent {
-                    thread::yield_now();
-                }
-                injector.send(&good(&sent.to_be_bytes()));
-                sent += 1;
-            }
-            sent
-        });
-        let receiver = scope.spawn(|| {
-            sink.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-            let mut arrived = BTreeMap::new();
-            let mut payload = [0; 2_000];
-            while let Ok(len) = sink.recv(&mut payload) {
-                let number = u32::from_be_bytes(payload[..len].try_into().unwrap());
-                *arrived.entry(number).or_insert(0) += 1;
-            }
-            arrived
-        });
-        let over = Over(&is_over);
-        disturb();
-        drop(over);
-        (sender.join().unwrap(), receiver.join().unwrap())
-    })
-}
-
-/// Ends the sending, also where a test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn list(relay: &Relay) -> Vec<RuleStatus> {
-    match relay.ask(&Ask::List).unwrap() {
-        Answer::Rules(rules) => rules,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Waits until `done` says so.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
 
 over_every_path!(a_worker_that_dies_loses_nothing_that_the_kernel_has);
 
@@ -97,16 +23,16 @@ fn a_worker_that_dies_loses_nothing_that_the_kernel_has(path: Path) {
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
     let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
-    let (sent, arrived) = undisturbed(topology, &sink, || {
+    let (sent, arrived) = undisturbed(topology, &sink, |flow| {
         for signal in [libc::SIGKILL, libc::SIGSYS, libc::SIGABRT] {
-            thread::sleep(Duration::from_millis(200));
+            flow.goes_on(4_000);
             let before = relay.workers();
             kill(before[0], signal);
             wait_until("another worker is started", || {
                 let now = relay.workers();
                 now.len() == before.len() && !now.contains(&before[0])
             });
-            thread::sleep(Duration::from_millis(300));
+            flow.goes_on(6_000);
         }
     });
     let stats = relay.stop();
@@ -135,7 +61,7 @@ fn a_worker_that_hangs_is_replaced_and_loses_nothing() {
     let sink = sink(&topology.sinks[0]);
     let relay = Relay::start(topology, Path::MmapV3, &["--rule", &rule(topology)]);
     // What has gathered leaves in one burst, and a device's backlog (net.core.netdev_max_backlog) holds 1,000 datagrams.
-    let (sent, arrived) = paced(40 * PACE, topology, &sink, || {
+    let (sent, arrived) = paced(Duration::from_millis(2), topology, &sink, |_| {
         let before = relay.workers();
         kill(before[0], libc::SIGSTOP);
         wait_until("another worker is started", || relay.workers() != before && !relay.workers().is_empty());
@@ -149,77 +75,6 @@ fn a_worker_that_hangs_is_replaced_and_loses_nothing() {
     relay.stop();
 }
 
-over_every_path!(workers_go_on_without_a_supervisor_and_another_one_takes_them_over);
-
-fn workers_go_on_without_a_supervisor_and_another_one_takes_them_over(path: Path) {
-    let network = network(Family::Ipv4, 1);
-    let topology = &network.topology;
-    let sink = sink(&topology.sinks[0]);
-    let mut relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
-    let (sent, arrived) = undisturbed(topology, &sink, || {
-        thread::sleep(Duration::from_millis(200));
-        let workers = relay.workers();
-        relay.end_supervisor();
-        thread::sleep(Duration::from_millis(200));
-        relay.start_again(topology, &["--rule", &rule(topology)]);
-        thread::sleep(Duration::from_millis(200));
-        let Answer::Workers(now) = relay.ask(&Ask::Workers).unwrap() else {
-            panic!("an answer of another kind")
-        };
-        let now: Vec<_> = now.iter().filter_map(|worker| worker.pid).collect();
-        assert_eq!(now, workers, "the same ones");
-    });
-    assert_eq!(arrived.len(), sent as usize, "nothing is lost");
-    assert!(arrived.values().all(|times| *times == 1), "and nothing is sent twice");
-    let stats = relay.stop();
-    assert_eq!(
-        (stats.relayed, stats.inputs[0].captured),
-        (u64::from(sent), u64::from(sent)),
-        "counters go on"
-    );
-}
-
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn a_worker_that_cannot_be_taken_over_is_ended_and_nothing_is_relayed_twice() {
-    let network = network(Family::Ipv4, 1);
-    let topology = &network.topology;
-    let sink = sink(&topology.sinks[0]);
-    let arguments = ["--rule", &rule(topology)];
-    let mut relay = Relay::start(topology, Path::MmapV3, &arguments);
-    relay.end_supervisor();
-    let [stopped] = relay.orphans[..] else { panic!("one worker") };
-    kill(stopped, libc::SIGSTOP);
-    relay.start_again(topology, &arguments);
-    assert!(relay.log().contains("it does not answer"), "{}", relay.log());
-    // It is nobody's child here, so it may be a zombie still.
-    kill(stopped, libc::SIGCONT);
-    Injector::new(&topology.generator).send(&good(b"once"));
-    assert_eq!(support::receive(&sink, 1), [b"once"]);
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(support::is_empty(&sink));
-    assert_eq!(relay.stop().relayed, 1);
-}
-
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn workers_that_are_to_relay_in_another_way_end_and_others_begin() {
-    let network = network(Family::Ipv4, 1);
-    let topology = &network.topology;
-    let sink = sink(&topology.sinks[0]);
-    let mut relay = Relay::start(topology, Path::MmapV3, &["--rule", &rule(topology)]);
-    let workers = relay.workers();
-    relay.end_supervisor();
-    relay.start_again(topology, &["--rule", &rule(topology), "--num-workers", "2"]);
-    // Whoever has it as a child now may not have looked for it yet.
-    let state = std::fs::read_to_string(format!("/proc/{}/stat", workers[0])).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "{state}");
-    assert_eq!(relay.workers().len(), 2);
-    Injector::new(&topology.generator).send(&good(b"x"));
-    assert_eq!(support::receive(&sink, 1), [b"x"]);
-    relay.stop();
-}
-
 over_every_path!(rules_come_and_go_beside_a_flow_that_is_not_disturbed);
 
 fn rules_come_and_go_beside_a_flow_that_is_not_disturbed(path: Path) {
@@ -228,7 +83,7 @@ fn rules_come_and_go_beside_a_flow_that_is_not_disturbed(path: Path) {
     let topology = &network.topology;
     let sink = sink(&topology.sinks[0]);
     let relay = Relay::start(topology, path, &["--rule", &rule(topology)]);
-    let (sent, arrived) = undisturbed(topology, &sink, || {
+    let (sent, arrived) = undisturbed(topology, &sink, |_| {
         let mut injector = Injector::new(&topology.generator);
         for round in 0..ROUNDS {
             let specs: Vec<_> = (0..10)
@@ -237,7 +92,7 @@ fn rules_come_and_go_beside_a_flow_that_is_not_disturbed(path: Path) {
             relay.run(
                 &[&["add"], &*specs.iter().flat_map(|spec| ["--rule", spec]).collect::<Vec<_>>()].concat(),
             );
-            assert_eq!(list(&relay).len(), 11);
+            assert_eq!(relay.rules().len(), 11);
             injector.send(&support::frame(([239, 83, round, 7], PORT).into(), b"neighbour"));
             let relayed = |stats: &multicast_relay::control::Stats| stats.rules[8].outputs[0].relayed == 1;
             relay.stats_when(relayed);
@@ -270,9 +125,9 @@ fn a_file_that_is_read_again_changes_what_differs_and_one_with_a_mistake_nothing
     };
     std::fs::write(&file, text(&[("flow", 1, OUT_PORT), ("goes", 2, 7000), ("changes", 3, 7000)])).unwrap();
     let relay = Relay::start(topology, Path::MmapV3, &["--config", file.to_str().unwrap()]);
-    let names = || list(&relay).into_iter().map(|rule| rule.rule.name.unwrap()).collect::<Vec<_>>();
-    let (sent, arrived) = undisturbed(topology, &sink, || {
-        thread::sleep(Duration::from_millis(100));
+    let names = || relay.rules().into_iter().map(|rule| rule.rule.name.unwrap()).collect::<Vec<_>>();
+    let (sent, arrived) = undisturbed(topology, &sink, |flow| {
+        flow.goes_on(2_000);
         std::fs::write(&file, text(&[("flow", 1, OUT_PORT), ("changes", 3, 7001), ("comes", 4, 7000)]))
             .unwrap();
         let reloaded = relay.ask(&Ask::Reload).unwrap();
@@ -317,7 +172,7 @@ fn a_rule_waits_for_its_interfaces_and_is_heard_again_when_they_are_made_anew() 
     let sink = sink(&topology.sinks[0]);
     let late = format!("late:{GROUP}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0");
     let relay = Relay::start(topology, Path::MmapV3, &["--rule", &late]);
-    let state = || (list(&relay)[0].state, list(&relay)[0].reasons.join("; "));
+    let state = || (relay.rules()[0].state, relay.rules()[0].reasons.join("; "));
     assert_eq!(state(), (State::Waiting, "input late: no such interface".to_owned()));
     let ip = |arguments: &str| {
         let run = || Command::new("ip").args(arguments.split(' ')).status().unwrap().success();
@@ -356,7 +211,8 @@ fn interfaces_that_come_and_go_leave_nothing_behind() {
     let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let all = || relay.workers().into_iter().chain([relay.pid()]).map(descriptors).collect::<Vec<_>>();
     let waits = |count: usize| {
-        let waiting = list(&relay)
+        let waiting = relay
+            .rules()
             .iter()
             .filter(|rule| {
                 rule.state == State::Waiting
@@ -409,7 +265,7 @@ fn ten_thousand_rules_are_added_one_by_one_and_in_one_call() {
     }
     support::exchange(&mut connection, &Ask::Add { rules: (0..10_000).map(|i| spec(101, i)).collect() })
         .unwrap();
-    assert_eq!(list(&relay).len(), 20_001);
+    assert_eq!(relay.rules().len(), 20_001);
     let mut injector = Injector::new(&topology.generator);
     for third in [100, 101] {
         injector.send(&support::frame(([239, third, 39, 15], PORT).into(), &[third]));
@@ -417,7 +273,7 @@ fn ten_thousand_rules_are_added_one_by_one_and_in_one_call() {
     }
     let refusal = relay.ask(&Ask::Add { rules: vec![spec(102, 1), spec(101, 5)] }).unwrap_err();
     assert!(refusal.message.contains("has the same input as rule"), "{refusal}");
-    assert_eq!(list(&relay).len(), 20_001, "refused as a whole");
+    assert_eq!(relay.rules().len(), 20_001, "refused as a whole");
     relay.stop();
 }
 
@@ -439,14 +295,11 @@ fn an_output_follows_the_address_of_its_interface() {
     ip("addr flush dev egress0");
     ip("addr add 10.97.0.1/24 dev egress0");
     ip("route replace 224.0.0.0/4 dev egress0");
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        injector.send(&good(b"again"));
-        if relay.stats().relayed > 1 && source(&tap.next_udp()) == std::net::IpAddr::from([10, 97, 0, 1]) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "copies have the address that is gone");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let (injector, tap) = (RefCell::new(injector), RefCell::new(tap));
+    wait_until("copies have the address that is there now", || {
+        injector.borrow_mut().send(&good(b"again"));
+        relay.stats().relayed > 1
+            && source(&tap.borrow_mut().next_udp()) == std::net::IpAddr::from([10, 97, 0, 1])
+    });
     relay.stop();
 }

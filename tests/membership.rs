@@ -4,12 +4,8 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
 use lab::topology::{Family, Topology};
-use support::{
-    DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, frame, network, proc_of_relay, sink,
-};
+use support::{GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, frame, network, proc_of_relay, sink};
 
 const CONFIG: &str = r#"
 [[rule]]
@@ -94,10 +90,6 @@ fn memberships_outlive_the_supervisor_and_the_next_one_can_end_them() {
     relay.run(&["remove", "one"]);
     relay.run(&["remove", "another"]);
     // Workers let the sockets go that the first supervisor had joined by.
-    let start = Instant::now();
-    while is_member(topology, [232, 81, 1, 1]) {
-        assert!(start.elapsed() < DEADLINE, "the group is left");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    support::wait_until("the group is left", || !is_member(topology, [232, 81, 1, 1]));
     assert!(is_member(topology, GROUP.octets()));
 }

@@ -5,12 +5,13 @@
 mod support;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use lab::topology::{Family, Topology};
-use multicast_relay::control::{Answer, Command as Ask, RuleStatus, Selector, State};
+use multicast_relay::control::{Command as Ask, Selector, State};
 use multicast_relay::rules::Rule;
-use support::{DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, network, rule, sink};
+use support::{
+    GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, good, network, rule, sink, wait_until,
+};
 
 /// A supervisor of `rules`, the first of which is on an interface that is there, whose processes can map one ring, and not two.
 fn limited(topology: &Topology, rules: &[&str]) -> Command {
@@ -32,21 +33,6 @@ fn limited(topology: &Topology, rules: &[&str]) -> Command {
     ]);
     command.args(rules.iter().flat_map(|rule| ["--rule", rule]));
     command
-}
-
-fn list(relay: &Relay) -> Vec<RuleStatus> {
-    match relay.ask(&Ask::List).unwrap() {
-        Answer::Rules(rules) => rules,
-        answer => panic!("{answer:?}"),
-    }
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn add_interface(topology: &Topology, name: &str) {
@@ -78,16 +64,16 @@ fn a_ring_that_a_worker_cannot_map_is_refused_and_disturbs_no_rule() {
     let add = Ask::Add { rules: vec![(&other).into()] };
     let refusal = relay.ask(&add).unwrap_err().to_string();
     assert!(refusal.contains("worker 0 cannot receive on other"), "{refusal}");
-    assert_eq!(list(&relay).len(), 2, "as if nothing had been asked");
+    assert_eq!(relay.rules().len(), 2, "as if nothing had been asked");
     relays(2);
 
     add_interface(topology, "late");
-    let reasons = || list(&relay)[1].reasons.join("; ");
+    let reasons = || relay.rules()[1].reasons.join("; ");
     wait_until("the list says why it waits", || reasons().contains("worker 0 cannot receive on late"));
     relays(3);
 
-    relay.ask(&Ask::Remove { rules: vec![Selector::Name(list(&relay)[0].rule.name())] }).unwrap();
-    wait_until("the rule has the room that another one had", || list(&relay)[0].state == State::Relaying);
+    relay.ask(&Ask::Remove { rules: vec![Selector::Name(relay.rules()[0].rule.name())] }).unwrap();
+    wait_until("the rule has the room that another one had", || relay.rules()[0].state == State::Relaying);
     assert_eq!(relay.stop().relayed, 3);
 }
 

@@ -81,12 +81,13 @@ fn arrives(socket: &UdpSocket, expected: &[Vec<u8>]) {
     }
 }
 
-over_every_path!(jumbo_frames_arrive_as_they_were_sent);
-
-fn jumbo_frames_arrive_as_they_were_sent(path: Path) {
+/// Relays datagrams around 9,000 bytes, out through a device with that MTU; `check` gets how many frames came out, how many
+/// datagrams they were, and how many of these were larger than the MTU.
+fn relay_jumbo(path: Path, mtu_out: usize, check: impl Fn(u64, u64, u64)) {
     for (family, headers) in [(Family::Ipv4, HEADERS_V4), (Family::Ipv6, HEADERS_V6)] {
         let network = network_of(jumbo(family), 1);
         let topology = &network.topology;
+        topology.relay_namespace().run(|| ip(&format!("link set egress0 mtu {mtu_out}"))).unwrap();
         let (group, rule, sink) = addresses(family, topology);
         let relay = Relay::start(topology, path, &["--rule", &rule]);
         let mut injector = Injector::new(&topology.generator);
@@ -97,36 +98,29 @@ fn jumbo_frames_arrive_as_they_were_sent(path: Path) {
         arrives(&sink, &sent);
         let stats = relay.stop();
         assert!(is_empty(&sink));
-        assert_eq!((stats.received, stats.relayed), (sent.len() as u64, sent.len() as u64));
-        // Each crossed the wire in one frame, beside memberships and the like.
-        let frames = topology.sinks[0].counters().unwrap().rx_packets;
-        assert!(frames < sent.len() as u64 + 20, "{frames} frames");
+        let count = sent.len() as u64;
+        assert_eq!((stats.received, stats.relayed), (count, count));
+        assert!(stats.rules[0].outputs[0].dropped.is_empty());
+        let large = sent.iter().filter(|payload| payload.len() > mtu_out - headers).count();
+        check(topology.sinks[0].counters().unwrap().rx_packets, count, large as u64);
     }
+}
+
+over_every_path!(jumbo_frames_arrive_as_they_were_sent);
+
+fn jumbo_frames_arrive_as_they_were_sent(path: Path) {
+    relay_jumbo(path, 9_000, |frames, count, _| {
+        // Each crossed the wire in one frame, beside memberships and the like.
+        assert!(frames < count + 20, "{frames} frames");
+    });
 }
 
 over_every_path!(what_is_larger_than_the_mtu_out_is_fragmented_by_the_kernel);
 
 fn what_is_larger_than_the_mtu_out_is_fragmented_by_the_kernel(path: Path) {
-    for (family, headers) in [(Family::Ipv4, HEADERS_V4), (Family::Ipv6, HEADERS_V6)] {
-        let network = network_of(jumbo(family), 1);
-        let topology = &network.topology;
-        topology.relay_namespace().run(|| ip("link set egress0 mtu 1500")).unwrap();
-        let (group, rule, sink) = addresses(family, topology);
-        let relay = Relay::start(topology, path, &["--rule", &rule]);
-        let mut injector = Injector::new(&topology.generator);
-        let sent = payloads(around(9_000, headers));
-        for payload in &sent {
-            injector.send(&frame(group, payload));
-        }
-        arrives(&sink, &sent);
-        let stats = relay.stop();
-        assert!(is_empty(&sink));
-        assert_eq!((stats.received, stats.relayed), (sent.len() as u64, sent.len() as u64));
-        assert!(stats.rules[0].outputs[0].dropped.is_empty());
-        let large = sent.iter().filter(|payload| payload.len() > 1_500 - headers).count();
-        let frames = topology.sinks[0].counters().unwrap().rx_packets;
-        assert!(frames > (sent.len() + large) as u64, "{large} datagrams came in fragments: {frames} frames");
-    }
+    relay_jumbo(path, 1_500, |frames, count, large| {
+        assert!(frames > count + large, "{large} datagrams came in fragments: {frames} frames");
+    });
 }
 
 over_every_path!(the_largest_ipv4_datagrams_leave_over_both_families);
