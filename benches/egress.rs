@@ -37,7 +37,7 @@ fn batches(c: &mut Criterion) {
     let _deaf = occupy(to).expect("bind a socket that takes nothing");
     let payloads = vec![7; PAYLOADS * PAYLOAD_LEN];
     let mut ring = Uring::new(1_024).expect("set up io_uring");
-    let arrived = Arrived { ttl: 64, traffic_class: 0 };
+    let arrived = Arrived { ttl: 64, traffic_class: 0, source: to };
     let mut bench = c.benchmark_group("egress of 100 payloads");
     for outputs in [1, 8] {
         bench.throughput(Throughput::Elements((outputs * PAYLOADS) as u64));

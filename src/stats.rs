@@ -100,6 +100,12 @@ named! {
         TtlSpent = "ttl_spent",
         /// Any other errno.
         Other = "other",
+        /// It is to keep its source, for which there was no socket in time or no room to wait for one.
+        SourcePending = "source_pending",
+        /// It is to keep its source, which it cannot.
+        SourceRefused = "source_refused",
+        /// It is to keep its source, and as many as there can be are in use.
+        TooManySources = "too_many_sources",
         /// A worker died over it. It may have left, and its replacement sends it again where it can.
         Interrupted = "interrupted",
     }

@@ -6,7 +6,7 @@ use comfy_table::Table;
 
 use super::table::{printable, table};
 use crate::control::{OutputSpec, RuleSpec, RuleStatus, State};
-use crate::rules::{Dscp, TimeToLive};
+use crate::rules::{Dscp, SourceAddress, TimeToLive};
 
 /// The `[[rule]]`s of a configuration file that says the same as `rules`.
 pub fn to_toml(rules: &[RuleSpec]) -> String {
@@ -92,11 +92,13 @@ fn with_settings(output: &OutputSpec) -> String {
 }
 
 /// What an output says beside where copies go, by the keys of a configuration file.
-fn settings(OutputSpec { ttl, dscp, fragment, .. }: &OutputSpec) -> Vec<(&'static str, String)> {
+fn settings(OutputSpec { ttl, dscp, fragment, source, .. }: &OutputSpec) -> Vec<(&'static str, String)> {
     let ttl = ttl.filter(|ttl| *ttl != TimeToLive::DEFAULT).map(|ttl| ("ttl", ttl.to_string()));
     let dscp = dscp.filter(|dscp| *dscp != Dscp::DEFAULT).map(|dscp| ("dscp", dscp.to_string()));
     let fragment = fragment.filter(|fragment| !fragment).map(|fragment| ("fragment", fragment.to_string()));
-    [ttl, dscp, fragment].into_iter().flatten().collect()
+    let source = source.filter(|source| *source != SourceAddress::Relay);
+    let source = source.map(|source| ("source", source.to_string()));
+    [ttl, dscp, fragment, source].into_iter().flatten().collect()
 }
 
 /// A copy leaves only if its input is received and its output can send.
@@ -146,8 +148,9 @@ mod tests {
             ttl in prop::option::of(ttl()),
             dscp in prop::option::of(prop_oneof![(0..64_u8).prop_map(Dscp::Fixed), Just(Dscp::Keep)]),
             fragment: Option<bool>,
+            source in prop::option::of(prop::sample::select(SourceAddress::WORDS.map(|(_, source)| source).to_vec())),
         ) -> OutputSpec {
-            OutputSpec { group, port, interface, ttl, dscp, fragment }
+            OutputSpec { group, port, interface, ttl, dscp, fragment, source }
         }
     }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::document::{Section, integer};
 use crate::rules::{
-    Dscp, Fault, Input, NumberOrWord, Output, Rule, TimeToLive, endpoint_faults, faults_between,
+    Dscp, Fault, Input, NumberOrWord, Output, Rule, SourceAddress, TimeToLive, endpoint_faults,
+    faults_between,
 };
 
 /// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
@@ -66,10 +67,12 @@ fn read_output(section: &Section<'_>) -> Option<Output> {
     let ttl = number_or_word(section, "ttl", TimeToLive::EXPECTED);
     let dscp = number_or_word(section, "dscp", Dscp::EXPECTED);
     let fragment = section.boolean("fragment");
+    let source = section.choice("source", &SourceAddress::WORDS);
     Some(Output {
         ttl: ttl.unwrap_or(TimeToLive::DEFAULT),
         dscp: dscp.unwrap_or(Dscp::DEFAULT),
         fragment: fragment.unwrap_or(true),
+        source: source.unwrap_or_default(),
         ..Output::new(SocketAddr::new(group?, port?), interface?)
     })
 }

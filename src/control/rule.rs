@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Dscp, Fault, Input, Output, Rule, TimeToLive};
+use crate::rules::{Dscp, Fault, Input, Output, Rule, SourceAddress, TimeToLive};
 
 /// A rule as it is told; [`Rule::try_from`] checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct OutputSpec {
     /// Whether those that are too large leave in fragments; absent for yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fragment: Option<bool>,
+    /// Their source address and port; absent for the relay's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceAddress>,
 }
 
 /// A rule that cannot be.
@@ -120,23 +123,24 @@ impl From<&Input> for InputSpec {
 impl OutputSpec {
     /// One that says no more than where copies go.
     pub fn new(group: IpAddr, port: NonZeroU16, interface: impl Into<String>) -> Self {
-        Self { group, port, interface: interface.into(), ttl: None, dscp: None, fragment: None }
+        Self { group, port, interface: interface.into(), ttl: None, dscp: None, fragment: None, source: None }
     }
 }
 
 impl From<OutputSpec> for Output {
-    fn from(OutputSpec { group, port, interface, ttl, dscp, fragment }: OutputSpec) -> Self {
+    fn from(OutputSpec { group, port, interface, ttl, dscp, fragment, source }: OutputSpec) -> Self {
         Self {
             ttl: ttl.unwrap_or(TimeToLive::DEFAULT),
             dscp: dscp.unwrap_or(Dscp::DEFAULT),
             fragment: fragment.unwrap_or(true),
+            source: source.unwrap_or_default(),
             ..Self::new(SocketAddr::new(group, port.get()), interface)
         }
     }
 }
 
 impl From<&Output> for OutputSpec {
-    fn from(Output { group, port, interface, ttl, dscp, fragment }: &Output) -> Self {
+    fn from(Output { group, port, interface, ttl, dscp, fragment, source }: &Output) -> Self {
         Self {
             group: *group,
             port: NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN),
@@ -144,6 +148,7 @@ impl From<&Output> for OutputSpec {
             ttl: Some(*ttl),
             dscp: Some(*dscp).filter(|dscp| *dscp != Dscp::DEFAULT),
             fragment: Some(*fragment).filter(|fragment| !fragment),
+            source: Some(*source).filter(|source| *source != SourceAddress::Relay),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::cycles::{circles_among, describe, is_fed};
-use super::{Input, Output, Rule};
+use super::{Input, Output, Rule, SourceAddress};
 
 /// Longest interface name: `IFNAMSIZ` (linux/if.h) less the terminating zero.
 const INTERFACE_NAME_MAX: usize = 15;
@@ -51,6 +51,9 @@ impl Rule {
             if let Some(message) = twin.map(repeats).or_else(|| self.loop_fault(output)) {
                 faults.push(Fault::new(format!("outputs[{i}]"), message));
             }
+            if let Some(message) = self.family_fault(output) {
+                faults.push(Fault::new(format!("outputs[{i}].source"), message));
+            }
         }
         faults
     }
@@ -59,6 +62,17 @@ impl Rule {
         is_fed(&self.input, output).then(|| {
             "is the rule's own input, so that it sends in a circle: change its group, port or interface"
                 .into()
+        })
+    }
+
+    fn family_fault(&self, output: &Output) -> Option<String> {
+        let (input, to) = (self.input.group, output.group);
+        let differ = output.source == SourceAddress::Preserve && input.is_ipv4() != to.is_ipv4();
+        differ.then(|| {
+            format!(
+                "cannot be \"preserve\": what comes to {input} has a source of another family than {to}: give both as \
+                 IPv4 or both as IPv6, or leave the key out"
+            )
         })
     }
 }
@@ -177,6 +191,18 @@ mod tests {
     fn a_loop_and_a_repetition_are_faults() {
         assert_eq!(keys(&rule("eth0:239.1.1.1:5000=239.1.1.1:5000:eth0")), ["outputs[0]"]);
         assert_eq!(keys(&rule("eth0:239.1.1.1:5000=239.2.2.2:1:eth1,239.2.2.2:1:eth1")), ["outputs[1]"]);
+    }
+
+    #[test]
+    fn a_source_of_another_family_cannot_be_kept() {
+        let mut rule = rule("eth0:239.1.1.1:5000=239.2.2.2:1:eth1,[ff15::1]:1:eth1");
+        assert_eq!(rule.faults(), []);
+        rule.outputs[0].source = SourceAddress::Preserve;
+        assert_eq!(rule.faults(), []);
+        rule.outputs[1].source = SourceAddress::Preserve;
+        assert_eq!(keys(&rule), ["outputs[1].source"]);
+        let message = &rule.faults()[0].message;
+        assert!(message.contains("239.1.1.1") && message.contains("ff15::1"), "{message}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! take what it has sent itself; but a bridge, a second relay or a wrong cable may bring it back to the interface that it left
 //! through, and every datagram then goes round for ever, since each round gives it a new time to live.
 //!
-//! Copies leave with an address of the relay, which is not known here. So a rule for one source may feed one for any source, and
+//! Copies leave with an address of the relay, which is not known here, or with the one that they came with. So a rule for one source may feed one for any source, and
 //! the other way round. Two rules for different sources do not feed each other: where copies keep their source, the second one
 //! does not take them, and else it would have to be for the relay's own address, from which nothing new can come.
 

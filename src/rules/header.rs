@@ -26,7 +26,18 @@ pub enum Dscp {
     Keep,
 }
 
-/// How either is written.
+/// Source address and port of copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceAddress {
+    /// An address of the relay's host, with a port of the relay's own.
+    #[default]
+    Relay,
+    /// Those that came in.
+    Preserve,
+}
+
+/// How a time to live or a code point is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum NumberOrWord {
@@ -34,6 +45,11 @@ pub enum NumberOrWord {
     Number(u64),
     /// `"keep"`.
     Word(String),
+}
+
+impl SourceAddress {
+    /// Every one with its word.
+    pub const WORDS: [(&'static str, Self); 2] = [("relay", Self::Relay), ("preserve", Self::Preserve)];
 }
 
 impl TimeToLive {
@@ -128,6 +144,14 @@ impl fmt::Display for TimeToLive {
     }
 }
 
+/// As TOML and JSON have it.
+impl fmt::Display for SourceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, source)| source == self);
+        write!(f, "{:?}", word.map_or("", |(word, _)| *word))
+    }
+}
+
 impl fmt::Display for Dscp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         NumberOrWord::from(*self).fmt(f)
@@ -145,6 +169,9 @@ mod tests {
         }
         for dscp in [Dscp::Fixed(0), Dscp::Fixed(63), Dscp::Keep] {
             assert_eq!(serde_json::from_str::<Dscp>(&dscp.to_string()).unwrap(), dscp);
+        }
+        for (_, source) in SourceAddress::WORDS {
+            assert_eq!(serde_json::from_str::<SourceAddress>(&source.to_string()).unwrap(), source);
         }
         for text in ["0", "256", "-1", "1.5", "\"Keep\"", "\"64\"", "null", "[]"] {
             assert!(serde_json::from_str::<TimeToLive>(text).is_err(), "{text}");

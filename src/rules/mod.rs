@@ -9,7 +9,7 @@ mod table;
 
 pub use check::{Fault, endpoint_faults, faults_between};
 pub use cycles::{Sent, Takers, circles, describe};
-pub use header::{Dscp, NumberOrWord, TimeToLive};
+pub use header::{Dscp, NumberOrWord, SourceAddress, TimeToLive};
 pub use rule::{Input, Output, Rule, interfaces};
 pub use spec::SpecError;
 pub use table::{InputIndex, RuleIndex, RuleTable};

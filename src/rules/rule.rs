@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::header::{Dscp, TimeToLive};
+use super::header::{Dscp, SourceAddress, TimeToLive};
 
 /// Relays every datagram of one input to each of its outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub struct Output {
     pub dscp: Dscp,
     /// Whether those that are larger than the path allows leave in fragments; else they are dropped as `too_large`.
     pub fragment: bool,
+    /// Their source address and port.
+    pub source: SourceAddress,
 }
 
 impl Output {
@@ -60,6 +62,7 @@ impl Output {
             ttl: TimeToLive::DEFAULT,
             dscp: Dscp::DEFAULT,
             fragment: true,
+            source: SourceAddress::Relay,
         }
     }
 

@@ -19,18 +19,16 @@ pub const MAX_OUTPUTS: usize = 1 << 18;
 /// Where the records of each kind begin.
 const GENERAL: usize = 0;
 const DROPPED: usize = 1;
-const INPUTS: usize = 2;
+const REMOVED_DROPPED: usize = 2;
+const INPUTS: usize = 3;
 const RULES: usize = INPUTS + MAX_INPUTS;
 const OUTPUTS: usize = RULES + MAX_RULES;
 const RECORDS: usize = OUTPUTS + MAX_OUTPUTS;
 
-/// Numbers before those of a set in a record.
+/// Numbers before those of a set in an output's record.
 const BEFORE_SET: usize = 2;
-const BEFORE_REMOVED: usize = 4;
 
-const _: () =
-    assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_REMOVED + SendFailure::ALL.len() <= RECORD_LEN);
-const _: () = assert!(BEFORE_SET <= BEFORE_REMOVED);
+const _: () = assert!(Cause::ALL.len() <= RECORD_LEN && BEFORE_SET + SendFailure::ALL.len() <= RECORD_LEN);
 
 /// A monotonic count with one writer and any number of readers.
 #[derive(Clone, Copy, Debug)]
@@ -173,12 +171,6 @@ record! {
     }
 }
 
-impl<'a> General<'a> {
-    fn removed_dropped(self) -> CounterSet<'a, SendFailure> {
-        CounterSet::new(&self.0[BEFORE_REMOVED..])
-    }
-}
-
 impl<'a> OutputCounters<'a> {
     /// Datagrams that the kernel refused, or that did not get so far.
     #[inline]
@@ -227,6 +219,10 @@ impl Counters {
 
     fn general(&self) -> General<'_> {
         General(self.record(GENERAL))
+    }
+
+    fn removed_dropped(&self) -> CounterSet<'_, SendFailure> {
+        CounterSet::new(self.record(REMOVED_DROPPED))
     }
 
     /// No count of datagrams: grows with every turn of the worker, a sign of life.
@@ -310,7 +306,7 @@ impl Counters {
         for output in outputs.filter_map(|place| self.output(place)) {
             self.general().removed_relayed().add(output.relayed().get());
             for name in SendFailure::ALL {
-                self.general().removed_dropped().add(*name, output.dropped().get(*name));
+                self.removed_dropped().add(*name, output.dropped().get(*name));
             }
             clear(output.0);
         }
@@ -329,7 +325,7 @@ impl Counters {
     pub fn removed(&self) -> RemovedStats {
         RemovedStats {
             relayed: self.general().removed_relayed().get(),
-            dropped: self.general().removed_dropped().report(),
+            dropped: self.removed_dropped().report(),
             matched: self.general().removed_matched().get(),
         }
     }

@@ -162,6 +162,7 @@ impl Supervisor {
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
+        let workers_call = self.relay.workers.calls();
         loop {
             tokio::select! {
                 biased;
@@ -177,6 +178,8 @@ impl Supervisor {
                 () = tick(&mut watchdog) => notify::watchdog(),
                 Some(call) = self.calls.recv() => self.answer(call).await,
                 Some(scrape) = self.scrapes.recv() => self.expose(scrape),
+                // Last, as senders of datagrams decide how often.
+                () = workers_call.notified() => self.relay.open_senders(),
             }
         }
     }

@@ -1,12 +1,13 @@
-//! Egress sockets, one for each distinct output of all rules.
+//! Egress sockets, one for each distinct output of all rules, and those of sources, which workers ask for and nobody else keeps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::places::Places;
 use crate::stats::MAX_OUTPUTS;
-use crate::sys::udp_socket::{EgressAddress, open_egress, source};
+use crate::sys::udp_socket::{EgressAddress, can_be_kept, is_own, open_egress, source};
+use crate::worker::egress::Key;
 use crate::worker::order::{Descriptor, Order};
 
 /// Send buffer asked for, in bytes: some 4,000 small datagrams that a device has not sent yet.
@@ -20,6 +21,10 @@ pub(super) struct Outputs {
     /// Whether datagrams may leave in trains.
     segment: bool,
     has_warned: bool,
+    /// Where outputs send that keep sources, by their places.
+    by_source: HashMap<u32, EgressAddress>,
+    /// Why sockets of sources could not be opened.
+    refusals: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -32,7 +37,9 @@ struct Output {
 
 impl Outputs {
     pub(super) fn new(segment: bool) -> Self {
-        Self { by_address: HashMap::new(), places: Places::new(MAX_OUTPUTS), segment, has_warned: false }
+        let (by_address, by_source, refusals) = Default::default();
+        let places = Places::new(MAX_OUTPUTS);
+        Self { by_address, places, segment, has_warned: false, by_source, refusals }
     }
 
     /// The place of the output to `address`, for one more rule. Where it is a new one, the order for workers to have it.
@@ -41,19 +48,51 @@ impl Outputs {
             output.users += 1;
             return Ok((output.place, None));
         }
-        let (socket, obtained) = open_egress(address, SEND_BUFFER)?;
+        let (socket, obtained) = open_egress(address, None, SEND_BUFFER)?;
         self.warn(obtained);
         let place = self.places.take().ok_or_else(|| io::Error::other("there are too many outputs"))?;
         let output = Output { place, socket: Arc::new(socket), users: 1 };
         let order = self.order(address, &output);
-        self.by_address.insert(address.clone(), output);
+        self.insert(address.clone(), output);
         Ok((place, Some(order)))
     }
 
     /// Has an output that another supervisor has opened; no rule uses it yet.
     pub(super) fn adopt(&mut self, place: u32, address: EgressAddress, socket: Descriptor) {
         self.places.occupy(place);
-        self.by_address.insert(address, Output { place, socket, users: 0 });
+        self.insert(address, Output { place, socket, users: 0 });
+    }
+
+    fn insert(&mut self, address: EgressAddress, output: Output) {
+        if address.preserve {
+            self.by_source.insert(output.place, address.clone());
+        }
+        self.by_address.insert(address, output);
+    }
+
+    /// The order for a worker that wants a socket to send as a source, and the socket, if it can have one.
+    pub(super) fn sender(&mut self, key: Key) -> (Order, Option<Descriptor>) {
+        match self.open_sender(key) {
+            Ok(socket) => (Order::Sender(key), Some(socket)),
+            Err(error) => {
+                self.warn_of_refusal(key, &error);
+                (Order::NoSender { key, errno: error.raw_os_error().unwrap_or_default() }, None)
+            }
+        }
+    }
+
+    fn open_sender(&mut self, Key { output, source }: Key) -> io::Result<Descriptor> {
+        let address = self.by_source.get(&output).ok_or(io::ErrorKind::NotFound)?;
+        if !can_be_kept(source) || source.is_ipv4() != address.destination.is_ipv4() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Its port is, or may be, that of a program here, and on the wire only somebody else says that it comes from this host.
+        if is_own(source.ip(), &address.interface)? {
+            return Err(io::Error::other("it is an address of this host"));
+        }
+        let (socket, obtained) = open_egress(address, Some(source), SEND_BUFFER)?;
+        self.warn(obtained);
+        Ok(Arc::new(socket))
     }
 
     /// Opens those outputs anew that leave through the interface `name` with an address that is not the one they would get now.
@@ -61,9 +100,11 @@ impl Outputs {
     pub(super) fn refresh(&mut self, name: &str) -> Vec<(Order, Descriptor)> {
         let mut orders = Vec::new();
         let segment = self.segment;
-        for (address, output) in self.by_address.iter_mut().filter(|(address, _)| address.interface == name) {
+        // Of those that keep sources it is all the same which address the host has.
+        let concerned = |address: &EgressAddress| address.interface == name && !address.preserve;
+        for (address, output) in self.by_address.iter_mut().filter(|(address, _)| concerned(address)) {
             // Where it cannot be opened now, what it has may still do.
-            let Ok((socket, _)) = open_egress(address, SEND_BUFFER) else { continue };
+            let Ok((socket, _)) = open_egress(address, None, SEND_BUFFER) else { continue };
             if source(&socket) == source(&output.socket) {
                 continue;
             }
@@ -82,6 +123,7 @@ impl Outputs {
             return None;
         }
         let place = self.by_address.remove(address)?.place;
+        self.by_source.remove(&place);
         self.places.give_back(place);
         Some(Order::EndOutput { place })
     }
@@ -95,6 +137,19 @@ impl Outputs {
         let Output { place, socket, .. } = output;
         let (address, segment) = (address.clone(), self.segment);
         (Order::Output { place: *place, address, segment }, Arc::clone(socket))
+    }
+
+    /// Says, once for each reason, why a source cannot be kept.
+    fn warn_of_refusal(&mut self, Key { output, source }: Key, error: &io::Error) {
+        let (Some(address), true) = (self.by_source.get(&output), self.refusals.insert(error.to_string())) else {
+            return;
+        };
+        let remedy = match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => ": a program of this host has that port on all addresses, unshared",
+            Some(libc::EACCES) => ": a port so low takes CAP_NET_BIND_SERVICE",
+            _ => super::error::remedy(error),
+        };
+        tracing::warn!("send to {address} as {source}: {error}{remedy} (further ones are only counted)");
     }
 
     fn warn(&mut self, obtained: usize) {

@@ -13,7 +13,7 @@ use super::receive::Way;
 use super::workers::Workers;
 use super::{SupervisorError, counted};
 use crate::config::Config;
-use crate::rules::{Output, Rule};
+use crate::rules::{Output, Rule, SourceAddress};
 use crate::stats::{InputStats, MAX_INPUTS};
 use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
@@ -98,7 +98,7 @@ impl Relay {
         let begun = self.begin_workers().await;
         if begun.is_err() {
             // None is left behind for the next supervisor.
-            self.workers.drain(DRAIN_TIME).await;
+            self.drain_workers().await;
         }
         begun
     }
@@ -245,6 +245,7 @@ impl Relay {
             ttl: to.ttl.fixed(),
             dscp: to.dscp.fixed(),
             fragment: to.fragment,
+            preserve: to.source == SourceAddress::Preserve,
         };
         match self.outputs.open(&address) {
             Ok((place, order)) => {
@@ -260,10 +261,36 @@ impl Relay {
         }
     }
 
+    /// Opens sockets of sources for workers that want them.
+    pub(super) fn open_senders(&mut self) {
+        for (number, key) in self.workers.take_wanted() {
+            let (order, socket) = self.outputs.sender(key);
+            self.workers.tell_one(number, &order, socket);
+        }
+    }
+
+    /// Has the workers drain, and end. Says which ones have not, or did not run.
+    async fn drain_workers(&mut self) -> Vec<usize> {
+        let mut failed = self.workers.begin_drain();
+        let calls = self.workers.calls();
+        let all_end = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.workers.all_end() => return,
+                    () = calls.notified() => self.open_senders(),
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(DRAIN_TIME, all_end).await.is_ok();
+        failed.extend(self.workers.end_drain(in_time));
+        failed
+    }
+
     /// Stops: what was captured by now is relayed. Says which workers did not do so.
     pub(super) async fn stop(&mut self) -> Vec<usize> {
         self.inputs.values_mut().for_each(|live| live.input.end_consumption());
-        let failed = self.workers.drain(DRAIN_TIME).await;
+        let failed = self.drain_workers().await;
         for number in &failed {
             self.settle(*number);
         }

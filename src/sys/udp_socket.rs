@@ -34,13 +34,16 @@ pub struct EgressAddress {
     pub dscp: Option<u8>,
     /// Whether datagrams that are larger than the path allows leave in fragments; else they fail with `EMSGSIZE`.
     pub fragment: bool,
+    /// Whether datagrams have the source that they came with, and each source a socket of its own.
+    pub preserve: bool,
 }
 
 impl EgressAddress {
     /// One whose datagrams have what Linux gives to unicast: a time to live of 64, best effort, and fragments where it takes them.
     pub fn new(destination: SocketAddr, interface: impl Into<String>, interface_index: u32) -> Self {
         let interface = interface.into();
-        Self { destination, interface, interface_index, ttl: Some(64), dscp: Some(0), fragment: true }
+        let (ttl, dscp) = (Some(64), Some(0));
+        Self { destination, interface, interface_index, ttl, dscp, fragment: true, preserve: false }
     }
 
     /// Whether a host on the way may answer a datagram with an ICMP error, which the next send meets. Datagrams to IPv4 groups are
@@ -51,11 +54,23 @@ impl EgressAddress {
 }
 
 /// Opens a UDP socket that is connected to `address`, and says how large a send buffer it obtained: `CAP_NET_ADMIN`
-/// overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7.
-pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(OwnedFd, usize)> {
+/// overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7. Where `address` says that
+/// sources are kept, one of the two capabilities is needed, and datagrams have the source `source`, whosever that is.
+///
+/// # Errors
+/// `EADDRINUSE` where a socket of this host has the port of `source` with all addresses, and does not share it (`SO_REUSEADDR`);
+/// `EACCES` where that port is below `net.ipv4.ip_unprivileged_port_start` and `CAP_NET_BIND_SERVICE` is not there.
+pub fn open_egress(
+    address: &EgressAddress,
+    source: Option<SocketAddr>,
+    send_buffer: usize,
+) -> io::Result<(OwnedFd, usize)> {
     let destination = address.destination;
     let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(address.interface.as_bytes()))?;
+    if address.preserve {
+        send_as(&socket, destination.is_ipv4(), source)?;
+    }
     if destination.is_ipv4() {
         set_multicast_interface_v4(&socket, address.interface_index)?;
         socket.set_multicast_loop_v4(false)?;
@@ -68,6 +83,9 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
         }
         if !address.fragment {
             sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        } else if address.preserve {
+            // That a path is narrower farther on its source is told, not this host: routers are left to make fragments.
+            sockopt::set(socket.as_fd(), libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         }
         socket.set_broadcast(true)?;
         // Without it the kernel hides from the sender that a device's queue was full (udp_send_skb, net/ipv4/udp.c).
@@ -98,12 +116,58 @@ pub fn open_egress(address: &EgressAddress, send_buffer: usize) -> io::Result<(O
     Ok((socket.into(), obtained))
 }
 
+/// Has `socket` send as `source`, or, without, makes sure that it could. It receives nothing as `source`.
+fn send_as(socket: &Socket, is_ipv4: bool, source: Option<SocketAddr>) -> io::Result<()> {
+    if is_ipv4 {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    let Some(source) = source else { return Ok(()) };
+    // Other outputs, and other workers, send as the same. Not `SO_REUSEPORT`, which would share out what comes in.
+    socket.set_reuse_address(true)?;
+    socket.attach_filter(&super::filter::nothing())?;
+    socket.bind(&source.into())
+}
+
+/// Whether a datagram that came in from `source` can leave with it through another link: not without a port, not from an address
+/// that is no host's or means one on its own link only (RFC 4007 section 9, RFC 3927 section 2.7), nor from what the kernel takes
+/// for a martian (`ip_route_input_slow`, `net/ipv4/route.c`; `ip6_rcv_core`, `net/ipv6/ip6_input.c`).
+pub fn can_be_kept(source: SocketAddr) -> bool {
+    source.port() != 0
+        && !source.ip().is_unspecified()
+        && !source.ip().is_multicast()
+        && !source.ip().is_loopback()
+        && match source.ip() {
+            IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_broadcast() && !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
+        }
+}
+
+/// Whether `address` is one of this host's, as seen through `interface`.
+pub fn is_own(address: IpAddr, interface: &str) -> io::Result<bool> {
+    // To an address of its own a host sends from that address. The port is of no account, for nothing is sent.
+    const ANY_PORT: u16 = 9;
+    let to = SocketAddr::new(address, ANY_PORT);
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    // To an address of its own there is a way.
+    let own = socket.connect(&to.into()).and_then(|()| socket.local_addr());
+    let own = own.ok().and_then(|own| own.as_socket()).map(|own| own.ip());
+    Ok(address.is_loopback() || own == Some(address))
+}
+
 /// Marks what `socket`, a connected one, sends through the loopback device, which is where it comes in again. To
 /// `PACKET_IGNORE_OUTGOING` it is incoming then.
 fn mark_what_comes_back(socket: &Socket, address: &EgressAddress) -> io::Result<()> {
     // To an address of its own a host sends through that device, whatever interface is asked for.
-    let own = socket.local_addr()?.as_socket().map(|own| own.ip());
-    if address.interface_index != LOOPBACK && own != Some(address.destination.ip()) {
+    let destination = address.destination.ip();
+    let is_own = if address.preserve {
+        is_own(destination, &address.interface)?
+    } else {
+        socket.local_addr()?.as_socket().map(|own| own.ip()) == Some(destination)
+    };
+    if address.interface_index != LOOPBACK && !is_own {
         return Ok(());
     }
     match socket.set_mark(OWN_MARK) {
@@ -149,5 +213,22 @@ pub fn occupy(address: SocketAddr) -> io::Result<OwnedFd> {
 impl fmt::Display for EgressAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.destination, self.interface)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_a_hosts_on_any_link_can_be_kept() {
+        for source in ["10.0.0.9:1", "192.0.2.1:65535", "240.0.0.1:9", "[2001:db8::1]:5353", "[fd00::9]:9"] {
+            assert!(can_be_kept(source.parse().unwrap()), "{source}");
+        }
+        let no_hosts = ["0.0.0.0:68", "0.1.2.3:9", "255.255.255.255:9", "239.1.1.1:9", "[::]:9", "[ff15::1]:9"];
+        let of_a_link = ["169.254.3.4:9", "127.0.0.1:9", "[fe80::1]:9", "[febf::1]:9", "[::1]:9"];
+        for source in no_hosts.iter().chain(&of_a_link).chain(&["10.0.0.9:0", "[::ffff:10.0.0.9]:9"]) {
+            assert!(!can_be_kept(source.parse().unwrap()), "{source}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::WorkerError;
+use super::egress::Key;
 use super::link::Incoming;
 use super::order::{Answer, Order};
 use super::receiver::{Receiver, Source};
@@ -30,6 +31,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                         tracing::error!("tell another supervisor what holds: {error}");
                         self.link.leave();
                     }
+                    self.egress.ask_again();
                 }
                 Some(Incoming::Order(order, descriptor)) => self.carry_out(order, descriptor)?,
             }
@@ -39,6 +41,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
     fn carry_out(&mut self, order: Order, descriptor: Option<OwnedFd>) -> Result<(), WorkerError> {
         match &order {
             Order::EndInput { place } => self.end_input(InputIndex(*place))?,
+            Order::Sender(key) => self.open_sender(*key, descriptor)?,
             Order::Answer(number) => {
                 self.link.answer(&Answer::Done(*number), None).map_err(WorkerError::Orders)?;
             }
@@ -69,10 +72,15 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 self.receiver.add(InputIndex(*place), source, descriptor()?)
             }
             Order::Output { place, address, segment } => {
+                self.egress.remove_output(*place, self.counters);
                 self.egress.set_output(*place, address, descriptor()?, *segment)
             }
             Order::EndOutput { place } => {
-                self.egress.remove_output(*place);
+                self.egress.remove_output(*place, self.counters);
+                Ok(())
+            }
+            Order::NoSender { key, errno } => {
+                self.egress.refuse_sender(*key, *errno, self.counters);
                 Ok(())
             }
             Order::Rule { place, rule, input, hops } => {
@@ -85,6 +93,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             }
             Order::EndRule { place } => {
                 self.forget_rule(*place);
+                self.egress.give_up_rule(RuleIndex(*place), self.counters);
                 self.egress.set_route(RuleIndex(*place), &[])
             }
             Order::Hold { place } => {
@@ -98,6 +107,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             // A worker begins once.
             Order::Begin(_) => Err(io::ErrorKind::InvalidData.into()),
             Order::EndInput { .. }
+            | Order::Sender(_)
             | Order::LetGo { .. }
             | Order::LetAllGo
             | Order::Answer(_)
@@ -109,6 +119,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         if let Some(Order::Rule { rule, input: Some(input), .. }) = self.told.rule(place) {
             self.rules.remove(InputIndex(*input), &rule.input);
         }
+    }
+
+    fn open_sender(&mut self, key: Key, socket: Option<OwnedFd>) -> Result<(), WorkerError> {
+        let Some(socket) = socket else { return Ok(()) };
+        self.egress.open_sender(key, socket, &mut self.ring, self.counters).map_err(WorkerError::ring)
     }
 
     fn end_input(&mut self, place: InputIndex) -> Result<(), WorkerError> {

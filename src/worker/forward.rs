@@ -1,5 +1,7 @@
 //! From a frame to the rule that takes it and the datagrams in it, or the cause why none does. No I/O.
 
+use std::net::SocketAddr;
+
 use super::egress::Arrived;
 use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
@@ -63,7 +65,8 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         }
         Some(train) => train.datagram_len.get().into(),
     };
-    let arrived = Arrived { ttl: datagram.ttl, traffic_class: datagram.traffic_class };
+    let source = SocketAddr::new(datagram.source, datagram.source_port);
+    let arrived = Arrived { ttl: datagram.ttl, traffic_class: datagram.traffic_class, source };
     Ok(Taken { rule, payload, arrived, datagram_len })
 }
 

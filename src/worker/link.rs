@@ -136,6 +136,11 @@ impl Link {
         self.outbox.push(answer, descriptor)
     }
 
+    /// Whether there is anybody to answer to.
+    pub(super) fn is_connected(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// Sends what there is room for.
     pub(super) fn flush(&mut self) {
         if let Some(channel) = &self.channel {

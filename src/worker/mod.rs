@@ -19,7 +19,7 @@ mod unified_loop;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use egress::Egress;
+use egress::{Egress, MAX_SENDERS};
 pub use link::Link;
 use mmap::Mmap;
 use order::{Answer, Order, PROTOCOL, Path, Task};
@@ -32,6 +32,7 @@ use unified_loop::UnifiedLoop;
 
 use crate::rules::RuleTable;
 use crate::stats::Counters;
+use crate::sys::rlimit;
 use crate::sys::sandbox::SandboxError;
 use crate::sys::uring::Uring;
 
@@ -93,6 +94,11 @@ pub fn run(
     }
 }
 
+/// How many sockets of sources there may be beside those of inputs and outputs, so that there are descriptors for all.
+fn most_senders() -> usize {
+    rlimit::open_files().map_or(MAX_SENDERS, |files| MAX_SENDERS.min(files as usize / 4))
+}
+
 fn begin(link: &mut Link) -> Result<(Task, OwnedFd), WorkerError> {
     match link.first().map_err(WorkerError::Orders)? {
         (Order::Begin(task), Some(memory)) if task.protocol == PROTOCOL => Ok((task, memory)),
@@ -110,8 +116,9 @@ fn work(
 ) -> Result<(), WorkerError> {
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
+    let (rules, mut egress, told) = (RuleTable::default(), Egress::default(), Told::default());
+    egress.limit_senders(most_senders());
     confine(&task)?;
-    let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
     let mut work =
         UnifiedLoop { ring, receiver, rules, egress, counters, task, link, told, is_called: false };
     let result = work.run();

@@ -26,6 +26,8 @@ impl Told {
             Order::EndRule { place } => _ = self.rules.remove(place),
             Order::LetGo { place } => _ = self.held.remove(place),
             Order::LetAllGo => self.held.clear(),
+            // What the next supervisor is asked for it opens anew.
+            Order::Sender(_) | Order::NoSender { .. } => {}
             Order::Begin(_) | Order::Hold { .. } | Order::LogLevel(_) | Order::Answer(_) | Order::Drain => {}
         }
     }

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::WorkerError;
-use super::egress::Egress;
+use super::egress::{Egress, PATIENCE};
 use super::forward::forward;
 use super::link::Link;
-use super::order::Task;
+use super::order::{Answer, Task};
 use super::receiver::{Batch, ReceiveError, Receiver};
 use super::told::Told;
 use crate::rules::{InputIndex, RuleTable};
@@ -98,6 +98,17 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 "stopped after {DRAIN_TIME:?} with frames left unread: see `queued` in the report"
             );
         }
+        self.drain_egress()
+    }
+
+    /// Sends what waits for sockets that the supervisor has been asked for, as far as they come.
+    fn drain_egress(&mut self) -> Result<(), WorkerError> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.egress.is_waiting() && Instant::now() < deadline && self.carry_out_orders()? {
+            self.turn(false)?;
+            thread::sleep(DRAIN_PAUSE);
+        }
+        self.egress.give_up(self.counters);
         Ok(())
     }
 
@@ -107,12 +118,39 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         let sleep = sleep && !self.receiver.is_ready();
         self.link.arm(&mut self.ring).map_err(WorkerError::ring)?;
         self.receiver.arm(&mut self.ring, sleep).map_err(WorkerError::ring)?;
-        let wait = if sleep { self.receiver.sleep() } else { Wait::Not };
+        let wait = if sleep { self.sleep() } else { Wait::Not };
         self.ring.wait(wait).map_err(WorkerError::ring)?;
+        self.egress.tick();
         let called = self.complete();
         // Whatever failed, all that has arrived is relayed.
         let busy = self.relay().map_err(WorkerError::ring)?;
+        self.attend_senders().map_err(WorkerError::Orders)?;
         Ok(Turn { called: called?, busy })
+    }
+
+    /// How to sleep until there is something to do.
+    fn sleep(&mut self) -> Wait {
+        match (self.receiver.sleep(), self.egress.look_after()) {
+            (Wait::First, Some(time)) => Wait::Coalesced { count: 1, time },
+            (wait, _) => wait,
+        }
+    }
+
+    /// Looks after outputs whose copies keep their source: asks the supervisor for the sockets that it takes.
+    fn attend_senders(&mut self) -> io::Result<()> {
+        self.egress.look(self.counters);
+        if !self.egress.is_waiting() || !self.link.is_connected() {
+            return Ok(());
+        }
+        let mut has_asked = false;
+        while let Some(key) = self.egress.ask() {
+            self.link.answer(&Answer::Wanted(key), None)?;
+            has_asked = true;
+        }
+        if has_asked {
+            self.link.flush();
+        }
+        Ok(())
     }
 
     /// Hands completions to whom they belong; says whether there is something on the link.

@@ -53,7 +53,7 @@ impl InProcess {
         let open = |(rule, port): (&Rule, &lab::topology::Port)| {
             let destination = rule.outputs[0].destination();
             let address = EgressAddress::new(destination, port.device(), port.index());
-            let socket = open_egress(&address, send_buffer).unwrap().0;
+            let socket = open_egress(&address, None, send_buffer).unwrap().0;
             vec![(address, socket)]
         };
         let open_all = || rules.iter().zip(&topology.egress).map(open).collect();

@@ -23,7 +23,7 @@ impl Workers {
     pub(in crate::supervisor) async fn adopt(&mut self) -> Option<Vec<Told>> {
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for (number, path) in sockets(&self.socket) {
-            let mut process = match Process::connect(&path) {
+            let mut process = match Process::connect(&path, &self.calls) {
                 Ok(process) => process,
                 Err(error) => {
                     if !is_nobody(&error) {

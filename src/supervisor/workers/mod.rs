@@ -8,21 +8,26 @@ mod sync;
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use process::Process;
 pub(super) use process::Told;
+use tokio::sync::Notify;
 
 use super::SupervisorError;
 use crate::stats::Counters;
 use crate::sys::affinity;
+use crate::worker::egress::Key;
 use crate::worker::order::{self, Descriptor, Order, Task};
 
 /// How often workers are looked after: one that hangs is replaced before its ring is full, which by default takes half a second.
 pub(super) const PULSE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long workers have to carry out orders.
 const SYNC_TIME: Duration = Duration::from_secs(5);
+/// Sockets that are opened for a worker before others have their turn.
+const WANTED_AT_A_TIME: usize = 64;
 /// How long a worker must have lived that is replaced at once, however often.
 const LONG_LIFE: Duration = Duration::from_secs(1);
 /// How many in a row may live shorter before the next one has to wait.
@@ -64,6 +69,8 @@ pub(super) struct Workers {
     last_sync: u64,
     /// The level that they log from, once it has been changed.
     log_level: Option<String>,
+    /// Told when one of them wants a socket.
+    calls: Arc<Notify>,
 }
 
 /// What is known of a worker.
@@ -135,7 +142,8 @@ impl Workers {
             Ok(Worker::new(Counters::new()?, task))
         };
         let workers = (0..count).map(worker).collect::<io::Result<_>>().map_err(failed)?;
-        Ok(Self { all: workers, socket: control_socket.to_owned(), arguments, last_sync: 0, log_level: None })
+        let (socket, calls) = (control_socket.to_owned(), Arc::default());
+        Ok(Self { all: workers, socket, arguments, last_sync: 0, log_level: None, calls })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -153,7 +161,7 @@ impl Workers {
         let path = socket_of(&self.socket, number);
         let Some(worker) = self.all.get_mut(number) else { return Ok(()) };
         let memory = worker.counters.memory().try_clone_to_owned().map_err(failed)?;
-        let mut process = Process::spawn(&path, &self.arguments).map_err(failed)?;
+        let mut process = Process::spawn(&path, &self.arguments, &self.calls).map_err(failed)?;
         process.tell(&Order::Begin(worker.task.clone()), Some(memory.into()));
         if let Some(level) = &self.log_level {
             process.tell(&Order::LogLevel(level.clone()), None);
@@ -177,6 +185,26 @@ impl Workers {
         if let Some(process) = self.all.get_mut(number).and_then(Worker::process) {
             process.tell(order, descriptor);
         }
+    }
+
+    /// What is notified when there is something for [`Workers::take_wanted`].
+    pub(super) fn calls(&self) -> Arc<Notify> {
+        Arc::clone(&self.calls)
+    }
+
+    /// Sockets of sources that workers want, each with the worker's number. There are a few at a time, so that those who want many
+    /// keep nobody waiting.
+    pub(super) fn take_wanted(&mut self) -> Vec<(usize, Key)> {
+        let mut all = Vec::new();
+        for (number, worker) in self.all.iter_mut().enumerate() {
+            let Some(process) = worker.process() else { continue };
+            let (wanted, are_more) = process.take_wanted(WANTED_AT_A_TIME);
+            all.extend(wanted.into_iter().map(|key| (number, key)));
+            if are_more {
+                self.calls.notify_one();
+            }
+        }
+        all
     }
 
     /// Has them log from `level` on, and those that come after them.
@@ -242,19 +270,27 @@ impl Workers {
         }
     }
 
-    /// Tells all to drain and waits until they have, at most for `time`. Says which ones have not, or did not run.
-    pub(super) async fn drain(&mut self, time: Duration) -> Vec<usize> {
-        let is_down = |worker: &mut Worker| worker.process().is_none();
-        let mut failed: Vec<_> = (0..self.len()).filter(|number| is_down(&mut self.all[*number])).collect();
+    /// Tells all to drain, and to end. Says which ones do not run.
+    pub(super) fn begin_drain(&mut self) -> Vec<usize> {
         self.tell(&Order::Drain, None);
-        let all_end = poll_fn(|context| {
+        self.down()
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn all_end(&mut self) {
+        poll_fn(|context| {
             let running = self.all.iter_mut().filter_map(Worker::process);
             // All of them are looked at.
             let pending =
                 running.fold(false, |pending, process| process.poll_end(context).is_pending() | pending);
             if pending { Poll::Pending } else { Poll::Ready(()) }
-        });
-        let in_time = tokio::time::timeout(time, all_end).await.is_ok();
+        })
+        .await;
+    }
+
+    /// Ends those that have not. Says which ones did not end as they should, which is `in_time`.
+    pub(super) fn end_drain(&mut self, in_time: bool) -> Vec<usize> {
+        let mut failed = Vec::new();
         for (number, worker) in self.all.iter_mut().enumerate() {
             if let State::Running(process) =
                 std::mem::replace(&mut worker.state, State::Resting(Instant::now()))

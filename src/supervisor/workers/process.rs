@@ -1,19 +1,22 @@
 //! One worker's process, as its supervisor sees it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::sys::channel::{Channel, Listener};
 use crate::sys::{poll, process};
+use crate::worker::egress::{Key, MAX_SENDERS};
 use crate::worker::order::{Answer, Descriptor, Inbox, Order, Outbox};
 
 /// How often in a row a worker that was asked for a sign of life may be found without one. Looks are counted, not time: a machine
@@ -46,6 +49,9 @@ pub(super) struct Process {
     /// Why it ends, as far as it has said.
     failure: Option<String>,
     pulse: Pulse,
+    /// Sockets that it wants, and who is told that there are such.
+    wanted: VecDeque<Key>,
+    calls: Arc<Notify>,
 }
 
 /// An order that a worker could not carry out.
@@ -77,7 +83,7 @@ const SOME_TIME: Duration = Duration::from_millis(5);
 
 impl Process {
     /// Starts one that listens at `path`, and connects. `arguments` come before the command `worker`.
-    pub(super) fn spawn(path: &Path, arguments: &[String]) -> io::Result<Self> {
+    pub(super) fn spawn(path: &Path, arguments: &[String], calls: &Arc<Notify>) -> io::Result<Self> {
         let listener = Listener::bind(path)?;
         // The same program, even if there is another file of its name by now.
         let mut command = Command::new("/proc/self/exe");
@@ -88,7 +94,7 @@ impl Process {
         let mut child = command.process_group(0).spawn()?;
         let pid = child.id();
         match Channel::connect(path).and_then(Channel::register) {
-            Ok(channel) => Self::new(channel, pid, Some(child)),
+            Ok(channel) => Self::new(channel, pid, Some(child), calls),
             Err(error) => {
                 end(&mut child);
                 Err(error)
@@ -100,11 +106,11 @@ impl Process {
     ///
     /// # Errors
     /// `ConnectionRefused` or `NotFound` when there is none.
-    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+    pub(super) fn connect(path: &Path, calls: &Arc<Notify>) -> io::Result<Self> {
         let channel = Channel::connect(path)?;
         // The kernel says who listens, whatever that one may say.
         let pid = u32::try_from(channel.peer()?.pid).map_err(|_| io::ErrorKind::InvalidData)?;
-        let mut process = Self::new(channel.register()?, pid, None)?;
+        let mut process = Self::new(channel.register()?, pid, None, calls)?;
         process.launching = false;
         Ok(process)
     }
@@ -125,7 +131,7 @@ impl Process {
                     told.push((order, descriptor.filter(|_| !is_seen)));
                 }
                 Ok((Answer::ToldAll, _)) => return Ok(told),
-                Ok((Answer::Done(_) | Answer::Refused { .. } | Answer::Failed(_), _)) => {}
+                Ok((answer, _)) => drop(answer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.channel.readable().await?.clear_ready();
                 }
@@ -134,7 +140,12 @@ impl Process {
         }
     }
 
-    fn new(channel: AsyncFd<Channel>, pid: u32, mut child: Option<Child>) -> io::Result<Self> {
+    fn new(
+        channel: AsyncFd<Channel>,
+        pid: u32,
+        mut child: Option<Child>,
+        calls: &Arc<Notify>,
+    ) -> io::Result<Self> {
         let number = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
         let handle = pidfd_open(number, PidfdFlags::empty()).inspect_err(|_| {
             if let Some(child) = &mut child {
@@ -155,6 +166,8 @@ impl Process {
             refused: Vec::new(),
             failure: None,
             pulse: Pulse { turns: 0, looks: None, has_begun: false, cpu_time: Duration::ZERO },
+            wanted: VecDeque::new(),
+            calls: Arc::clone(calls),
         })
     }
 
@@ -227,6 +240,7 @@ impl Process {
                     self.answered = self.answered.max(number);
                 }
                 Ok((Answer::Failed(why), _)) => self.failure = Some(why),
+                Ok((Answer::Wanted(key), _)) => self.want(key),
                 Ok((Answer::Refused { input, why }, _)) => {
                     // What it refuses later, who has ordered it hears.
                     if self.launching {
@@ -245,6 +259,20 @@ impl Process {
                 Err(error) => return Poll::Ready(error),
             }
         }
+    }
+
+    /// Takes note that it wants a socket. Of one that wants more than it can have, nobody takes note any more.
+    fn want(&mut self, key: Key) {
+        if self.wanted.len() < MAX_SENDERS {
+            self.wanted.push_back(key);
+            self.calls.notify_one();
+        }
+    }
+
+    /// Sockets that it wants, at most so many, and whether there are more.
+    pub(super) fn take_wanted(&mut self, most: usize) -> (Vec<Key>, bool) {
+        let wanted = self.wanted.drain(..most.min(self.wanted.len())).collect();
+        (wanted, !self.wanted.is_empty())
     }
 
     /// Looks whether it lives, by the turns that it has made; asks it, where it may be asleep, and ends it when it does not

@@ -48,7 +48,7 @@ pub enum Wait {
     Not,
     /// Until there is one.
     First,
-    /// Until `time` is over (Linux 5.11), unless there are `count` before. What comes by itself need not wake the thread: since
+    /// Until `time` is over (before Linux 5.11 until there is one), unless there are `count` before. What comes by itself need not wake the thread: since
     /// Linux 6.7 frames that gather in a socket count once.
     Coalesced {
         /// How many, from 1.
@@ -236,6 +236,7 @@ impl Uring {
         match wait {
             _ if !self.deferred.is_empty() => Ok(()),
             Wait::Not | Wait::First => enter(&self.ring, 1),
+            Wait::Coalesced { .. } if !self.ring.params().is_feature_ext_arg() => enter(&self.ring, 1),
             Wait::Coalesced { count, time } => {
                 let time = types::Timespec::from(time);
                 let arguments = types::SubmitArgs::new().timespec(&time);

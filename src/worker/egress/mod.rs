@@ -1,27 +1,35 @@
 //! Egress: copies of a batch's payloads leave through connected UDP sockets, still borrowed from the batch.
 //!
-//! Copies to one output that follow each other and are of one size, and a shorter one behind them, leave as a train: one
-//! send, which the kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each output keeps the order in
-//! which its copies came: while a train may still be refused, what is behind it waits. Only where a device begins to refuse
-//! what it took before, because its MTU shrank, copies of one batch change places.
+//! An output has a lane that its copies leave by, or, where they keep their source, one for each source. Copies on one lane that
+//! follow each other and are of one size, and a shorter one behind them, leave as a train: one send, which the kernel or the device
+//! cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each lane keeps the order in which its copies came: while a train may still
+//! be refused, what is behind it waits. Only where a device begins to refuse what it took before, because its MTU shrank, copies of
+//! one batch change places.
 
+mod by_source;
+mod lane;
 mod segmentation;
+mod senders;
 mod train;
 
-use std::io::{self, IoSlice};
-use std::num::{NonZeroU8, NonZeroU16};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
-use self::segmentation::Segmentation;
+use self::lane::{Destination, Lane, Lanes, Queue};
+use self::senders::Senders;
+pub use self::senders::{Key, MAX_SENDERS, PATIENCE};
 use self::train::Trains;
 use crate::rules::{Dscp, RuleIndex, TimeToLive};
 use crate::stats::{Counters, MAX_OUTPUTS, MAX_RULES, SendFailure};
 use crate::sys::udp_socket::{DSCP_SHIFT, EgressAddress};
-use crate::sys::uring::{IpHeader, Send, Uring};
+use crate::sys::uring::{IpHeader, Uring};
 
 /// Most copies that wait before they are sent: enough for long trains to several outputs at once.
 const COPIES: usize = 1_024;
@@ -39,13 +47,15 @@ pub struct Hop {
     pub dscp: Dscp,
 }
 
-/// What a datagram had in its IP header when it came in.
+/// What a datagram had in its headers when it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {
     /// Time to live or hop limit.
     pub ttl: u8,
     /// The byte of differentiated services code point and ECN.
     pub traffic_class: u8,
+    /// Source address and port.
+    pub source: SocketAddr,
 }
 
 impl Hop {
@@ -74,29 +84,28 @@ impl Hop {
 #[derive(Debug, Default)]
 pub struct Egress {
     outputs: Vec<Option<Output>>,
+    lanes: Lanes,
+    /// Of outputs whose copies keep their source, and how many such outputs there are.
+    senders: Senders,
+    outputs_by_source: usize,
     routes: Vec<Box<[Hop]>>,
 }
 
 /// Where copies leave.
 #[derive(Debug)]
 struct Output {
-    /// As `GROUP:PORT:IF`, for messages.
-    name: String,
-    /// A connected UDP socket.
+    /// What the supervisor has opened for it.
     socket: Arc<OwnedFd>,
-    is_ipv4: bool,
-    /// Whether an answer to an earlier datagram (ICMP) may be in the way of a later one.
-    is_answered: bool,
-    segmentation: Segmentation,
-    /// Copies that wait for it.
-    queue: Option<Queue>,
+    through: Through,
 }
 
-/// A chain through the waiting copies.
-#[derive(Clone, Copy, Debug)]
-struct Queue {
-    first: usize,
-    last: usize,
+/// What copies of an output leave by.
+#[derive(Debug)]
+enum Through {
+    /// The lane at this place.
+    One(usize),
+    /// A lane for each source, which leads there.
+    BySource(Rc<Destination>),
 }
 
 /// A copy that waits to be sent.
@@ -105,7 +114,7 @@ struct Waiting<'b> {
     /// Place of what is counted for it.
     counters: u32,
     header: IpHeader,
-    /// The next one for the same output.
+    /// The next one for the same lane.
     next: Option<usize>,
 }
 
@@ -115,13 +124,14 @@ pub struct EgressBatch<'a, 'b> {
     counters: &'a Counters,
     /// In the order they came.
     waiting: ArrayVec<Waiting<'b>, COPIES>,
-    /// Outputs that they wait for.
-    touched: ArrayVec<u32, COPIES>,
+    /// Lanes that they wait for.
+    touched: ArrayVec<usize, COPIES>,
 }
 
 impl Egress {
-    /// Puts an output that sends through `socket`, a UDP socket connected to `address`, at `place`. Without `segment` each datagram
-    /// is sent by itself.
+    /// Puts an output that sends through `socket`, a UDP socket connected to `address`, at `place`, where there is none. Without
+    /// `segment` each datagram is sent by itself. Where `address` says that sources are kept, each has a socket of its own:
+    /// see [`Egress::ask`].
     ///
     /// # Errors
     /// `InvalidInput` when there is no such place.
@@ -132,19 +142,27 @@ impl Egress {
         socket: OwnedFd,
         segment: bool,
     ) -> io::Result<()> {
-        let (name, is_answered) = (address.to_string(), address.is_answered());
-        let segmentation = Segmentation::new(segment);
-        let is_ipv4 = address.destination.is_ipv4();
-        let socket = Arc::new(socket);
-        let output = Output { name, socket, is_ipv4, is_answered, segmentation, queue: None };
-        *slot(&mut self.outputs, place, MAX_OUTPUTS)? = Some(output);
+        let (socket, to) = (Arc::new(socket), Destination::new(address, segment));
+        let slot = slot(&mut self.outputs, place, MAX_OUTPUTS)?;
+        let through = if address.preserve {
+            self.outputs_by_source += 1;
+            Through::BySource(to)
+        } else {
+            Through::One(self.lanes.open(Lane::new(&to, Arc::clone(&socket))))
+        };
+        *slot = Some(Output { socket, through });
         Ok(())
     }
 
-    /// Closes the output at `place`.
-    pub fn remove_output(&mut self, place: u32) {
-        if let Some(output) = self.outputs.get_mut(place as usize) {
-            *output = None;
+    /// Closes the output at `place`. What waits for it is counted as not sent.
+    pub fn remove_output(&mut self, place: u32, counters: &Counters) {
+        match self.outputs.get_mut(place as usize).and_then(Option::take).map(|output| output.through) {
+            Some(Through::One(lane)) => self.lanes.close(lane),
+            Some(Through::BySource(_)) => {
+                self.outputs_by_source -= 1;
+                self.end_senders(place, counters);
+            }
+            None => {}
         }
     }
 
@@ -177,24 +195,6 @@ fn slot<T: Default>(slots: &mut Vec<T>, place: u32, most: usize) -> io::Result<&
     slots.get_mut(place).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-impl Output {
-    /// What the kernel is told of `copies` that leave together: of `size` bytes each, but for the last one.
-    fn send_of<'a>(&'a self, copies: &'a [IoSlice<'a>], size: usize, header: IpHeader) -> Send<'a> {
-        let segment_size = if copies.len() > 1 { NonZeroU16::new(size as u16) } else { None };
-        let (socket, is_ipv4) = (self.socket.as_fd(), self.is_ipv4);
-        Send { socket, is_ipv4, header, payloads: copies, segment_size }
-    }
-
-    /// Says that trains of datagrams of `size` bytes are refused.
-    fn warn(&self, size: usize, errno: i32) {
-        let (name, error) = (&self.name, io::Error::from_raw_os_error(errno));
-        tracing::warn!(
-            "{name}: cannot send datagrams of {size} bytes as trains: {error}; sending what is refused so one by one, \
-             which takes more CPU time and loses nothing"
-        );
-    }
-}
-
 impl<'b> EgressBatch<'_, 'b> {
     /// Queues a copy of `payload`, which came in as `arrived`, for each output of `rule`, sending what is queued whenever that
     /// is a full batch.
@@ -217,15 +217,27 @@ impl<'b> EgressBatch<'_, 'b> {
 
     fn wait(&mut self, hop: Hop, payload: &'b [u8], arrived: Arrived) {
         let place = hop.output.unwrap_or(u32::MAX);
-        let Some(Some(output)) = self.egress.outputs.get_mut(place as usize) else {
+        let Some(Some(output)) = self.egress.outputs.get(place as usize) else {
             return self.counters.not_sent(hop.counters, SendFailure::InterfaceDown);
         };
         let Some(header) = hop.header(arrived) else {
             return self.counters.not_sent(hop.counters, SendFailure::TtlSpent);
         };
+        match output.through {
+            Through::One(lane) => self.enqueue(lane, payload, hop.counters, header),
+            Through::BySource(_) => {
+                let key = Key { output: place, source: arrived.source };
+                self.wait_by_source(key, payload, hop.counters, header);
+            }
+        }
+    }
+
+    /// Puts a copy behind those that wait for the lane at this place. There must be room.
+    fn enqueue(&mut self, place: usize, payload: &'b [u8], counters: u32, header: IpHeader) {
+        let Some(lane) = self.egress.lanes.get_mut(place) else { return };
         let at = self.waiting.len();
-        self.waiting.push(Waiting { payload, counters: hop.counters, header, next: None });
-        match &mut output.queue {
+        self.waiting.push(Waiting { payload, counters, header, next: None });
+        match &mut lane.queue {
             Some(queue) => {
                 self.waiting[queue.last].next = Some(at);
                 queue.last = at;
@@ -237,15 +249,15 @@ impl<'b> EgressBatch<'_, 'b> {
         }
     }
 
-    /// Sends what is queued, output by output, and counts what becomes of each copy.
+    /// Sends what is queued, lane by lane, and counts what becomes of each copy.
     pub fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
         // A turn with many copies takes long, and is no hang.
         self.counters.turns().add(1);
-        let mut trains = Trains::new(&mut self.egress.outputs, self.counters);
+        let mut trains = Trains::new(&mut self.egress.lanes, self.counters);
         for place in self.touched.drain(..) {
-            let mut next = trains.take_queue(place as usize);
+            let mut next = trains.take_queue(place);
             while let Some(waiting) = next.and_then(|at| self.waiting.get(at)) {
-                trains.load(ring, place as usize, waiting)?;
+                trains.load(ring, place, waiting)?;
                 next = waiting.next;
             }
         }
@@ -262,7 +274,8 @@ mod tests {
     #[test]
     fn a_copy_has_of_its_own_what_its_socket_cannot_say() {
         let header = |ttl, dscp, arrived| Hop { ttl, dscp, ..Hop::new(None, 0) }.header(arrived);
-        let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb };
+        let source = ([10, 0, 0, 9], 4_000).into();
+        let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb, source };
         let ttl = |ttl| IpHeader { ttl: NonZeroU8::new(ttl), traffic_class: None };
         let (fixed, best_effort) = (TimeToLive::Fixed(9), Dscp::Fixed(0));
         assert_eq!(header(fixed, Dscp::Fixed(46), arrived(1)), Some(IpHeader::OF_SOCKET));

@@ -6,15 +6,16 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
-use super::{COPIES, Output, Waiting};
+use super::lane::Lanes;
+use super::{COPIES, Waiting};
 use crate::stats::{Counters, SendFailure};
 use crate::sys::uring::{IpHeader, SEND_BATCH, Uring};
 
 /// Copies that leave with one send.
 #[derive(Clone)]
 struct Train {
-    /// Place of the output.
-    output: usize,
+    /// Place of the lane.
+    lane: usize,
     /// Bytes of each copy; the last one may have less.
     size: usize,
     header: IpHeader,
@@ -32,7 +33,7 @@ impl Train {
 
 /// Copies in the order they leave.
 pub(super) struct Trains<'a, 'b> {
-    outputs: &'a mut [Option<Output>],
+    lanes: &'a mut Lanes,
     counters: &'a Counters,
     payloads: ArrayVec<IoSlice<'b>, COPIES>,
     /// For each of them, the place of what is counted for it.
@@ -41,56 +42,54 @@ pub(super) struct Trains<'a, 'b> {
 }
 
 impl<'a, 'b> Trains<'a, 'b> {
-    pub(super) fn new(outputs: &'a mut [Option<Output>], counters: &'a Counters) -> Self {
+    pub(super) fn new(lanes: &'a mut Lanes, counters: &'a Counters) -> Self {
         let (payloads, places, formed) = Default::default();
-        Self { outputs, counters, payloads, places, formed }
+        Self { lanes, counters, payloads, places, formed }
     }
 
-    /// The first of the copies that wait for the output at place `output`; its queue is empty from then on.
-    pub(super) fn take_queue(&mut self, output: usize) -> Option<usize> {
-        self.outputs.get_mut(output)?.as_mut()?.queue.take().map(|queue| queue.first)
+    /// The first of the copies that wait for the lane at place `lane`; its queue is empty from then on.
+    pub(super) fn take_queue(&mut self, lane: usize) -> Option<usize> {
+        self.lanes.get_mut(lane)?.queue.take().map(|queue| queue.first)
     }
 
-    /// Puts a copy for the output at place `output` behind those that are loaded. At most [`COPIES`] until all are
-    /// sent.
-    pub(super) fn load(&mut self, ring: &mut Uring, output: usize, copy: &Waiting<'b>) -> io::Result<()> {
+    /// Puts a copy for the lane at place `lane` behind those that are loaded. At most [`COPIES`] until all are sent.
+    pub(super) fn load(&mut self, ring: &mut Uring, lane: usize, copy: &Waiting<'b>) -> io::Result<()> {
         let Waiting { payload, counters, header, .. } = *copy;
-        if !self.extend(output, payload.len(), header) {
-            if self.formed.is_full() || self.last_is_a_trial(output) {
+        if !self.extend(lane, payload.len(), header) {
+            if self.formed.is_full() || self.last_is_a_trial(lane) {
                 self.send(ring)?;
             }
             let first = self.payloads.len();
             let (size, copies) = (payload.len(), first..first + 1);
-            self.formed.push(Train { output, size, header, copies, errno: None });
+            self.formed.push(Train { lane, size, header, copies, errno: None });
         }
         self.payloads.push(IoSlice::new(payload));
         self.places.push(counters);
         Ok(())
     }
 
-    /// Makes the last train longer, if a copy of `len` bytes for `output` can be part of it.
-    fn extend(&mut self, output: usize, len: usize, header: IpHeader) -> bool {
-        let (Some(last), Some(Some(to))) = (self.formed.last_mut(), self.outputs.get(output)) else {
+    /// Makes the last train longer, if a copy of `len` bytes for `lane` can be part of it.
+    fn extend(&mut self, lane: usize, len: usize, header: IpHeader) -> bool {
+        let (Some(last), Some(to)) = (self.formed.last_mut(), self.lanes.get(lane)) else {
             return false;
         };
         let is_open = self.payloads.last().is_some_and(|copy| copy.len() == last.size);
-        let takes = || to.segmentation.takes(last.size, last.copies.len(), len);
-        let extends = last.output == output && last.header == header && is_open && takes();
+        let takes = || to.segmentation().takes(last.size, last.copies.len(), len);
+        let extends = last.lane == lane && last.header == header && is_open && takes();
         last.copies.end += usize::from(extends);
         extends
     }
 
-    /// Whether the last train may be refused: its copies then leave later, and what comes after it to the same output has to
-    /// wait for that.
-    fn last_is_a_trial(&self, output: usize) -> bool {
-        let (Some(last), Some(Some(to))) = (self.formed.last(), self.outputs.get(output)) else {
+    /// Whether the last train may be refused: its copies then leave later, and what comes after it on the same lane has to wait
+    /// for that.
+    fn last_is_a_trial(&self, lane: usize) -> bool {
+        let (Some(last), Some(to)) = (self.formed.last(), self.lanes.get(lane)) else {
             return false;
         };
-        let is_trial = || to.is_answered || !to.segmentation.is_proven(last.size);
-        last.output == output && !last.is_single() && is_trial()
+        last.lane == lane && !last.is_single() && to.may_refuse(last.size)
     }
 
-    /// Sends what is loaded and counts what becomes of each copy. A train that fails never holds up another output's.
+    /// Sends what is loaded and counts what becomes of each copy. A train that fails never holds up another lane's.
     pub(super) fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
         self.hand_over(ring)?;
         for place in 0..self.formed.len() {
@@ -104,13 +103,13 @@ impl<'a, 'b> Trains<'a, 'b> {
 
     /// Gives the kernel all trains at once.
     fn hand_over(&mut self, ring: &mut Uring) -> io::Result<()> {
-        let Self { outputs, payloads, formed, .. } = self;
+        let Self { lanes, payloads, formed, .. } = self;
         let mut sends = ArrayVec::<_, SEND_BATCH>::new();
-        // A train is formed for an output that is there, and as long as this borrows the outputs none goes.
-        let sent = formed.iter().filter_map(|train| Some((train, outputs.get(train.output)?.as_ref()?)));
-        sends.extend(sent.map(|(train, output)| {
-            output.send_of(&payloads[train.copies.clone()], train.size, train.header)
-        }));
+        // A train is formed for a lane that is there, and as long as this borrows the lanes none goes.
+        let sent = formed.iter().filter_map(|train| Some((train, lanes.get(train.lane)?)));
+        sends.extend(
+            sent.map(|(train, lane)| lane.send_of(&payloads[train.copies.clone()], train.size, train.header)),
+        );
         ring.send_all(&sends, |place, result| formed[place].errno = result.err())
     }
 
@@ -123,17 +122,15 @@ impl<'a, 'b> Trains<'a, 'b> {
             self.count(train.copies.start, train.errno);
             return Ok(());
         }
-        let Some(Some(output)) = self.outputs.get_mut(train.output) else { return Ok(()) };
+        let Some(lane) = self.lanes.get(train.lane) else { return Ok(()) };
         if train.errno.is_some_and(|errno| !is_for_want_of_room(errno)) {
-            let again = output.send_of(&self.payloads[train.copies.clone()], train.size, train.header);
+            let again = lane.send_of(&self.payloads[train.copies.clone()], train.size, train.header);
             ring.send_all(&[again], |_, result| train.errno = result.err())?;
         }
         match train.errno {
-            None => output.segmentation.succeeded(train.size),
+            None => lane.succeeded(train.size),
             Some(errno) if is_for_being_a_train(errno) => {
-                if output.segmentation.failed(train.size, errno) {
-                    output.warn(train.size, errno);
-                }
+                lane.failed(train.size, errno);
                 return self.send_one_by_one(ring, &train);
             }
             Some(_) => {}
@@ -143,10 +140,10 @@ impl<'a, 'b> Trains<'a, 'b> {
     }
 
     fn send_one_by_one(&self, ring: &mut Uring, train: &Train) -> io::Result<()> {
-        let Some(Some(output)) = self.outputs.get(train.output) else { return Ok(()) };
+        let Some(lane) = self.lanes.get(train.lane) else { return Ok(()) };
         let mut sends = ArrayVec::<_, MAX_SEGMENTS>::new();
         for payload in self.payloads[train.copies.clone()].chunks(1) {
-            sends.push(output.send_of(payload, train.size, train.header));
+            sends.push(lane.send_of(payload, train.size, train.header));
         }
         ring.send_all(&sends, |place, result| self.count(train.copies.start + place, result.err()))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use mail::{Descriptor, Inbox, Outbox, Travels};
 use serde::{Deserialize, Serialize};
 
-use super::egress::Hop;
+use super::egress::{Hop, Key};
 use super::packet_ring::Shape;
 use crate::rules::Rule;
 use crate::stats::{MAX_INPUTS, MAX_OUTPUTS, MAX_RULES};
@@ -18,7 +18,7 @@ use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub enum Order {
         /// Its place.
         place: u16,
     },
-    /// Have an output. With a connected UDP socket.
+    /// Have an output. With a connected UDP socket; where sources are kept, each has another one, and this one sends nothing.
     Output {
         /// What rules know it by.
         place: u32,
@@ -124,6 +124,15 @@ pub enum Order {
     LetAllGo,
     /// Log from this level on, such as `info`.
     LogLevel(String),
+    /// Send as this source, as was [`Answer::Wanted`]. With a connected UDP socket, which nobody else has.
+    Sender(Key),
+    /// There is no socket for that.
+    NoSender {
+        /// For what.
+        key: Key,
+        /// Why not; 0 where it is no error of the kernel's.
+        errno: i32,
+    },
     /// Answer [`Answer::Done`], now that everything before it is done.
     Answer(u64),
     /// End capture, relay what was captured before, and end.
@@ -136,7 +145,10 @@ impl Order {
         let within = |place: &u32, most| (*place as usize) < most;
         match self {
             Self::Input { place, .. } | Self::EndInput { place } => within(&u32::from(*place), MAX_INPUTS),
-            Self::Output { place, .. } | Self::EndOutput { place } => within(place, MAX_OUTPUTS),
+            Self::Output { place, .. }
+            | Self::EndOutput { place }
+            | Self::Sender(Key { output: place, .. })
+            | Self::NoSender { key: Key { output: place, .. }, .. } => within(place, MAX_OUTPUTS),
             Self::Rule { place, input, hops, .. } => {
                 let outputs = hops.iter().flat_map(|hop| hop.output.iter().chain([&hop.counters]));
                 within(place, MAX_RULES)
@@ -151,7 +163,10 @@ impl Order {
 
 impl Travels for Order {
     fn has_descriptor(&self) -> bool {
-        matches!(self, Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold { .. })
+        matches!(
+            self,
+            Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold { .. } | Self::Sender(_)
+        )
     }
 }
 
@@ -171,6 +186,8 @@ pub enum Answer {
         /// Which order, and why not.
         why: String,
     },
+    /// A socket to send as this source, which comes as [`Order::Sender`] or [`Order::NoSender`].
+    Wanted(Key),
     /// It ends, because of this.
     Failed(String),
 }

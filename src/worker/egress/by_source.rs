@@ -1,0 +1,147 @@
+//! Outputs whose copies keep their source: each source has a lane of its own, through a socket that only the supervisor can open.
+//! Until the first copies of a source have one they wait, no longer in the batch's memory but in their own.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lane::Lane;
+use super::senders::{Found, Gone, Kept, Key};
+use super::{Egress, EgressBatch, Through};
+use crate::rules::RuleIndex;
+use crate::stats::{Counters, SendFailure};
+use crate::sys::udp_socket::can_be_kept;
+use crate::sys::uring::{IpHeader, Uring};
+
+impl<'b> EgressBatch<'_, 'b> {
+    /// Queues a copy for the lane of its source, or keeps it until there is one.
+    pub(super) fn wait_by_source(&mut self, key: Key, payload: &'b [u8], counters: u32, header: IpHeader) {
+        if !can_be_kept(key.source) {
+            return self.counters.not_sent(counters, SendFailure::SourceRefused);
+        }
+        let mut closed = None;
+        let found = self.egress.senders.find(key, &mut closed);
+        if let Some(lane) = closed {
+            self.egress.lanes.close(lane);
+        }
+        match found {
+            Found::Lane(lane) => self.enqueue(lane, payload, counters, header),
+            Found::Wanted if self.egress.senders.keep(&key, payload, counters, header) => {}
+            Found::Wanted => self.counters.not_sent(counters, SendFailure::SourcePending),
+            Found::Refused(why) => self.counters.not_sent(counters, why),
+        }
+    }
+}
+
+impl Egress {
+    /// Has sockets of sources take at most so many descriptors.
+    pub fn limit_senders(&mut self, most: usize) {
+        self.senders.limit(most);
+    }
+
+    /// Takes the time, which is as fine as turns are.
+    pub fn tick(&mut self) {
+        // Nobody else needs to know.
+        if self.outputs_by_source > 0 {
+            self.senders.tick(Instant::now());
+        }
+    }
+
+    /// After what time to look again although nothing has come, if ever: see [`Egress::look`].
+    pub fn look_after(&self) -> Option<Duration> {
+        self.senders.look_after()
+    }
+
+    /// Whether copies wait for a socket of their source.
+    pub fn is_waiting(&self) -> bool {
+        self.senders.is_waiting()
+    }
+
+    /// A source that needs a socket, which the supervisor is to be asked for now; none where there are enough.
+    pub fn ask(&mut self) -> Option<Key> {
+        self.senders.ask()
+    }
+
+    /// Asks for everything again, as there is another supervisor.
+    pub fn ask_again(&mut self) {
+        self.senders.ask_again();
+    }
+
+    /// What was asked for has come: what waits for it is sent.
+    pub fn open_sender(
+        &mut self,
+        key: Key,
+        socket: OwnedFd,
+        ring: &mut Uring,
+        counters: &Counters,
+    ) -> io::Result<()> {
+        let output = self.outputs.get(key.output as usize).and_then(Option::as_ref);
+        let Some(Through::BySource(to)) = output.map(|output| &output.through) else { return Ok(()) };
+        // Nobody may wait for it any more.
+        if !self.senders.is_wanted(&key) {
+            return Ok(());
+        }
+        let lane = self.lanes.open(Lane::new(&Rc::clone(to), Arc::new(socket)));
+        let copies = self.senders.answer(key, Ok(lane));
+        let mut batch = self.begin(counters);
+        for Kept { counters, header, payload } in &copies {
+            if batch.waiting.is_full() {
+                batch.send(ring)?;
+            }
+            batch.enqueue(lane, payload, *counters, *header);
+        }
+        batch.send(ring)
+    }
+
+    /// What was asked for cannot be had, because of `errno`.
+    pub fn refuse_sender(&mut self, key: Key, errno: i32, counters: &Counters) {
+        let why = match SendFailure::from_errno(errno) {
+            why @ (SendFailure::Unreachable | SendFailure::InterfaceDown) => why,
+            _ => SendFailure::SourceRefused,
+        };
+        if self.senders.is_wanted(&key) {
+            count(&self.senders.answer(key, Err(why)), why, counters);
+        }
+    }
+
+    /// Gives up what has waited too long, and closes what has long been idle, from time to time.
+    pub fn look(&mut self, counters: &Counters) {
+        if let Some(gone) = self.senders.look() {
+            self.let_go(gone, SendFailure::SourcePending, counters);
+        }
+    }
+
+    /// Gives up what waits and `rule` has taken.
+    pub fn give_up_rule(&mut self, rule: RuleIndex, counters: &Counters) {
+        let Some(hops) = self.routes.get(rule.0 as usize) else { return };
+        if self.senders.is_waiting() {
+            let copies = self.senders.take_copies(|place| hops.iter().any(|hop| hop.counters == place));
+            count(&copies, SendFailure::SourcePending, counters);
+        }
+    }
+
+    /// Gives up everything that waits.
+    pub fn give_up(&mut self, counters: &Counters) {
+        let gone = self.senders.give_up();
+        self.let_go(gone, SendFailure::SourcePending, counters);
+    }
+
+    /// The output at `place` is gone.
+    pub(super) fn end_senders(&mut self, place: u32, counters: &Counters) {
+        let gone = self.senders.end_output(place);
+        self.let_go(gone, SendFailure::InterfaceDown, counters);
+    }
+
+    fn let_go(&mut self, gone: Gone, why: SendFailure, counters: &Counters) {
+        gone.lanes.into_iter().for_each(|lane| self.lanes.close(lane));
+        count(&gone.copies, why, counters);
+    }
+}
+
+fn count(copies: &[Kept], why: SendFailure, counters: &Counters) {
+    for copy in copies {
+        counters.not_sent(copy.counters, why);
+    }
+}
