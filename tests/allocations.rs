@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use lab::topology::Family;
 use multicast_relay::rules::Rule;
-use support::in_process::{InProcess, PATHS};
+use support::in_process::{InProcess, PATHS, preserving};
+use support::sources::{good_from, sender};
 use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
 
 #[global_allocator]
@@ -64,5 +65,27 @@ fn no_receive_path_allocates_for_a_frame() {
         assert_eq!(count(100), 0, "{name}");
         assert_eq!(count(2_000), 0, "{name}");
         assert!(worker.stop().output(0).unwrap().relayed().get() > 0, "{name}");
+    }
+}
+
+/// Nor does one that leaves with the source that it came with, once that is known.
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn no_receive_path_allocates_for_sources_that_are_known() {
+    for (name, path) in PATHS {
+        let network = network(Family::Ipv4, 1);
+        let topology = &network.topology;
+        let (mut worker, address) = preserving(topology, path);
+        let mut injector = Injector::new(&topology.generator);
+        let frames: Vec<_> = (0..10).map(|number| good_from(sender(number), &[7; 100])).collect();
+        for frame in &frames {
+            injector.send(frame);
+            worker.open_sender(topology, &address);
+        }
+        let mut count = |rounds| allocations(rounds, &frames, 10, &mut injector, &worker);
+        count(50);
+        assert_eq!(count(100), 0, "{name}");
+        assert_eq!(count(2_000), 0, "{name}");
+        assert_eq!(worker.stop().output(0).unwrap().relayed().get(), 10 * (1 + 50 + 100 + 2_000), "{name}");
     }
 }

@@ -44,7 +44,8 @@ fn outputs(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> V
     let mut outputs = vec![(to((Ipv4Addr::LOCALHOST, 1).into()), OwnedFd::from(blocked))];
     for sink in sinks {
         let address = to(sink.local_addr().unwrap());
-        let socket = topology.relay_namespace().run(|| open_egress(&address, None, 4 << 20)).unwrap().unwrap().0;
+        let socket =
+            topology.relay_namespace().run(|| open_egress(&address, None, 4 << 20)).unwrap().unwrap().0;
         outputs.push((address, socket));
     }
     outputs

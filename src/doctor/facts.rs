@@ -24,6 +24,10 @@ pub struct Host {
     pub io_uring_disabled: Option<u64>,
     /// Whether the programs that filter by the rules could be loaded.
     pub bpf: Attempt,
+    /// Whether a socket could be made to send as other hosts.
+    pub foreign_source: Attempt,
+    /// `net.ipv4.ip_unprivileged_port_start`: lower ports take `CAP_NET_BIND_SERVICE`.
+    pub first_free_port: Option<u64>,
     /// `net.core.rmem_max` in bytes.
     pub rmem_max: Option<u64>,
     /// `net.core.wmem_max` in bytes.
@@ -186,12 +190,14 @@ pub struct Role {
     pub input: bool,
     /// Rules send through it.
     pub output: bool,
+    /// Some of them with the sources that datagrams came with.
+    pub keeps_sources: bool,
 }
 
 impl Default for Role {
     /// Nobody said.
     fn default() -> Self {
-        Self { input: true, output: true }
+        Self { input: true, output: true, keeps_sources: false }
     }
 }
 

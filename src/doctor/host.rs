@@ -11,6 +11,7 @@ mod kernel;
 use kernel::Release;
 
 /// Bits of capabilities (`linux/capability.h`).
+const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -23,6 +24,8 @@ const SEND_BUFFER: u64 = 4 << 20;
 const FEW_FILES: u64 = 1_100;
 /// What the tables of the rules' programs and the `io_uring` may take of locked memory before Linux 5.11 and 5.12.
 const LOCKED_MEMORY: u64 = 8 << 20;
+/// The first port that is free for all, unless the host says otherwise.
+const DEFAULT_FREE_PORT: u64 = 1_024;
 /// What the kernel has always granted.
 const DEFAULT_BACKLOG: u64 = 1_000;
 const MIB: u64 = 1 << 20;
@@ -100,6 +103,40 @@ fn io_uring(host: &Host) -> Finding {
                       the seccomp filters of container engines forbid it")
             .mended_by("in a container: --security-opt seccomp=packaging/container/seccomp.json"),
     }
+}
+
+/// Of an interface that some copies leave through with the source that they came with.
+pub(super) fn foreign_source(host: &Host, interface: &str) -> Vec<Finding> {
+    let found = |level, what: String| Finding::new(level, interface, what);
+    let sources = match &host.foreign_source {
+        Attempt::Done => {
+            found(Level::Note, "copies leave through it with the source that they came with".to_owned())
+                .because(
+                    "receivers with strict reverse-path filtering (rp_filter = 1) drop what comes from where they would not send \
+                     to; what they answer goes to the source, not to the relay",
+                )
+                .mended_by("at receivers: ip route add SOURCE/PREFIX dev INTERFACE, or sysctl -w net.ipv4.conf.all.rp_filter=2")
+        }
+        Attempt::Failed(error) => {
+            let what = format!("this user cannot send with the source that datagrams came with: {error}");
+            found(own_failure(host, Level::Problem), what)
+                .because("outputs with source = \"preserve\" take CAP_NET_RAW or CAP_NET_ADMIN (IP_TRANSPARENT)")
+                .mended_by(SUDO)
+                .mended_by(SETCAP)
+        }
+    };
+    let mut findings = vec![sources];
+    if !may(host, CAP_NET_BIND_SERVICE) && host.first_free_port.is_none_or(|port| port > 1) {
+        let port = host.first_free_port.unwrap_or(DEFAULT_FREE_PORT);
+        let what = format!("this user cannot keep source ports below {port}: it has no CAP_NET_BIND_SERVICE");
+        findings.push(
+            found(own_failure(host, Level::Note), what)
+                .because("copies from such ports are dropped as source_refused")
+                .mended_by("in the service: AmbientCapabilities=CAP_NET_BIND_SERVICE, and CapabilityBoundingSet= likewise")
+                .mended_by("sysctl -w net.ipv4.ip_unprivileged_port_start=1"),
+        );
+    }
+    findings
 }
 
 fn bpf(host: &Host) -> Finding {

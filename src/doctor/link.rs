@@ -1,6 +1,7 @@
 //! What is judged of one interface.
 
 use super::facts::{Host, Link, Master};
+use super::host::foreign_source;
 use super::{Finding, Level};
 use crate::wire::LinkLayer;
 
@@ -38,6 +39,9 @@ pub(super) fn findings(link: &Link, host: &Host) -> Vec<Finding> {
         findings.push(found.addresses());
         findings.extend([found.groups(), found.group_route()].into_iter().flatten());
         findings.extend([found.segmentation(), found.mtu()].into_iter().flatten());
+    }
+    if link.role.keeps_sources {
+        findings.extend(foreign_source(host, &link.name));
     }
     findings.extend(found.losses());
     findings.extend(found.promiscuity());

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::rules::Rule;
+use crate::rules::{Rule, SourceAddress};
 use facts::{Link, Role};
 use gather::GatherError;
 
@@ -121,11 +121,13 @@ impl Scope {
     /// The interfaces that `rules` name, for what they are named.
     pub fn of_rules(rules: &[Rule]) -> Self {
         let mut roles: BTreeMap<&str, Role> = BTreeMap::new();
-        let unused = Role { input: false, output: false };
+        let unused = Role { input: false, output: false, keeps_sources: false };
         for rule in rules {
             roles.entry(&rule.input.interface).or_insert(unused).input = true;
             for output in &rule.outputs {
-                roles.entry(&output.interface).or_insert(unused).output = true;
+                let role = roles.entry(&output.interface).or_insert(unused);
+                role.output = true;
+                role.keeps_sources |= output.source == SourceAddress::Preserve;
             }
         }
         Self::Named(roles.into_iter().map(|(name, role)| (name.to_owned(), role)).collect())

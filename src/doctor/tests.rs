@@ -193,7 +193,7 @@ fn an_interface_that_is_not_there_is_a_problem() {
 #[test]
 fn what_an_interface_is_not_used_for_does_not_matter() {
     let input = Link {
-        role: Role { input: true, output: false },
+        role: Role { input: true, output: false, keeps_sources: false },
         addresses_v4: 0,
         group_route: false,
         mtu: 1_200,
@@ -201,14 +201,14 @@ fn what_an_interface_is_not_used_for_does_not_matter() {
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(input))), []);
     let output = Link {
-        role: Role { input: false, output: true },
+        role: Role { input: false, output: true, keeps_sources: false },
         receive_queues: 1,
         rp_filter: 1,
         ring: Some(RingSize { now: 1, most: 2 }),
         ..good()
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(output))), []);
-    let listening = Role { input: true, output: false };
+    let listening = Role { input: true, output: false, keeps_sources: false };
     let tunnel = |link_layer| Link { role: listening, link_layer, ..good() };
     assert!(diagnosis(&sound(), Some(tunnel(LinkLayer::RawIp))).works());
     let strange = diagnosis(&sound(), Some(tunnel(LinkLayer::Other)));
@@ -229,12 +229,17 @@ fn what_this_user_may_not_says_nothing_of_a_relay_that_runs() {
 #[test]
 fn rules_say_what_interfaces_are_for() {
     let rule = |text: &str| text.parse::<Rule>().unwrap();
-    let rules = [
+    let mut rules = [
         rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1,239.3.3.3:1:eth2"),
         rule("eth1:239.1.1.1:1=239.2.2.2:1:eth2"),
     ];
-    let role = |input, output| Role { input, output };
-    let expected = [("eth0", role(true, false)), ("eth1", role(true, true)), ("eth2", role(false, true))];
+    rules[0].outputs[1].source = SourceAddress::Preserve;
+    let role = |input, output, keeps_sources| Role { input, output, keeps_sources };
+    let expected = [
+        ("eth0", role(true, false, false)),
+        ("eth1", role(true, true, false)),
+        ("eth2", role(false, true, true)),
+    ];
     let expected = expected.map(|(name, role)| (name.to_owned(), role)).to_vec();
     assert_eq!(Scope::of_rules(&rules), Scope::Named(expected));
 }
@@ -280,4 +285,27 @@ fn both_forms_tell_everything() {
     assert_eq!((&json["version"], &json["worst"]), (&1.into(), &"problem".into()));
     let last = json["findings"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["subject"], &last["remedy"][0]), (&"eth0".into(), &"ip link".into()));
+}
+
+#[test]
+fn who_keeps_sources_is_told_what_that_takes() {
+    let link = || Link { role: Role { input: false, output: true, keeps_sources: true }, ..good() };
+    let levels = |host: &Host| {
+        let diagnosis = diagnosis(host, Some(link()));
+        let bad = bad(&diagnosis).into_iter().map(|(level, what)| (level, what.to_owned()));
+        assert!(diagnosis.findings.iter().all(|it| it.level == Level::Ok || !it.remedy.is_empty()));
+        bad.collect::<Vec<_>>()
+    };
+    let mut host = sound();
+    let [(Level::Note, what)] = &levels(&host)[..] else { panic!("{:?}", levels(&host)) };
+    assert!(what.contains("with the source that they came with"), "{what}");
+    host.foreign_source = Attempt::Failed("EPERM".into());
+    let [(Level::Problem, what)] = &levels(&host)[..] else { panic!("{:?}", levels(&host)) };
+    assert!(what.contains("EPERM"), "{what}");
+    host.foreign_source = Attempt::Done;
+    host.capabilities &= !(1 << 10);
+    assert_eq!(levels(&host).len(), 2);
+    assert!(levels(&host)[1].1.contains("below 1024"));
+    host.first_free_port = Some(0);
+    assert_eq!(levels(&host).len(), 1);
 }

@@ -141,7 +141,8 @@ impl Outputs {
 
     /// Says, once for each reason, why a source cannot be kept.
     fn warn_of_refusal(&mut self, Key { output, source }: Key, error: &io::Error) {
-        let (Some(address), true) = (self.by_source.get(&output), self.refusals.insert(error.to_string())) else {
+        let (Some(address), true) = (self.by_source.get(&output), self.refusals.insert(error.to_string()))
+        else {
             return;
         };
         let remedy = match error.raw_os_error() {

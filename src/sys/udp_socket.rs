@@ -130,6 +130,12 @@ fn send_as(socket: &Socket, is_ipv4: bool, source: Option<SocketAddr>) -> io::Re
     socket.bind(&source.into())
 }
 
+/// Makes sure that sockets can send as other hosts, which takes `CAP_NET_RAW` or `CAP_NET_ADMIN`.
+pub fn try_to_send_as_others() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    send_as(&socket, true, None)
+}
+
 /// Whether a datagram that came in from `source` can leave with it through another link: not without a port, not from an address
 /// that is no host's or means one on its own link only (RFC 4007 section 9, RFC 3927 section 2.7), nor from what the kernel takes
 /// for a martian (`ip_route_input_slow`, `net/ipv4/route.c`; `ip6_rcv_core`, `net/ipv6/ip6_input.c`).
@@ -225,7 +231,8 @@ mod tests {
         for source in ["10.0.0.9:1", "192.0.2.1:65535", "240.0.0.1:9", "[2001:db8::1]:5353", "[fd00::9]:9"] {
             assert!(can_be_kept(source.parse().unwrap()), "{source}");
         }
-        let no_hosts = ["0.0.0.0:68", "0.1.2.3:9", "255.255.255.255:9", "239.1.1.1:9", "[::]:9", "[ff15::1]:9"];
+        let no_hosts =
+            ["0.0.0.0:68", "0.1.2.3:9", "255.255.255.255:9", "239.1.1.1:9", "[::]:9", "[ff15::1]:9"];
         let of_a_link = ["169.254.3.4:9", "127.0.0.1:9", "[fe80::1]:9", "[febf::1]:9", "[::1]:9"];
         for source in no_hosts.iter().chain(&of_a_link).chain(&["10.0.0.9:0", "[::ffff:10.0.0.9]:9"]) {
             assert!(!can_be_kept(source.parse().unwrap()), "{source}");

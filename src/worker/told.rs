@@ -26,9 +26,14 @@ impl Told {
             Order::EndRule { place } => _ = self.rules.remove(place),
             Order::LetGo { place } => _ = self.held.remove(place),
             Order::LetAllGo => self.held.clear(),
-            // What the next supervisor is asked for it opens anew.
-            Order::Sender(_) | Order::NoSender { .. } => {}
-            Order::Begin(_) | Order::Hold { .. } | Order::LogLevel(_) | Order::Answer(_) | Order::Drain => {}
+            // Of sockets that send as a source the next supervisor need not know: it keeps none either.
+            Order::Sender(_)
+            | Order::NoSender { .. }
+            | Order::Begin(_)
+            | Order::Hold { .. }
+            | Order::LogLevel(_)
+            | Order::Answer(_)
+            | Order::Drain => {}
         }
     }
 

@@ -107,6 +107,24 @@ impl InProcess {
         }
     }
 
+    /// Does what the supervisor does when the worker wants a socket to send as a source: the next time, to this address.
+    pub fn open_sender(&mut self, topology: &Topology, address: &EgressAddress) {
+        let key = loop {
+            match self.inbox.receive(&self.channel) {
+                Ok((Answer::Wanted(key), _)) => break key,
+                Ok((answer, _)) => panic!("{answer:?}"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll::wait_readable(self.channel.as_fd()).unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let open = || open_egress(address, Some(key.source), 1 << 20).unwrap().0;
+        let socket = topology.relay_namespace().run(open).unwrap();
+        self.tell(&Order::Sender(key), Some(socket));
+        self.outbox.flush(&self.channel).unwrap();
+    }
+
     /// What is counted for the input.
     pub fn input(&self) -> InputCounters<'_> {
         self.counters.input(0).unwrap()
@@ -123,6 +141,17 @@ impl InProcess {
         self.worker.join().unwrap().unwrap();
         self.counters
     }
+}
+
+/// A worker of the rule of tests, whose output keeps sources, and where that sends: who has it opens sockets.
+pub fn preserving(topology: &Topology, path: Path) -> (InProcess, EgressAddress) {
+    let rules: Vec<Rule> = vec![super::rule(topology).parse().unwrap()];
+    let port = &topology.egress[0];
+    let mut address = EgressAddress::new(rules[0].outputs[0].destination(), port.device(), port.index());
+    address.preserve = true;
+    let open = || open_egress(&address, None, 1 << 20).unwrap().0;
+    let socket = topology.relay_namespace().run(open).unwrap();
+    (InProcess::through(topology, &rules, vec![vec![(address.clone(), socket)]], path), address)
 }
 
 /// A socket that captures UDP as soon as it is bound.

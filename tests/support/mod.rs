@@ -5,6 +5,7 @@
 pub mod flow;
 pub mod in_process;
 mod relay;
+pub mod sources;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

@@ -17,6 +17,7 @@ use super::facts::{Control, Folder, Host, Listener};
 use crate::sys::memory;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::rule_programs::RulePrograms;
+use crate::sys::udp_socket;
 use crate::sys::uring::Uring;
 use crate::wire::LinkLayer;
 
@@ -37,6 +38,8 @@ pub fn host(socket: &Path) -> Host {
         packet_socket: PacketSocket::open().into(),
         io_uring: Uring::new(COMPLETIONS).map(drop).into(),
         io_uring_disabled: sysctl("kernel/io_uring_disabled"),
+        foreign_source: udp_socket::try_to_send_as_others().into(),
+        first_free_port: sysctl("net/ipv4/ip_unprivileged_port_start"),
         bpf: RulePrograms::load(LinkLayer::Ethernet, &[], 1).into(),
         rmem_max: sysctl("net/core/rmem_max"),
         wmem_max: sysctl("net/core/wmem_max"),

@@ -145,3 +145,87 @@ fn count(copies: &[Kept], why: SendFailure, counters: &Counters) {
         counters.not_sent(copy.counters, why);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arrived, Hop, PATIENCE};
+    use super::*;
+    use crate::stats::{MAX_OUTPUTS, Named};
+    use crate::sys::udp_socket::EgressAddress;
+
+    const RULE: RuleIndex = RuleIndex(0);
+
+    /// A rule with an output that keeps sources, and how a datagram from the last byte of an address is queued.
+    fn egress() -> (Egress, Counters, Uring) {
+        let mut address = EgressAddress::new(([127, 0, 0, 1], 9).into(), "lo", 1);
+        address.preserve = true;
+        let mut egress = Egress::default();
+        egress.set_output(3, &address, io::pipe().unwrap().1.into(), true).unwrap();
+        egress.set_route(RULE, &[Hop::new(Some(3), 5)]).unwrap();
+        egress.tick();
+        (egress, Counters::new().unwrap(), Uring::new(8).unwrap())
+    }
+
+    fn queue(egress: &mut Egress, counters: &Counters, ring: &mut Uring, sources: &[[u8; 4]]) {
+        let mut batch = egress.begin(counters);
+        for source in sources {
+            let arrived = Arrived { ttl: 64, traffic_class: 0, source: (*source, 4_000).into() };
+            batch.queue(ring, RULE, b"payload", arrived).unwrap();
+        }
+        batch.send(ring).unwrap();
+    }
+
+    fn dropped(counters: &Counters) -> Vec<(String, u64)> {
+        counters.output(5).unwrap().dropped().report().into_iter().collect()
+    }
+
+    #[test]
+    fn whatever_becomes_of_copies_that_wait_is_counted() {
+        type End = fn(&mut Egress, &Counters);
+        let ends: [(SendFailure, End); 6] = [
+            (SendFailure::SourcePending, |egress, counters| egress.give_up(counters)),
+            (SendFailure::SourcePending, |egress, counters| egress.give_up_rule(RULE, counters)),
+            (SendFailure::InterfaceDown, |egress, counters| egress.remove_output(3, counters)),
+            (SendFailure::SourcePending, |egress, counters| {
+                egress.senders.tick(Instant::now() + PATIENCE);
+                egress.look(counters);
+            }),
+            (SendFailure::SourceRefused, |egress, counters| refuse(egress, libc::EADDRINUSE, counters)),
+            (SendFailure::Unreachable, |egress, counters| refuse(egress, libc::ENETUNREACH, counters)),
+        ];
+        for (name, end) in ends {
+            let (mut egress, counters, mut ring) = egress();
+            queue(&mut egress, &counters, &mut ring, &[[10, 0, 0, 1]; 3]);
+            assert!(egress.is_waiting() && dropped(&counters).is_empty());
+            end(&mut egress, &counters);
+            assert_eq!(dropped(&counters), [(name.name().to_owned(), 3)]);
+            egress.give_up(&counters);
+            assert_eq!(dropped(&counters).len(), 1, "and nothing is counted again");
+        }
+    }
+
+    fn refuse(egress: &mut Egress, errno: i32, counters: &Counters) {
+        let key = egress.ask().unwrap();
+        egress.refuse_sender(key, errno, counters);
+        egress.refuse_sender(key, errno, counters);
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_kept_is_not_asked_for() {
+        let (mut egress, counters, mut ring) = egress();
+        queue(&mut egress, &counters, &mut ring, &[[169, 254, 1, 1], [0; 4], [127, 0, 0, 1]]);
+        assert_eq!((egress.ask(), egress.is_waiting()), (None, false));
+        assert_eq!(dropped(&counters), [("source_refused".to_owned(), 3)]);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_waits_for_is_closed() {
+        let (mut egress, counters, mut ring) = egress();
+        let source = ([10, 0, 0, 1], 4_000).into();
+        for output in [3, 4, MAX_OUTPUTS as u32] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            egress.open_sender(Key { output, source }, writer.into(), &mut ring, &counters).unwrap();
+            assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0, "nobody has the other end");
+        }
+    }
+}

@@ -97,7 +97,12 @@ impl Lane {
     }
 
     /// What the kernel is told of `copies` that leave together: of `size` bytes each, but for the last one.
-    pub(super) fn send_of<'a>(&'a self, copies: &'a [IoSlice<'a>], size: usize, header: IpHeader) -> Send<'a> {
+    pub(super) fn send_of<'a>(
+        &'a self,
+        copies: &'a [IoSlice<'a>],
+        size: usize,
+        header: IpHeader,
+    ) -> Send<'a> {
         let segment_size = if copies.len() > 1 { NonZeroU16::new(size as u16) } else { None };
         let (socket, is_ipv4) = (self.socket.as_fd(), self.to.is_ipv4);
         Send { socket, is_ipv4, header, payloads: copies, segment_size }

@@ -65,7 +65,7 @@ impl Hop {
     }
 
     /// What a copy says of its own; none when its time to live is spent.
-    fn header(&self, arrived: Arrived) -> Option<IpHeader> {
+    fn header(&self, arrived: &Arrived) -> Option<IpHeader> {
         let ttl = match self.ttl {
             TimeToLive::Fixed(_) => None,
             TimeToLive::Keep => Some(NonZeroU8::new(arrived.ttl)?),
@@ -210,12 +210,12 @@ impl<'b> EgressBatch<'_, 'b> {
             if self.waiting.is_full() {
                 self.send(ring)?;
             }
-            self.wait(self.egress.routes[rule.0 as usize][hop], payload, arrived);
+            self.wait(self.egress.routes[rule.0 as usize][hop], payload, &arrived);
         }
         Ok(())
     }
 
-    fn wait(&mut self, hop: Hop, payload: &'b [u8], arrived: Arrived) {
+    fn wait(&mut self, hop: Hop, payload: &'b [u8], arrived: &Arrived) {
         let place = hop.output.unwrap_or(u32::MAX);
         let Some(Some(output)) = self.egress.outputs.get(place as usize) else {
             return self.counters.not_sent(hop.counters, SendFailure::InterfaceDown);
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_copy_has_of_its_own_what_its_socket_cannot_say() {
-        let header = |ttl, dscp, arrived| Hop { ttl, dscp, ..Hop::new(None, 0) }.header(arrived);
+        let header = |ttl, dscp, arrived| Hop { ttl, dscp, ..Hop::new(None, 0) }.header(&arrived);
         let source = ([10, 0, 0, 9], 4_000).into();
         let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb, source };
         let ttl = |ttl| IpHeader { ttl: NonZeroU8::new(ttl), traffic_class: None };

@@ -299,3 +299,7 @@ impl Senders {
 fn cost(copies: &[Kept]) -> usize {
     copies.iter().map(|copy| copy.payload.len() + COST).sum()
 }
+
+#[cfg(test)]
+#[path = "senders_tests.rs"]
+mod tests;

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
 use super::lane::Lanes;
+use super::segmentation::{MAX_SEGMENTS, is_for_being_a_train, is_for_want_of_room};
 use super::{COPIES, Waiting};
 use crate::stats::{Counters, SendFailure};
 use crate::sys::uring::{IpHeader, SEND_BATCH, Uring};
