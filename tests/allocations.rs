@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::topology::Family;
@@ -12,6 +13,9 @@ use multicast_relay::rules::Rule;
 use support::in_process::{InProcess, PATHS, preserving};
 use support::sources::{good_from, sender};
 use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
+
+/// Allocations are counted for the whole process, so one test runs at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -45,6 +49,7 @@ fn allocations(
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn no_receive_path_allocates_for_a_frame() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
@@ -72,6 +77,7 @@ fn no_receive_path_allocates_for_a_frame() {
 #[test]
 #[ignore = "needs root: builds network namespaces"]
 fn no_receive_path_allocates_for_sources_that_are_known() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;

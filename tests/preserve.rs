@@ -14,8 +14,8 @@ use multicast_relay::worker::egress::MAX_SENDERS;
 use support::in_process::{self, PATHS};
 use support::sources::{frame_from, good_from, preserving, receive_from, sender, start};
 use support::{
-    DEADLINE, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Tap, good, is_empty, kill, network, network_of,
-    receive, sink, wait_until,
+    DEADLINE, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Tap, fragments, good, is_empty, kill, network,
+    network_of, receive, sink, wait_until,
 };
 
 /// Longer than a source must be silent to make room for another one.
@@ -128,6 +128,37 @@ fn sources_that_take_turns_keep_their_order_and_leave_in_trains(path: Path) {
     assert!(arrived.values().all(|bytes| *bytes == expected), "in order");
     assert!(frames <= EACH, "{frames} frames for {} datagrams", 2 * EACH);
     assert_eq!(relay.stop().relayed, 2 * EACH as u64 + 2);
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn the_other_settings_of_an_output_hold_too() {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let with = |settings: &str, port: u16| {
+        let to = (OUT_GROUP, port).into();
+        preserving(to, "egress0").replace(" }", &format!(", {settings} }}"))
+    };
+    let outputs = [with("ttl = 9, dscp = 46", 6000), with("ttl = \"keep\", fragment = false", 6001)];
+    let (relay, _file) = start(topology, Path::MmapV3, None, &outputs);
+    let mut tap = Tap::new(&topology.sinks[0]);
+    let mut injector = Injector::new(&topology.generator);
+    injector.send(&good_from(sender(1), b"x"));
+    let mut headers = BTreeMap::new();
+    for _ in 0..2 {
+        let frame = tap.next_udp();
+        let dont_fragment = frame[20] & 0x40 != 0;
+        headers.insert(u16::from_be_bytes([frame[36], frame[37]]), (frame[22], frame[15], dont_fragment));
+    }
+    // Whoever makes fragments on the way tells nobody but the source.
+    assert_eq!(headers, BTreeMap::from([(6000, (9, 46 << 2, false)), (6001, (1, 0, true))]));
+    for fragment in fragments(&good_from(sender(1), &[7; 3_000]), 1) {
+        injector.send(&fragment);
+    }
+    let stats = relay.stats_when(|stats| stats.matched == 2 && stats.balance().is_ok());
+    assert_eq!(stats.rules[0].outputs[0].relayed, 2);
+    assert_eq!(stats.rules[0].outputs[1].dropped, BTreeMap::from([("too_large".to_owned(), 1)]));
+    relay.stop();
 }
 
 over_every_path!(any_number_of_senders_of_one_datagram_each_gets_through);

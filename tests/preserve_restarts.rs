@@ -8,15 +8,20 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
+use std::time::Duration;
 
 use lab::topology::{Family, Topology};
 use multicast_relay::control::State;
-use support::flow::undisturbed;
+use support::flow::paced;
 use support::sources::{good_from, preserving, receive_from, sender, start};
 use support::{
     DEADLINE, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, good, is_empty, kill, network, sink,
     wait_until,
 };
+
+/// From one datagram of the flow to the next. What has gathered meanwhile leaves in one burst, twice where there are two outputs, and
+/// a device's backlog (net.core.netdev_max_backlog) holds 1,000 datagrams.
+const PACE: Duration = Duration::from_micros(500);
 
 /// Where the flow of the tests comes from.
 const FLOW: ([u8; 4], u16) = ([10, 81, 0, 1], 4_000);
@@ -48,16 +53,16 @@ fn a_worker_that_dies_loses_no_source(path: Path) {
     let topology = &network.topology;
     let sink = sink_of(topology, 0, FLOW);
     let (relay, _file) = start(topology, path, None, &[preserving(out(), "egress0")]);
-    let (sent, arrived) = undisturbed(topology, &sink, |flow| {
+    let (sent, arrived) = paced(PACE, topology, &sink, |flow| {
         for signal in [libc::SIGKILL, libc::SIGABRT] {
-            flow.goes_on(4_000);
+            flow.goes_on(1_000);
             let before = relay.workers();
             kill(before[0], signal);
             wait_until("another worker is started", || {
                 let now = relay.workers();
                 now.len() == before.len() && !now.contains(&before[0])
             });
-            flow.goes_on(6_000);
+            flow.goes_on(1_500);
         }
     });
     let stats = relay.stop();
@@ -67,7 +72,10 @@ fn a_worker_that_dies_loses_no_source(path: Path) {
     if path.is_by_ring() {
         assert_eq!((lost, abandoned), (0, 0), "{stats:?}");
     } else {
-        assert!(lost <= abandoned + dropped.get("interrupted").unwrap_or(&0), "{lost} lost: {stats:?}");
+        // It may have died between two counts.
+        let uncounted = stats.inputs[0].frames - stats.inputs[0].received;
+        let interrupted = dropped.get("interrupted").unwrap_or(&0);
+        assert!(lost <= abandoned + uncounted + interrupted, "{lost} lost: {stats:?}");
     }
     assert!(dropped.keys().all(|name| name == "interrupted"), "{dropped:?}");
     assert_eq!(stats.inputs[0].captured, u64::from(sent));
@@ -82,14 +90,14 @@ fn another_supervisor_opens_sockets_for_sources_that_are_new_to_it(path: Path) {
     let (mut relay, file) = start(topology, path, None, &outputs);
     let (sink, other) = (sink_of(topology, 0, FLOW), sink_of(topology, 1, sender(1)));
     let arguments = ["--config", file.path().to_str().unwrap()];
-    let (sent, arrived) = undisturbed(topology, &sink, |flow| {
-        flow.goes_on(4_000);
+    let (sent, arrived) = paced(PACE, topology, &sink, |flow| {
+        flow.goes_on(1_000);
         relay.end_supervisor();
-        flow.goes_on(4_000);
+        flow.goes_on(1_000);
         relay.start_again(topology, &arguments);
         Injector::new(&topology.generator).send(&good_from(sender(1), b"new"));
         assert_eq!(receive_from(&other, 1), BTreeMap::from([(sender(1), vec![b"new".to_vec()])]));
-        flow.goes_on(4_000);
+        flow.goes_on(1_000);
     });
     assert_eq!(arrived.len(), sent as usize, "nothing is lost");
     assert!(arrived.values().all(|times| *times == 1), "and nothing is sent twice");

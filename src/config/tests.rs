@@ -1,5 +1,5 @@
 use super::*;
-use crate::rules::{Dscp, TimeToLive};
+use crate::rules::{Dscp, SourceAddress, TimeToLive};
 use crate::sys::memory::page_size;
 use crate::worker::packet_ring::{MAX_BLOCK_SIZE, Version};
 
@@ -38,6 +38,27 @@ fn a_configuration_is_read() {
             (TimeToLive::Decrement, Dscp::Keep, false)
         ]
     );
+}
+
+#[test]
+fn an_output_says_whether_its_copies_keep_their_source() {
+    let text = |to: &str, source: &str| {
+        format!(
+            "[[rule]]\ninput = {{ interface = \"eth0\", group = \"239.1.1.1\", port = 5000 }}\n\
+             outputs = [\n  {{ group = \"{to}\", port = 6000, interface = \"eth1\"{source} }},\n]\n"
+        )
+    };
+    let source = |text: &str| Config::parse(text).unwrap().rules[0].outputs[0].source;
+    assert_eq!(source(&text("239.2.2.2", "")), SourceAddress::Relay);
+    assert_eq!(source(&text("239.2.2.2", ", source = \"relay\"")), SourceAddress::Relay);
+    assert_eq!(source(&text("239.2.2.2", ", source = \"preserve\"")), SourceAddress::Preserve);
+    let found = mistakes(&text("239.2.2.2", ", source = \"10.0.0.9\""));
+    assert_eq!(
+        found,
+        ["line 4: rule[0].outputs[0].source: must be one of \"relay\", \"preserve\", found \"10.0.0.9\""]
+    );
+    let found = mistakes(&text("ff15::1", ", source = \"preserve\""));
+    assert!(found[0].starts_with("line 4: rule[0].outputs[0].source: cannot be \"preserve\""), "{found:?}");
 }
 
 #[test]

@@ -66,9 +66,9 @@ fn the_one_that_is_idle_longest_makes_room_and_no_other() {
     // What is wanted makes no room, whatever its age; another one does.
     senders.tick(start + 9 * IDLE);
     let mut closed = None;
-    assert_eq!((senders.find(key(10), &mut closed), closed), (Found::Wanted, Some(0)));
+    assert_eq!((senders.find(key(10), &mut closed), closed), (Found::Wanted, Some(2)));
     let mut closed = None;
-    assert_eq!((senders.find(key(11), &mut closed), closed), (Found::Wanted, Some(2)));
+    assert_eq!((senders.find(key(11), &mut closed), closed), (Found::Wanted, Some(0)));
     assert_eq!(senders.find(key(12), &mut closed), full);
     assert!([9, 10, 11].iter().all(|number| senders.is_wanted(&key(*number))));
 }
