@@ -2,6 +2,7 @@
 //! itself: a supervisor gives it descriptors and orders, over a [`Link`].
 
 mod carry_out;
+pub mod dedupe;
 pub mod egress;
 mod forward;
 mod link;
@@ -19,6 +20,7 @@ mod unified_loop;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use dedupe::Streams;
 use egress::Egress;
 pub use link::Link;
 use mmap::Mmap;
@@ -111,9 +113,10 @@ fn work(
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
     confine(&task)?;
-    let (rules, egress, told) = (RuleTable::default(), Egress::default(), Told::default());
+    let (rules, streams, egress, told) =
+        (RuleTable::default(), Streams::default(), Egress::default(), Told::default());
     let mut work =
-        UnifiedLoop { ring, receiver, rules, egress, counters, task, link, told, is_called: false };
+        UnifiedLoop { ring, receiver, rules, streams, egress, counters, task, link, told, is_called: false };
     let result = work.run();
     if let Err(error) = &result {
         // If nobody hears it, the exit status tells that there was something.
