@@ -25,7 +25,7 @@ pub use counters::{
     Counter, CounterSet, Counters, InputCounters, MAX_INPUTS, MAX_OUTPUTS, MAX_RULES, OutputCounters,
     RuleCounters,
 };
-pub use report::{Imbalance, InputStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
+pub use report::{Imbalance, InputStats, LegStats, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
 
 /// A closed set of names, each with a counter of its own.
 pub trait Named: Copy + 'static {
@@ -98,6 +98,8 @@ named! {
         Forbidden = "forbidden",
         /// Its time to live is spent: it came in with 1, and leaves with one less.
         TtlSpent = "ttl_spent",
+        /// No loss: the other leg of its stream has brought it before.
+        Duplicate = "duplicate",
         /// Any other errno.
         Other = "other",
         /// It is to keep its source, for which there was no socket in time or no room to wait for one.

@@ -6,7 +6,7 @@ use comfy_table::Table;
 
 use super::table::{printable, table};
 use crate::control::{OutputSpec, RuleSpec, RuleStatus, State};
-use crate::rules::{Dscp, SourceAddress, TimeToLive};
+use crate::rules::{Dedupe, Dscp, SourceAddress, TimeToLive};
 
 /// The `[[rule]]`s of a configuration file that says the same as `rules`.
 pub fn to_toml(rules: &[RuleSpec]) -> String {
@@ -21,7 +21,10 @@ pub fn to_toml(rules: &[RuleSpec]) -> String {
     text
 }
 
-fn write_rule(text: &mut String, RuleSpec { name, input, outputs, join }: &RuleSpec) -> std::fmt::Result {
+fn write_rule(
+    text: &mut String,
+    RuleSpec { name, input, outputs, join, dedupe }: &RuleSpec,
+) -> std::fmt::Result {
     writeln!(text, "[[rule]]")?;
     if let Some(name) = name.as_ref().filter(|name| **name != input.to_string()) {
         writeln!(text, "name = {}", quoted(name))?;
@@ -34,7 +37,12 @@ fn write_rule(text: &mut String, RuleSpec { name, input, outputs, join }: &RuleS
     if let Some(source) = input.source {
         write!(text, ", source = \"{source}\"")?;
     }
-    writeln!(text, " }}\noutputs = [")?;
+    writeln!(text, " }}")?;
+    if let Some(Dedupe { stream, key, window_ms }) = dedupe {
+        let stream = quoted(stream);
+        writeln!(text, "dedupe = {{ stream = {stream}, key = \"{key}\", window-ms = {window_ms} }}")?;
+    }
+    writeln!(text, "outputs = [")?;
     for output in outputs {
         let interface = quoted(&output.interface);
         write!(text, "  {{ group = \"{}\", port = {}, interface = {interface}", output.group, output.port)?;
@@ -124,6 +132,7 @@ mod tests {
     use crate::config::Config;
     use crate::control::{InputSpec, OutputStatus};
     use crate::rules::Rule;
+    use crate::rules::{DedupeKey, faults_between};
 
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
@@ -163,6 +172,16 @@ mod tests {
     }
 
     prop_compose! {
+        fn dedupe()(
+            stream in name(),
+            key in prop_oneof![Just(DedupeKey::Rtp), Just(DedupeKey::Content)],
+            window_ms in 1..=4_000_u16,
+        ) -> Dedupe {
+            Dedupe { stream, key, window_ms }
+        }
+    }
+
+    prop_compose! {
         fn rule()(
             name in prop::option::of(name()),
             interface in interface(),
@@ -171,8 +190,9 @@ mod tests {
             source: Option<IpAddr>,
             outputs in prop::collection::vec(output(), 1..4),
             join: Option<bool>,
+            dedupe in prop::option::of(dedupe()),
         ) -> RuleSpec {
-            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs, join }
+            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs, join, dedupe }
         }
     }
 
@@ -185,6 +205,7 @@ mod tests {
             let mut rules: Vec<Rule> = specs.iter().filter_map(valid).collect();
             rules.sort_by(|a, b| a.name.cmp(&b.name));
             rules.dedup_by(|a, b| a.name == b.name || a.input == b.input);
+            prop_assume!(faults_between(&rules).is_empty());
             let specs: Vec<_> = rules.iter().map(RuleSpec::from).collect();
             let text = to_toml(&specs);
             prop_assert_eq!(Config::parse(&text).map(|config| config.rules), Ok(rules), "{}", text);

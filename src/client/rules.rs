@@ -94,7 +94,7 @@ fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {
         .parse()
         .map_err(|error| usage(format!("--outputs \"{outputs}\": {error}")))?;
     let outputs = parsed.outputs.iter().map(OutputSpec::from).collect();
-    Ok(Some(RuleSpec { name: None, input, outputs, join: None }))
+    Ok(Some(RuleSpec { name: None, input, outputs, join: None, dedupe: None }))
 }
 
 fn input(

@@ -138,6 +138,7 @@ mod tests {
                 bytes: 0,
                 dropped: BTreeMap::from([("refused".to_owned(), u64::from(i == 7) * 2)]),
             }],
+            leg: None,
         };
         let rules: Vec<_> = (0..rules).map(rule).collect();
         let stats = Stats { received: 12, matched: 12, relayed: 10, rules, ..Stats::default() };

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::document::{Section, integer};
 use crate::rules::{
-    Dscp, Fault, Input, NumberOrWord, Output, Rule, SourceAddress, TimeToLive, endpoint_faults,
-    faults_between,
+    Dedupe, DedupeKey, Dscp, Fault, Input, NumberOrWord, Output, Rule, SourceAddress, TimeToLive,
+    endpoint_faults, faults_between,
 };
 
 /// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
@@ -38,13 +38,16 @@ fn read_rule(section: &Section<'_>) -> Option<Rule> {
     section.require("outputs", "outputs = [{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }]");
     let name = section.string("name");
     let join = section.boolean("join").unwrap_or(true);
+    let dedupe = section.section("dedupe").map(|dedupe| read_dedupe(&dedupe));
     let input = section.section("input").and_then(|input| read_input(&input));
     // Every output is read, so that every mistake is found, before one that cannot be read spoils the rule.
     let outputs: Vec<_> = section.sections("outputs")?.iter().map(read_output).collect();
     let outputs = outputs.into_iter().collect::<Option<_>>()?;
     let input = input?;
+    // One that cannot be read makes no rule without.
+    let dedupe = if section.has("dedupe") { Some(dedupe??) } else { None };
     let name = name.map_or_else(|| input.to_string(), str::to_owned);
-    Some(Rule { name, input, outputs, join })
+    Some(Rule { name, input, outputs, join, dedupe })
 }
 
 fn read_input(section: &Section<'_>) -> Option<Input> {
@@ -75,6 +78,14 @@ fn read_output(section: &Section<'_>) -> Option<Output> {
         source: source.unwrap_or_default(),
         ..Output::new(SocketAddr::new(group?, port?), interface?)
     })
+}
+
+fn read_dedupe(section: &Section<'_>) -> Option<Dedupe> {
+    section.require("stream", "a name that both legs of the stream have, such as \"studio\"");
+    let stream = section.string("stream").map(str::to_owned);
+    let key = section.choice("key", &DedupeKey::CHOICES).unwrap_or_default();
+    let window = section.integer("window-ms", Dedupe::WINDOW_MS).map(|window| window as u16);
+    Some(Dedupe { stream: stream?, key, window_ms: window.unwrap_or(Dedupe::DEFAULT_WINDOW_MS) })
 }
 
 fn number_or_word<T: TryFrom<NumberOrWord>>(section: &Section<'_>, key: &str, expected: &str) -> Option<T> {

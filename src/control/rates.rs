@@ -41,7 +41,7 @@ fn rule_rates(before: Option<&RuleStats>, rule: &RuleStats, interval: Duration) 
 }
 
 fn output_rates(before: &OutputStats, output: &OutputStats, interval: Duration) -> OutputRates {
-    let dropped = |output: &OutputStats| output.dropped.values().sum();
+    let dropped = |output: &OutputStats| output.lost();
     OutputRates {
         relayed_pps: rate(before.relayed, output.relayed, interval),
         relayed_bps: 8.0 * rate(before.bytes, output.bytes, interval),
@@ -71,7 +71,7 @@ mod tests {
             bytes: (matched - refused) * 100,
             dropped: BTreeMap::from([("refused".to_owned(), refused)]),
         };
-        RuleStats { name: name.to_owned(), matched, bytes: matched * 100, outputs: vec![output] }
+        RuleStats { name: name.to_owned(), matched, bytes: matched * 100, outputs: vec![output], leg: None }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Dscp, Fault, Input, Output, Rule, SourceAddress, TimeToLive};
+use crate::rules::{Dedupe, Dscp, Fault, Input, Output, Rule, SourceAddress, TimeToLive};
 
 /// A rule as it is told; [`Rule::try_from`] checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct RuleSpec {
     /// Whether the host becomes a member of the group; absent for yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<bool>,
+    /// Of which stream it is a leg; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedupe: Option<Dedupe>,
 }
 
 /// The datagrams that a rule takes.
@@ -84,7 +87,7 @@ impl TryFrom<RuleSpec> for Rule {
         let input = Input::from(spec.input);
         let name = spec.name.unwrap_or_else(|| input.to_string());
         let outputs = spec.outputs.into_iter().map(Output::from).collect();
-        let rule = Self { name, input, outputs, join: spec.join.unwrap_or(true) };
+        let rule = Self { name, input, outputs, join: spec.join.unwrap_or(true), dedupe: spec.dedupe };
         match rule.faults() {
             faults if faults.is_empty() => Ok(rule),
             faults => Err(InvalidRule { name: rule.name, faults }),
@@ -96,7 +99,13 @@ impl From<&Rule> for RuleSpec {
     fn from(rule: &Rule) -> Self {
         let outputs = rule.outputs.iter().map(OutputSpec::from).collect();
         let join = Some(rule.join).filter(|join| !join);
-        Self { name: Some(rule.name.clone()), input: (&rule.input).into(), outputs, join }
+        Self {
+            name: Some(rule.name.clone()),
+            input: (&rule.input).into(),
+            outputs,
+            join,
+            dedupe: rule.dedupe.clone(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::cycles::{circles_among, describe, is_fed};
+use super::dedupe::{Dedupe, leg_faults};
 use super::{Input, Output, Rule, SourceAddress};
 
 /// Longest interface name: `IFNAMSIZ` (linux/if.h) less the terminating zero.
@@ -19,7 +20,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), message: message.into() }
     }
 }
@@ -55,6 +56,7 @@ impl Rule {
                 faults.push(Fault::new(format!("outputs[{i}].source"), message));
             }
         }
+        faults.extend(self.dedupe.iter().flat_map(Dedupe::faults));
         faults
     }
 
@@ -115,6 +117,7 @@ pub fn faults_between(rules: &[Rule]) -> Vec<(usize, Fault)> {
             faults.push((i, Fault::new("name", message)));
         }
     }
+    faults.extend(leg_faults(rules).into_iter().map(|(i, message)| (i, Fault::new("dedupe", message))));
     // A circle of one is a fault of that rule by itself.
     for circle in circles_among(rules).iter().filter(|circle| circle.len() > 1) {
         let members: Vec<_> = circle.iter().filter_map(|i| rules.get(*i)).collect();

@@ -2,6 +2,7 @@
 
 mod check;
 mod cycles;
+mod dedupe;
 mod header;
 mod rule;
 mod spec;
@@ -9,6 +10,7 @@ mod table;
 
 pub use check::{Fault, endpoint_faults, faults_between};
 pub use cycles::{Sent, Takers, circles, describe};
+pub use dedupe::{Dedupe, DedupeKey, LEGS, leg_fault};
 pub use header::{Dscp, NumberOrWord, SourceAddress, TimeToLive};
 pub use rule::{Input, Output, Rule, interfaces};
 pub use spec::SpecError;

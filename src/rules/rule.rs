@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::dedupe::Dedupe;
 use super::header::{Dscp, SourceAddress, TimeToLive};
 
 /// Relays every datagram of one input to each of its outputs.
@@ -18,6 +19,8 @@ pub struct Rule {
     pub outputs: Vec<Output>,
     /// Whether the host becomes a member of the group, if the input is one.
     pub join: bool,
+    /// Of which stream it is a leg, if of any.
+    pub dedupe: Option<Dedupe>,
 }
 
 /// The datagrams that a rule takes.

@@ -33,7 +33,7 @@ impl FromStr for Rule {
         let (input, outputs) = spec.split_once('=').ok_or(SpecError::NoEqualSign)?;
         let input = parse_input(input)?;
         let outputs = outputs.split(',').map(parse_output).collect::<Result<_, _>>()?;
-        Ok(Self { name: input.to_string(), input, outputs, join: true })
+        Ok(Self { name: input.to_string(), input, outputs, join: true, dedupe: None })
     }
 }
 

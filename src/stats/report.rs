@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Named, SendFailure};
+
 /// The relay's counters at one moment, as it reports them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -121,6 +123,21 @@ pub struct RuleStats {
     pub bytes: u64,
     /// One for each output.
     pub outputs: Vec<OutputStats>,
+    /// What is counted for it as a leg of a stream; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leg: Option<LegStats>,
+}
+
+/// Counters of a leg of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegStats {
+    /// Name of the stream.
+    pub stream: String,
+    /// Datagrams that the other leg brought and this one did not within the window.
+    pub missing: u64,
+    /// Datagrams that came in so great number that they were forgotten before their window was over: of these a second copy may
+    /// have been relayed. Counted for both legs together.
+    pub crowded: u64,
 }
 
 /// Counters of one output.
@@ -132,8 +149,16 @@ pub struct OutputStats {
     pub relayed: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Datagrams the kernel refused, by reason; reasons that did not happen are absent.
+    /// Datagrams that did not leave, by reason; reasons that did not happen are absent.
     pub dropped: BTreeMap<String, u64>,
+}
+
+impl OutputStats {
+    /// Datagrams that did not leave and should have.
+    pub fn lost(&self) -> u64 {
+        let is_lost = |(name, _): &(&String, &u64)| *name != SendFailure::Duplicate.name();
+        self.dropped.iter().filter(is_lost).map(|(_, count)| count).sum()
+    }
 }
 
 /// An identity that does not hold between `left` and `right`.
@@ -262,6 +287,7 @@ mod tests {
                 matched: 10,
                 bytes: 1_000,
                 outputs: vec![output(10, 0), output(7, 3)],
+                leg: None,
             }],
             removed: RemovedStats::default(),
         }

@@ -1,6 +1,6 @@
 //! What the supervisor answers to who asks at the control socket.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::book::LiveRule;
@@ -14,7 +14,7 @@ use crate::control::{
     State, StatsReport, WorkerState, WorkerStatus,
 };
 use crate::logging;
-use crate::rules::{Input, Rule};
+use crate::rules::{Input, Rule, leg_fault};
 use crate::sys::process;
 
 impl Supervisor {
@@ -69,7 +69,8 @@ impl Supervisor {
         Ok(Answer::Added { names })
     }
 
-    /// Every name and every input must be unique among the rules, and they must not send in a circle.
+    /// Every name and every input must be unique among the rules, streams have two legs alike, and rules must not send in a
+    /// circle.
     fn check_conflicts(&self, rules: &[Rule]) -> Result<(), Refusal> {
         let (mut names, mut inputs) = (HashSet::<&str>::new(), HashSet::<&Input>::new());
         for rule in rules {
@@ -93,6 +94,17 @@ impl Supervisor {
             }
             if !names.insert(name) {
                 return conflict(format!("two of the rules are named \"{name}\": choose another name"));
+            }
+        }
+        let mut legs = HashMap::<_, Vec<_>>::new();
+        for rule in rules {
+            let Some(dedupe) = &rule.dedupe else { continue };
+            let running = self.relay.book.legs(&dedupe.stream).filter_map(|place| self.relay.book.get(place));
+            let running = || running.map(|live| &live.rule).collect();
+            let legs = legs.entry(&dedupe.stream).or_insert_with(running);
+            legs.push(rule);
+            if let Some(fault) = leg_fault(legs) {
+                return Err(Refusal::new(RefusalKind::Conflict, fault));
             }
         }
         self.relay

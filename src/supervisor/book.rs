@@ -7,6 +7,7 @@ use super::places::Places;
 use crate::rules::{Input, Output, Rule, Sent, Takers, circles, describe};
 use crate::stats::{MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
+use crate::worker::dedupe::Leg;
 use crate::worker::egress::Hop;
 use crate::worker::order::Order;
 
@@ -18,6 +19,8 @@ pub(super) struct LiveRule {
     pub(super) input: Result<Listening, String>,
     /// One for each of the rule's outputs.
     pub(super) outputs: Vec<LiveOutput>,
+    /// Of which stream it is a leg.
+    pub(super) leg: Option<Leg>,
     /// Grows from rule to rule in the order in which they came.
     rank: u64,
 }
@@ -43,7 +46,7 @@ pub(super) struct LiveOutput {
 impl LiveRule {
     /// One that waits for its input.
     pub(super) fn new(rule: Rule, outputs: Vec<LiveOutput>) -> Self {
-        Self { rule, input: Err(String::new()), outputs, rank: 0 }
+        Self { rule, input: Err(String::new()), outputs, leg: None, rank: 0 }
     }
 
     /// The order for workers to relay by it, as the rule at `place`.
@@ -59,6 +62,7 @@ impl LiveRule {
             rule: self.rule.clone(),
             input: self.input.as_ref().ok().map(|input| input.place),
             hops: self.outputs.iter().zip(&self.rule.outputs).map(hop).collect(),
+            leg: self.leg,
         }
     }
 
@@ -119,6 +123,8 @@ enum Member {
 pub(super) struct Book {
     rules: BTreeMap<u32, LiveRule>,
     by_name: HashMap<String, u32>,
+    /// The legs of each stream, by its name.
+    by_stream: HashMap<String, BTreeSet<u32>>,
     takers: Takers<u32>,
     /// The places by rank.
     order: BTreeMap<u64, u32>,
@@ -131,6 +137,7 @@ impl Book {
         Self {
             rules: BTreeMap::new(),
             by_name: HashMap::new(),
+            by_stream: HashMap::new(),
             takers: Takers::default(),
             order: BTreeMap::new(),
             rule_places: Places::new(MAX_RULES),
@@ -169,6 +176,9 @@ impl Book {
     fn insert(&mut self, place: u32, mut live: LiveRule) {
         self.by_name.insert(live.rule.name.clone(), place);
         self.takers.insert(&live.rule.input, place);
+        if let Some(dedupe) = &live.rule.dedupe {
+            self.by_stream.entry(dedupe.stream.clone()).or_default().insert(place);
+        }
         live.rank = self.order.last_key_value().map_or(0, |(rank, _)| rank + 1);
         self.order.insert(live.rank, place);
         self.rules.insert(place, live);
@@ -182,6 +192,14 @@ impl Book {
             self.by_name.remove(&live.rule.name);
         }
         self.takers.remove(&live.rule.input, place);
+        if let Some(dedupe) = &live.rule.dedupe
+            && let Some(legs) = self.by_stream.get_mut(&dedupe.stream)
+        {
+            legs.remove(&place);
+            if legs.is_empty() {
+                self.by_stream.remove(&dedupe.stream);
+            }
+        }
         self.order.remove(&live.rank);
         Some(live)
     }
@@ -203,6 +221,11 @@ impl Book {
     /// The place of the rule with this name.
     pub(super) fn named(&self, name: &str) -> Option<u32> {
         self.by_name.get(name).copied()
+    }
+
+    /// The places of the legs of the stream with this name.
+    pub(super) fn legs(&self, stream: &str) -> impl Iterator<Item = u32> {
+        self.by_stream.get(stream).into_iter().flatten().copied()
     }
 
     /// The place of the rule with this input.

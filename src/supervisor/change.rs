@@ -17,11 +17,14 @@ impl Relay {
         let mut added = Vec::with_capacity(add.len());
         let mut struck = Vec::with_capacity(remove.len());
         for place in remove {
-            struck.extend(self.book.strike(*place).map(|live| (*place, live)));
+            let Some(live) = self.book.strike(*place) else { continue };
+            self.leave_leg(*place, &live);
+            struck.push((*place, live));
         }
         for rule in add {
             let entered = self.book.enter(rule).and_then(|place| {
                 added.push(place);
+                self.take_leg(place)?;
                 self.reconcile(place)
             });
             if let Err(error) = entered {
@@ -56,9 +59,12 @@ impl Relay {
         let mut gone = Vec::new();
         for place in added {
             self.workers.tell(&Order::EndRule { place }, None);
-            gone.extend(self.book.strike(place).map(|live| (place, live)));
+            let Some(live) = self.book.strike(place) else { continue };
+            self.leave_leg(place, &live);
+            gone.push((place, live));
         }
         for (place, live) in struck {
+            self.restore_leg(place, &live);
             self.book.adopt(place, live);
             self.tell_rule(place);
         }
@@ -105,6 +111,7 @@ impl Relay {
         for (_, live) in &struck {
             self.detach(live);
         }
+        self.end_streams();
         self.close_unused().await;
         // What is removed is counted no more.
         for number in self.workers.down() {

@@ -75,6 +75,16 @@ pub enum SupervisorError {
         /// Why not.
         error: io::Error,
     },
+    /// A rule cannot be a leg of its stream.
+    #[error("have rule \"{rule}\" be a leg of stream \"{stream}\": {error}")]
+    Stream {
+        /// The rule.
+        rule: String,
+        /// The stream.
+        stream: String,
+        /// Why not.
+        error: io::Error,
+    },
     /// There is no control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

@@ -19,6 +19,7 @@ mod relay;
 mod reload;
 mod report;
 mod samples;
+mod streams;
 mod takeover;
 mod waiting;
 mod workers;

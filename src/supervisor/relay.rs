@@ -10,6 +10,7 @@ use super::membership::Memberships;
 use super::outputs::Outputs;
 use super::places::Places;
 use super::receive::Way;
+use super::streams::Streams;
 use super::workers::Workers;
 use super::{SupervisorError, counted};
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub(super) struct Relay {
     pub(super) inputs: BTreeMap<String, LiveInput>,
     pub(super) input_places: Places,
     pub(super) outputs: Outputs,
+    pub(super) streams: Streams,
     pub(super) memberships: Memberships,
     pub(super) workers: Workers,
     /// What inputs have counted that were closed, by the names of their interfaces.
@@ -56,6 +58,7 @@ impl Relay {
             inputs: BTreeMap::new(),
             input_places: Places::new(MAX_INPUTS),
             outputs: Outputs::new(config.gso),
+            streams: Streams::new(),
             memberships: Memberships::default(),
             workers,
             past_inputs: BTreeMap::new(),
@@ -94,7 +97,10 @@ impl Relay {
     async fn begin(&mut self, rules: Vec<Rule>) -> Result<(), SupervisorError> {
         // All of them first, so that an input knows them when it is opened.
         let places = rules.into_iter().map(|rule| self.book.enter(rule)).collect::<Result<Vec<_>, _>>()?;
-        places.into_iter().try_for_each(|place| self.reconcile(place))?;
+        for place in places {
+            self.take_leg(place)?;
+            self.reconcile(place)?;
+        }
         let begun = self.begin_workers().await;
         if begun.is_err() {
             // None is left behind for the next supervisor.
@@ -124,6 +130,10 @@ impl Relay {
         let failed = |error: io::Error| SupervisorError::Worker { number, reason: error.to_string() };
         for (order, descriptor) in self.outputs.orders() {
             self.workers.tell_one(number, &order, Some(descriptor));
+        }
+        for stream in self.streams.orders() {
+            let (order, memory) = stream.map_err(failed)?;
+            self.workers.tell_one(number, &order, Some(memory));
         }
         for (place, live) in self.book.iter() {
             self.workers.tell_one(number, &live.order(place), None);

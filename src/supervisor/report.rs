@@ -8,8 +8,11 @@ use comfy_table::{CellAlignment, Table};
 
 use super::book::{Book, LiveRule};
 use super::relay::Relay;
+use super::streams::Streams;
 use crate::rules::Output;
-use crate::stats::{Cause, Counters, Named, OutputStats, RemovedStats, RuleStats, Stats, WorkerStats};
+use crate::stats::{
+    Cause, Counters, Named, OutputStats, RemovedStats, RuleStats, SendFailure, Stats, WorkerStats,
+};
 
 /// How reports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ impl Relay {
     /// what goes on meanwhile is missing in a later one, never in excess of an earlier one.
     pub(super) fn stats(&mut self) -> Stats {
         let counters = self.workers.counters();
-        let rules = rules(&self.book, &counters);
+        let rules = rules(&self.book, &self.streams, &counters);
         let mut dropped = BTreeMap::new();
         for (name, count) in counters.iter().flat_map(|counters| counters.dropped().report()) {
             *dropped.entry(name).or_default() += count;
@@ -62,8 +65,11 @@ impl Relay {
 }
 
 /// What the workers have counted for each rule.
-fn rules(book: &Book, counters: &[&Counters]) -> Vec<RuleStats> {
-    book.iter().map(|(place, live)| rule_stats(place, live, counters)).collect()
+fn rules(book: &Book, streams: &Streams, counters: &[&Counters]) -> Vec<RuleStats> {
+    let leg = |live: &LiveRule| streams.stats(live.rule.dedupe.as_ref()?, live.leg?);
+    book.iter()
+        .map(|(place, live)| RuleStats { leg: leg(live), ..rule_stats(place, live, counters) })
+        .collect()
 }
 
 /// The sum over the workers of what they counted for the rule at `place`, its outputs first.
@@ -83,7 +89,7 @@ fn rule_stats(place: u32, live: &LiveRule, counters: &[&Counters]) -> RuleStats 
     let rules = counters.iter().filter_map(|counters| counters.rule(place as usize));
     let (matched, bytes) = rules
         .fold((0, 0), |(matched, bytes), rule| (matched + rule.matched().get(), bytes + rule.bytes().get()));
-    RuleStats { name: live.rule.name.clone(), matched, bytes, outputs }
+    RuleStats { name: live.rule.name.clone(), matched, bytes, outputs, leg: None }
 }
 
 /// Writes a report to `to`.
@@ -217,7 +223,8 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
         .collect();
     for (rule, output) in after.outputs().filter(|(_, output)| !output.dropped.is_empty()) {
         let earlier = earlier.get(&(rule.name.as_str(), output.destination.as_str()));
-        for (name, lost) in since(earlier.copied().unwrap_or(&empty), &output.dropped) {
+        let lost = since(earlier.copied().unwrap_or(&empty), &output.dropped);
+        for (name, lost) in lost.filter(|(name, _)| *name != SendFailure::Duplicate.name()) {
             losses.push(format!(
                 "rule \"{}\": {} dropped {lost} datagrams: {name}",
                 rule.name, output.destination
@@ -240,7 +247,7 @@ fn since<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{InputStats, SendFailure};
+    use crate::stats::InputStats;
 
     fn stats(refused: u64, kernel_dropped: u64) -> Stats {
         let mut book = Book::new();
@@ -252,7 +259,7 @@ mod tests {
         }
         other.output(output).unwrap().relayed().add(7);
         other.output(output).unwrap().dropped().add(SendFailure::Refused, refused);
-        let rules = rules(&book, &[&one, &other]);
+        let rules = rules(&book, &Streams::new(), &[&one, &other]);
         let (received, dropped) = (10 + refused, kernel_dropped);
         let interface = "eth0".into();
         let (captured, frames) = (received + dropped, received);

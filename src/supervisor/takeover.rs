@@ -10,12 +10,13 @@ use super::inputs::Input;
 use super::receive::Way;
 use super::relay::{LiveInput, Relay};
 use super::workers::Told;
-use crate::rules::Rule;
+use crate::rules::{Dedupe, Rule};
 use crate::stats::InputStats;
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
+use crate::worker::dedupe::Leg;
 use crate::worker::egress::Hop;
 use crate::worker::order::Order;
 use crate::worker::packet_ring::Shape;
@@ -28,11 +29,15 @@ type Sockets = Vec<(OwnedFd, Option<Shape>)>;
 /// The interface, what its frames begin with, and the sockets of each input, by its place.
 type Inputs = BTreeMap<u16, (String, LinkLayer, Sockets)>;
 
+/// A rule with its input, where copies go, and of which stream it is a leg.
+type ToldRule = (Rule, Option<u16>, Vec<Hop>, Option<Leg>);
+
 /// What the workers were told, sorted.
 #[derive(Default)]
 struct State {
     outputs: BTreeMap<u32, (EgressAddress, OwnedFd)>,
-    rules: BTreeMap<u32, (Rule, Option<u16>, Vec<Hop>)>,
+    streams: BTreeMap<u32, (Dedupe, OwnedFd)>,
+    rules: BTreeMap<u32, ToldRule>,
     inputs: Inputs,
     /// Places of inputs that only some of them have: whose sockets those are nobody knows, nor do they capture for the others.
     partial: Vec<u16>,
@@ -54,8 +59,11 @@ impl State {
                 (Order::Output { place, address, .. }, Some(socket)) => {
                     state.outputs.insert(place, (address, socket));
                 }
-                (Order::Rule { place, rule, input, hops }, _) => {
-                    state.rules.insert(place, (rule, input, hops));
+                (Order::Stream { place, dedupe }, Some(memory)) => {
+                    state.streams.insert(place, (dedupe, memory));
+                }
+                (Order::Rule { place, rule, input, hops, leg }, _) => {
+                    state.rules.insert(place, (rule, input, hops, leg));
                 }
                 (Order::Input { place, interface, link_layer, shape }, Some(socket)) => {
                     let input = || (interface, link_layer, Vec::new());
@@ -76,6 +84,7 @@ fn kind(order: &Order) -> (u8, u32, Option<u16>) {
         Order::Output { place, .. } => (0, *place, None),
         Order::Rule { place, input, .. } => (1, *place, *input),
         Order::Input { place, .. } => (2, u32::from(*place), None),
+        Order::Stream { place, .. } => (4, *place, None),
         _ => (3, 0, None),
     }
 }
@@ -83,16 +92,25 @@ fn kind(order: &Order) -> (u8, u32, Option<u16>) {
 impl Relay {
     /// Takes over what `all_told` says that the workers, which have been adopted, do.
     pub(super) async fn take_over(&mut self, all_told: Vec<Told>) -> Result<(), SupervisorError> {
-        let State { outputs, rules, inputs, partial, differs } = State::new(all_told);
+        let State { outputs, streams, rules, inputs, partial, differs } = State::new(all_told);
         let addresses: HashMap<_, _> =
             outputs.iter().map(|(place, (address, _))| (*place, address.clone())).collect();
         for (place, (address, socket)) in outputs {
             self.outputs.adopt(place, address, Arc::new(socket));
         }
-        for (place, (rule, input, hops)) in rules {
-            let live = self.revive(rule, input, &hops, &addresses, &inputs);
+        for (place, (dedupe, memory)) in streams {
+            let operation = "take over the window of a stream";
+            self.streams
+                .adopt(place, dedupe, memory)
+                .map_err(|error| SupervisorError::Setup { operation, error })?;
+        }
+        for (place, (rule, input, hops, leg)) in rules {
+            let mut live = self.revive(rule, input, &hops, &addresses, &inputs);
+            live.leg = leg;
+            self.restore_leg(place, &live);
             self.book.adopt(place, live);
         }
+        self.end_streams();
         for place in partial {
             self.workers.tell(&Order::EndInput { place }, None);
         }
@@ -129,6 +147,9 @@ impl Relay {
         for (order, socket) in self.outputs.orders() {
             self.workers.tell(&order, Some(&socket));
         }
+        for (order, memory) in self.streams.orders().flatten() {
+            self.workers.tell(&order, Some(&memory));
+        }
         for (place, live) in self.book.iter() {
             self.workers.tell(&live.order(place), None);
         }
@@ -140,7 +161,13 @@ impl Relay {
         let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
         let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
         let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
-        let mut replaced = same_input.chain(same_name).collect::<BTreeSet<_>>();
+        let streams: HashSet<_> =
+            others.iter().filter_map(|rule| Some(&rule.dedupe.as_ref()?.stream)).collect();
+        let legs = streams.iter().flat_map(|stream| self.book.legs(stream));
+        let is_further =
+            |place: &u32| self.book.get(*place).is_some_and(|live| !configured.contains(&live.rule.input));
+        let further_legs = legs.filter(is_further);
+        let mut replaced = same_input.chain(same_name).chain(further_legs).collect::<BTreeSet<_>>();
         // Those of the configuration alone make no circle.
         while let Some(circle) = self.book.circle_with(&others, &replaced) {
             let is_further = |live: &&LiveRule| !configured.contains(&live.rule.input);
@@ -266,7 +293,7 @@ mod tests {
 
     fn rule(place: u32) -> (Order, Option<OwnedFd>) {
         let rule = "eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap();
-        (Order::Rule { place, rule, input: Some(0), hops: Vec::new() }, None)
+        (Order::Rule { place, rule, input: Some(0), hops: Vec::new(), leg: None }, None)
     }
 
     #[test]

@@ -13,7 +13,7 @@ const PUT_OFF_TIME: Duration = Duration::from_secs(10);
 
 impl Relay {
     /// Has all rules that wait try again, lets go inputs that a worker cannot receive on, and finds out what became of frames that
-    /// a worker died over.
+    /// a worker died over, and what legs of streams have not brought.
     pub(super) async fn look_again(&mut self) {
         for (interface, why) in self.workers.take_refused_inputs() {
             self.put_off(&interface);
@@ -25,6 +25,7 @@ impl Relay {
         self.retry(&waiting).await;
         let counters = self.workers.counters();
         self.inputs.values_mut().for_each(|live| live.input.settle(&counters, false));
+        self.streams.sweep();
     }
 
     /// All interfaces that rules name.

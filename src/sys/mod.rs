@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod buffer_pool;
 pub mod channel;
+pub mod clock;
 pub mod credentials;
 pub mod ethtool;
 pub mod filter;

@@ -83,9 +83,15 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 self.egress.refuse_sender(*key, *errno, self.counters);
                 Ok(())
             }
-            Order::Rule { place, rule, input, hops } => {
+            Order::Stream { place, dedupe } => self.streams.set(*place, dedupe, descriptor()?),
+            Order::EndStream { place } => {
+                self.streams.remove(*place);
+                Ok(())
+            }
+            Order::Rule { place, rule, input, hops, leg } => {
                 self.forget_rule(*place);
                 self.egress.set_route(RuleIndex(*place), hops)?;
+                self.streams.set_leg(RuleIndex(*place), *leg)?;
                 if let Some(input) = input {
                     self.rules.insert(InputIndex(*input), &rule.input, RuleIndex(*place));
                 }
@@ -94,6 +100,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             Order::EndRule { place } => {
                 self.forget_rule(*place);
                 self.egress.give_up_rule(RuleIndex(*place), self.counters);
+                self.streams.set_leg(RuleIndex(*place), None)?;
                 self.egress.set_route(RuleIndex(*place), &[])
             }
             Order::Hold { place } => {
@@ -140,6 +147,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         for order in self.told.orders() {
             let descriptor = match order {
                 Order::Output { place, .. } => self.egress.socket(*place),
+                Order::Stream { place, .. } => self.streams.memory(*place).transpose()?.map(Arc::new),
                 Order::Input { place, .. } => {
                     let socket = self.receiver.socket(InputIndex(*place));
                     socket.map(|socket| socket.try_clone_to_owned()).transpose()?.map(Arc::new)
@@ -161,6 +169,7 @@ fn subject(order: &Order) -> String {
             format!("receive on {interface}")
         }
         Order::Output { address, .. } => format!("send to {address}"),
+        Order::Stream { dedupe, .. } => format!("have stream \"{}\"", dedupe.stream),
         Order::Rule { rule, .. } => format!("relay by rule \"{}\"", rule.name),
         order => format!("{order:?}"),
     }

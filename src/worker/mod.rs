@@ -2,6 +2,7 @@
 //! itself: a supervisor gives it descriptors and orders, over a [`Link`].
 
 mod carry_out;
+pub mod dedupe;
 pub mod egress;
 mod forward;
 mod link;
@@ -19,6 +20,7 @@ mod unified_loop;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use dedupe::Streams;
 use egress::{Egress, MAX_SENDERS};
 pub use link::Link;
 use mmap::Mmap;
@@ -116,11 +118,12 @@ fn work(
 ) -> Result<(), WorkerError> {
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
-    let (rules, mut egress, told) = (RuleTable::default(), Egress::default(), Told::default());
+    let (rules, streams, told) = (RuleTable::default(), Streams::default(), Told::default());
+    let mut egress = Egress::default();
     egress.limit_senders(most_senders());
     confine(&task)?;
     let mut work =
-        UnifiedLoop { ring, receiver, rules, egress, counters, task, link, told, is_called: false };
+        UnifiedLoop { ring, receiver, rules, streams, egress, counters, task, link, told, is_called: false };
     let result = work.run();
     if let Err(error) = &result {
         // If nobody hears it, the exit status tells that there was something.

@@ -10,6 +10,7 @@ use super::order::Order;
 pub(super) struct Told {
     inputs: BTreeMap<u16, Order>,
     outputs: BTreeMap<u32, Order>,
+    streams: BTreeMap<u32, Order>,
     rules: BTreeMap<u32, Order>,
     held: BTreeMap<u32, OwnedFd>,
 }
@@ -20,9 +21,11 @@ impl Told {
         match &order {
             Order::Input { place, .. } => _ = self.inputs.insert(*place, order),
             Order::Output { place, .. } => _ = self.outputs.insert(*place, order),
+            Order::Stream { place, .. } => _ = self.streams.insert(*place, order),
             Order::Rule { place, .. } => _ = self.rules.insert(*place, order),
             Order::EndInput { place } => _ = self.inputs.remove(place),
             Order::EndOutput { place } => _ = self.outputs.remove(place),
+            Order::EndStream { place } => _ = self.streams.remove(place),
             Order::EndRule { place } => _ = self.rules.remove(place),
             Order::LetGo { place } => _ = self.held.remove(place),
             Order::LetAllGo => self.held.clear(),
@@ -49,6 +52,7 @@ impl Told {
 
     /// All that holds, in an order in which it can be carried out.
     pub(super) fn orders(&self) -> impl Iterator<Item = &Order> {
-        self.outputs.values().chain(self.rules.values()).chain(self.inputs.values())
+        let first = self.outputs.values().chain(self.streams.values());
+        first.chain(self.rules.values()).chain(self.inputs.values())
     }
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::WorkerError;
+use super::dedupe::Streams;
 use super::egress::{Egress, PATIENCE};
 use super::forward::forward;
 use super::link::Link;
@@ -12,7 +13,7 @@ use super::order::{Answer, Task};
 use super::receiver::{Batch, ReceiveError, Receiver};
 use super::told::Told;
 use crate::rules::{InputIndex, RuleTable};
-use crate::stats::{Cause, Counters};
+use crate::stats::{Cause, Counters, SendFailure};
 use crate::sys::packet_socket;
 use crate::sys::uring::{Token, Uring, Wait};
 
@@ -32,6 +33,8 @@ pub(super) struct UnifiedLoop<'a, R> {
     pub receiver: R,
     /// Which rule takes what.
     pub rules: RuleTable,
+    /// What came in before.
+    pub streams: Streams,
     /// Where copies leave.
     pub egress: Egress,
     /// What is counted.
@@ -185,9 +188,10 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 
     /// Relays what has arrived and releases it; says whether anything had.
     fn relay(&mut self) -> io::Result<bool> {
-        let Self { rules, egress, counters, .. } = self;
+        let Self { rules, streams, egress, counters, .. } = self;
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
+        streams.begin();
         for frame in batch.frames() {
             let input = frame.input.0.into();
             match forward(&frame, rules) {
@@ -196,7 +200,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                     counters.received(input, count);
                     counters.matched(taken.rule.0 as usize, count, taken.payload.len());
                     for payload in taken.datagrams() {
-                        egress.queue(&mut self.ring, taken.rule, payload, taken.arrived)?;
+                        if streams.is_repeated(taken.rule, payload) {
+                            egress.leave_out(taken.rule, SendFailure::Duplicate);
+                        } else {
+                            egress.queue(&mut self.ring, taken.rule, payload, taken.arrived)?;
+                        }
                     }
                 }
                 Err(cause) => {

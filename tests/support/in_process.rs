@@ -78,7 +78,10 @@ impl InProcess {
                 hops.push(Hop::new(Some(place), place));
                 place += 1;
             }
-            this.tell(&Order::Rule { place: i as u32, rule: rule.clone(), input: Some(0), hops }, None);
+            this.tell(
+                &Order::Rule { place: i as u32, rule: rule.clone(), input: Some(0), hops, leg: None },
+                None,
+            );
         }
         let socket = this.tap.try_clone().unwrap();
         let (interface, link_layer) = ("ingress".into(), LinkLayer::Ethernet);

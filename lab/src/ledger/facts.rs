@@ -197,6 +197,7 @@ mod tests {
                         ..OutputStats::default()
                     },
                 ],
+                leg: None,
             }],
         }
     }

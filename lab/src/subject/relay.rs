@@ -230,7 +230,7 @@ fn rule(name: String, interface: &str, input: SocketAddr, outputs: &[Exit]) -> R
     let outputs = outputs.iter().map(output).collect();
     let input =
         InputSpec { interface: interface.to_owned(), group: input.ip(), port: port(input), source: None };
-    RuleSpec { name: Some(name), input, outputs, join: None }
+    RuleSpec { name: Some(name), input, outputs, join: None, dedupe: None }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::client::numbers::{age, counted, names, short};
 use crate::client::show;
 use crate::client::table::printable;
 use crate::control::{RuleRates, RuleStats, WorkerState, WorkerStatus};
+use crate::stats::{Named, SendFailure};
 
 /// The columns of the rules.
 pub(super) const COLUMNS: [&str; 7] =
@@ -49,6 +50,8 @@ impl Row {
         for (cause, count) in rule.outputs.iter().flat_map(|output| &output.dropped) {
             *dropped.entry(cause.clone()).or_default() += count;
         }
+        // What another leg has brought is no loss.
+        dropped.remove(SendFailure::Duplicate.name());
         let loss = if dropped_pps > 0.0 { 100.0 * dropped_pps / (out_pps + dropped_pps) } else { 0.0 };
         let (in_pps, in_bps) = (rates.matched_pps, rates.matched_bps);
         Self { rule: printable(&rule.name), in_pps, in_bps, out_pps, loss, dropped }

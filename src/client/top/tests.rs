@@ -17,7 +17,13 @@ fn sample(rules: u64, seconds: u64) -> Sample {
             bytes: 100 * (matched - lost),
             dropped: [("queue_full".to_owned(), lost)].into(),
         };
-        RuleStats { name: format!("rule-{i}"), matched, bytes: 100 * matched, outputs: vec![output] }
+        RuleStats {
+            name: format!("rule-{i}"),
+            matched,
+            bytes: 100 * matched,
+            outputs: vec![output],
+            leg: None,
+        }
     };
     let input = InputStats { interface: "eth0".to_owned(), dropped: 5 * seconds, ..InputStats::default() };
     let stats = Stats {

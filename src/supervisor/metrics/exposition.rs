@@ -2,7 +2,6 @@
 //!
 //! `packaging/METRICS.md` lists them all.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -14,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::control::{RuleStatus, State, WorkerState, WorkerStatus};
-use crate::stats::{Cause, InputStats, Named, OutputStats, RuleStats, SendFailure, Stats};
+use crate::stats::{Cause, InputStats, LegStats, Named, OutputStats, RuleStats, SendFailure, Stats};
 
 /// What every name begins with.
 const PREFIX: &str = "multicast_relay";
@@ -113,6 +112,16 @@ impl Snapshot {
         to.counter("rule_received_datagrams", "Datagrams that the rule took", received)?;
         let bytes = rules().map(|rule| (of_rule(&rule.name), rule.bytes));
         to.counter("rule_received_bytes", "Their payload bytes", bytes)?;
+        let legs = || rules().filter_map(|rule| Some((rule, rule.leg.as_ref()?)));
+        let missing = legs().map(|(rule, leg)| (of_leg(rule, leg), leg.missing));
+        to.counter(
+            "leg_missing_datagrams",
+            "Datagrams that only the other leg of the stream brought",
+            missing,
+        )?;
+        let crowded = legs().map(|(rule, leg)| (of_leg(rule, leg), leg.crowded));
+        let help = "Datagrams of the stream that were forgotten before their window was over";
+        to.counter("leg_crowded_datagrams", help, crowded)?;
         let help = "1 when the rule's input and all of its outputs are there, 0 when one is waited for";
         let names: Vec<_> = self.rules.iter().map(|rule| rule.rule.name()).collect();
         let relaying = self.rules.iter().zip(&names).map(|(rule, name)| {
@@ -129,8 +138,8 @@ impl Snapshot {
         to.counter("output_relayed_datagrams", "Datagrams that the kernel took to send", relayed)?;
         let bytes = outputs().map(|(rule, output)| (of_output(rule, output), output.bytes));
         to.counter("output_relayed_bytes", "Their payload bytes", bytes)?;
-        let dropped = outputs().map(|(rule, output)| (of_output(rule, output), sum(&output.dropped)));
-        to.counter("output_dropped_datagrams", "Datagrams that the kernel refused", dropped)?;
+        let dropped = outputs().map(|(rule, output)| (of_output(rule, output), output.lost()));
+        to.counter("output_dropped_datagrams", "Datagrams that did not leave and should have", dropped)?;
         // Only what has happened: ten thousand outputs with eight zeros each would be most of the text.
         let reasons = outputs().flat_map(|(rule, output)| {
             output.dropped.iter().map(move |(reason, count)| {
@@ -138,11 +147,7 @@ impl Snapshot {
                 ([rule, output, ("reason", reason)], *count)
             })
         });
-        to.counter(
-            "output_dropped_datagrams_by_reason",
-            "Datagrams that the kernel refused, by reason",
-            reasons,
-        )
+        to.counter("output_dropped_datagrams_by_reason", "Datagrams that did not leave, by reason", reasons)
     }
 
     fn encode_workers(&self, to: &mut Metrics<'_>) -> fmt::Result {
@@ -222,10 +227,10 @@ fn of_rule(name: &str) -> [(&str, &str); 1] {
     [("rule", name)]
 }
 
-fn of_output<'s>(rule: &'s RuleStats, output: &'s OutputStats) -> [(&'static str, &'s str); 2] {
-    [("rule", &rule.name), ("output", &output.destination)]
+fn of_leg<'s>(rule: &'s RuleStats, leg: &'s LegStats) -> [(&'static str, &'s str); 2] {
+    [("rule", &rule.name), ("stream", &leg.stream)]
 }
 
-fn sum(counts: &BTreeMap<String, u64>) -> u64 {
-    counts.values().sum()
+fn of_output<'s>(rule: &'s RuleStats, output: &'s OutputStats) -> [(&'static str, &'s str); 2] {
+    [("rule", &rule.name), ("output", &output.destination)]
 }

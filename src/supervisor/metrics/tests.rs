@@ -11,7 +11,7 @@ use super::*;
 use crate::control::{OutputStatus, RuleStatus, State, WorkerState, WorkerStatus};
 use crate::rules::Rule;
 use crate::stats::{
-    Cause, InputStats, Named, OutputStats, RemovedStats, RuleStats, SendFailure, Stats, WorkerStats,
+    Cause, InputStats, LegStats, Named, OutputStats, RemovedStats, RuleStats, SendFailure, Stats, WorkerStats,
 };
 
 /// How long anything may take on a machine that is busy with other tests.
@@ -59,7 +59,13 @@ fn snapshot() -> Snapshot {
             dropped: BTreeMap::from([("refused".to_owned(), 18)]),
         },
         inputs: vec![input],
-        rules: vec![RuleStats { name: rule.name.clone(), matched: 14, bytes: 15, outputs: vec![output] }],
+        rules: vec![RuleStats {
+            name: rule.name.clone(),
+            matched: 14,
+            bytes: 15,
+            outputs: vec![output],
+            leg: Some(LegStats { stream: "studio".to_owned(), missing: 19, crowded: 20 }),
+        }],
     };
     let worker = WorkerStatus {
         number: 0,
@@ -137,11 +143,14 @@ fn every_count_is_told() {
         format!("rule_received_datagrams_total{{{rule}}} 14"),
         format!("rule_received_bytes_total{{{rule}}} 15"),
         format!("rule_relaying{{{rule}}} 0.0"),
+        format!("leg_missing_datagrams_total{{{rule},stream=\"studio\"}} 19"),
+        format!("leg_crowded_datagrams_total{{{rule},stream=\"studio\"}} 20"),
         format!("output_relayed_datagrams_total{{{output}}} 21"),
         format!("output_relayed_bytes_total{{{output}}} 22"),
         format!(
             "output_dropped_datagrams_total{{{output}}} {}",
-            (100..).take(SendFailure::ALL.len()).sum::<u64>()
+            // Duplicates are no loss.
+            (100..).take(SendFailure::ALL.len()).sum::<u64>() - 100 - SendFailure::Duplicate.index() as u64
         ),
         format!("output_dropped_datagrams_by_reason_total{{{output},reason=\"buffer_full\"}} 100"),
         format!(

@@ -215,6 +215,13 @@ impl<'b> EgressBatch<'_, 'b> {
         Ok(())
     }
 
+    /// Sends nothing to the outputs of `rule`, because of `failure`.
+    pub fn leave_out(&mut self, rule: RuleIndex, failure: SendFailure) {
+        for hop in self.egress.routes.get(rule.0 as usize).into_iter().flatten() {
+            self.counters.not_sent(hop.counters, failure);
+        }
+    }
+
     fn wait(&mut self, hop: Hop, payload: &'b [u8], arrived: &Arrived) {
         let place = hop.output.unwrap_or(u32::MAX);
         let Some(Some(output)) = self.egress.outputs.get(place as usize) else {

@@ -10,15 +10,16 @@ use std::time::Duration;
 pub use mail::{Descriptor, Inbox, Outbox, Travels};
 use serde::{Deserialize, Serialize};
 
+use super::dedupe::{Leg, MAX_STREAMS};
 use super::egress::{Hop, Key};
 use super::packet_ring::Shape;
-use crate::rules::Rule;
+use crate::rules::{Dedupe, Rule};
 use crate::stats::{MAX_INPUTS, MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +105,23 @@ pub enum Order {
         input: Option<u16>,
         /// Where copies go, in the order of the rule's outputs.
         hops: Vec<Hop>,
+        /// Of which stream it is a leg.
+        leg: Option<Leg>,
     },
     /// Relay by that rule no more.
     EndRule {
+        /// Its place.
+        place: u32,
+    },
+    /// Have a stream. With the memory of its window.
+    Stream {
+        /// What legs know it by.
+        place: u32,
+        /// How its datagrams are told apart.
+        dedupe: Dedupe,
+    },
+    /// Forget a stream.
+    EndStream {
         /// Its place.
         place: u32,
     },
@@ -149,13 +164,15 @@ impl Order {
             | Self::EndOutput { place }
             | Self::Sender(Key { output: place, .. })
             | Self::NoSender { key: Key { output: place, .. }, .. } => within(place, MAX_OUTPUTS),
-            Self::Rule { place, input, hops, .. } => {
+            Self::Rule { place, input, hops, leg, .. } => {
                 let outputs = hops.iter().flat_map(|hop| hop.output.iter().chain([&hop.counters]));
                 within(place, MAX_RULES)
+                    && leg.is_none_or(|leg| within(&leg.stream, MAX_STREAMS))
                     && input.is_none_or(|input| usize::from(input) < MAX_INPUTS)
                     && outputs.into_iter().all(|output| within(output, MAX_OUTPUTS))
             }
             Self::EndRule { place } => within(place, MAX_RULES),
+            Self::Stream { place, .. } | Self::EndStream { place } => within(place, MAX_STREAMS),
             _ => true,
         }
     }
@@ -165,7 +182,12 @@ impl Travels for Order {
     fn has_descriptor(&self) -> bool {
         matches!(
             self,
-            Self::Begin(_) | Self::Input { .. } | Self::Output { .. } | Self::Hold { .. } | Self::Sender(_)
+            Self::Begin(_)
+                | Self::Input { .. }
+                | Self::Output { .. }
+                | Self::Stream { .. }
+                | Self::Hold { .. }
+                | Self::Sender(_)
         )
     }
 }
