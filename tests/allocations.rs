@@ -5,7 +5,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::topology::Family;
@@ -13,9 +12,6 @@ use multicast_relay::rules::Rule;
 use support::in_process::{InProcess, PATHS, preserving};
 use support::sources::{good_from, sender};
 use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
-
-/// Allocations are counted for the whole process, so one test runs at a time.
-static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -46,10 +42,15 @@ fn allocations(
     dhat::HeapStats::get().total_blocks - before
 }
 
+/// Allocations are counted for the whole process, the harness included: there can be one test.
 #[test]
 #[ignore = "needs root: builds network namespaces"]
+fn what_is_relayed_is_not_allocated_for() {
+    no_receive_path_allocates_for_a_frame();
+    no_receive_path_allocates_for_a_known_source();
+}
+
 fn no_receive_path_allocates_for_a_frame() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
@@ -73,11 +74,8 @@ fn no_receive_path_allocates_for_a_frame() {
     }
 }
 
-/// Nor does one that leaves with the source that it came with, once that is known.
-#[test]
-#[ignore = "needs root: builds network namespaces"]
-fn no_receive_path_allocates_for_sources_that_are_known() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+/// Nor for one that leaves with the source that it came with, once that is known.
+fn no_receive_path_allocates_for_a_known_source() {
     for (name, path) in PATHS {
         let network = network(Family::Ipv4, 1);
         let topology = &network.topology;
@@ -88,6 +86,8 @@ fn no_receive_path_allocates_for_sources_that_are_known() {
             injector.send(frame);
             worker.open_sender(topology, &address);
         }
+        // Orders are carried out behind the frames of a turn.
+        worker.sync();
         let mut count = |rounds| allocations(rounds, &frames, 10, &mut injector, &worker);
         count(50);
         assert_eq!(count(100), 0, "{name}");

@@ -20,7 +20,7 @@ use support::{
 };
 
 /// From one datagram of the flow to the next. What has gathered meanwhile leaves in one burst, twice where there are two outputs, and
-/// a device's backlog (net.core.netdev_max_backlog) holds 1,000 datagrams.
+/// a device's backlog (`net.core.netdev_max_backlog`) holds 1,000 datagrams.
 const PACE: Duration = Duration::from_micros(500);
 
 /// Where the flow of the tests comes from.
