@@ -34,6 +34,9 @@ fn write_rule(text: &mut String, RuleSpec { name, input, outputs, join }: &RuleS
     if let Some(source) = input.source {
         write!(text, ", source = \"{source}\"")?;
     }
+    if let Some(vlan) = input.vlan {
+        write!(text, ", vlan = {vlan}")?;
+    }
     writeln!(text, " }}\noutputs = [")?;
     for output in outputs {
         let interface = quoted(&output.interface);
@@ -122,6 +125,7 @@ mod tests {
     use crate::config::Config;
     use crate::control::{InputSpec, OutputStatus};
     use crate::rules::Rule;
+    use crate::wire::VlanId;
 
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
@@ -166,10 +170,12 @@ mod tests {
             group: IpAddr,
             port: NonZeroU16,
             source: Option<IpAddr>,
+            vlan in prop::option::of((1..=4_094_u16).prop_map(|number| VlanId::try_from(number).unwrap())),
             outputs in prop::collection::vec(output(), 1..4),
             join: Option<bool>,
         ) -> RuleSpec {
-            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs, join }
+            let input = InputSpec { interface, group, port, source, vlan };
+            RuleSpec { name, input, outputs, join }
         }
     }
 

@@ -186,12 +186,14 @@ pub struct Role {
     pub input: bool,
     /// Rules send through it.
     pub output: bool,
+    /// Some of those that take from it are for a VLAN.
+    pub vlan: bool,
 }
 
 impl Default for Role {
     /// Nobody said.
     fn default() -> Self {
-        Self { input: true, output: true }
+        Self { input: true, output: true, vlan: false }
     }
 }
 

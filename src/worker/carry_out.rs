@@ -66,7 +66,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         match order {
             Order::Input { place, interface, link_layer, shape } => {
                 let source = Source { name: interface.clone(), link_layer: *link_layer, shape: *shape };
-                self.receiver.add(InputIndex(*place), source, descriptor()?)
+                self.receiver.add(InputIndex(*place), source, descriptor()?)?;
+                if self.rules.names_vlan(InputIndex(*place)) {
+                    self.receiver.tell_tags(InputIndex(*place), &mut self.ring)?;
+                }
+                Ok(())
             }
             Order::Output { place, address, segment } => {
                 self.egress.set_output(*place, address, descriptor()?, *segment)
@@ -78,8 +82,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
             Order::Rule { place, rule, input, hops } => {
                 self.forget_rule(*place);
                 self.egress.set_route(RuleIndex(*place), hops)?;
-                if let Some(input) = input {
-                    self.rules.insert(InputIndex(*input), &rule.input, RuleIndex(*place));
+                if let Some(input) = input.map(InputIndex) {
+                    self.rules.insert(input, &rule.input, RuleIndex(*place));
+                    if rule.input.vlan.is_some() {
+                        self.receiver.tell_tags(input, &mut self.ring)?;
+                    }
                 }
                 Ok(())
             }
