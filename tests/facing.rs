@@ -1,4 +1,4 @@
-//! Two relays on the same two wires: what they make of each other's copies.
+//! Relays whose copies come back: through another one on the same two wires, or by a wire from one device of a host to another.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -134,6 +134,24 @@ fn what_loses_a_hop_each_time_comes_to_an_end(path: Path) {
     let (first, second) = (first.stop(), second.stop());
     assert_eq!((first.relayed, spent(&first)), (4, 1));
     assert_eq!((second.relayed, spent(&second)), (4, 0));
+}
+
+over_every_path!(a_wire_that_leads_back_to_the_same_relay_is_no_end_of_it_either);
+
+/// Two devices of one host on one wire: their names do not tell.
+fn a_wire_that_leads_back_to_the_same_relay_is_no_end_of_it_either(path: Path) {
+    const TTL: u8 = 9;
+    let host = network(Family::Ipv4, 1);
+    wire(&host.topology.generator, &host.topology.sinks[0]);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let rule = rule("", (GROUP, PORT, "ingress"), (GROUP, PORT, "egress0"), ", ttl = 'decrement'");
+    file.write_all(rule.as_bytes()).unwrap();
+    let relay = Relay::start(&host.topology, path, &["--config", file.path().to_str().unwrap()]);
+    let mut near = host.topology.generator.namespace().run(|| Injector::on("wire")).unwrap();
+    near.send(&with_ttl(b"round", TTL));
+    let stats = relay.stats_when(|stats| spent(stats) == 1);
+    assert_eq!((stats.relayed, stats.received), (u64::from(TTL) - 1, TTL.into()));
+    relay.stop();
 }
 
 over_every_path!(what_goes_round_for_ever_does_not_become_more);
