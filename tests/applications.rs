@@ -249,14 +249,15 @@ fn iperf_counts_every_datagram() {
     let Some(bench) = Bench::new(Path::MmapV3, &["iperf"]) else { return };
     let sink = bench.receive(&format!("iperf -s -u -B {OUT_GROUP} -p {OUT_PORT} -i 1 -y C"), "sink.csv");
     let sender = v4(bench.sender());
-    let line = format!("iperf -c {GROUP} -B {sender} -u -p {PORT} -T 2 -b 20M -l 1316 -t 2");
+    // Slow enough for its receive buffer, which the machine limits, to last for a second in which it gets no CPU time.
+    let line = format!("iperf -c {GROUP} -B {sender} -u -p {PORT} -T 2 -b 1M -l 1316 -t 2");
     bench.start(bench.sender(), &line, "source.txt", Stdio::null()).ends();
     // The last line is of the whole time: of so many datagrams so many lost, and so many not in order.
     let report = || fs::read_to_string(bench.file("sink.csv")).unwrap();
     wait_until("iperf reports", || report().lines().count() > 2);
     let fields: Vec<_> = report().lines().last().unwrap().split(',').map(str::to_owned).collect();
     assert_eq!((fields[10].as_str(), fields[13].as_str()), ("0", "0"), "{fields:?}");
-    assert!(fields[11].parse::<u32>().unwrap() > 3_000, "{fields:?}");
+    assert!(fields[11].parse::<u32>().unwrap() > 150, "{fields:?}");
     drop(sink);
     bench.end();
 }
