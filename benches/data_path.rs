@@ -61,12 +61,14 @@ fn look_up(c: &mut Criterion) {
         let datagrams: Vec<_> = frames.iter().filter_map(|frame| Datagram::parse(frame).ok()).collect();
         let mut turn = datagrams.iter().cycle();
         bench.bench_function(BenchmarkId::new("hit", count), |b| {
-            b.iter(|| turn.next().and_then(|datagram| table.find(InputIndex(0), black_box(datagram))));
+            b.iter(|| turn.next().and_then(|datagram| table.find(InputIndex(0), None, black_box(datagram))));
         });
         let stranger = frame_v4(Ipv4Addr::new(224, 0, 0, 251));
         let stranger = Datagram::parse(&stranger).ok();
         bench.bench_function(BenchmarkId::new("miss", count), |b| {
-            b.iter(|| stranger.as_ref().and_then(|datagram| table.find(InputIndex(0), black_box(datagram))));
+            b.iter(|| {
+                stranger.as_ref().and_then(|datagram| table.find(InputIndex(0), None, black_box(datagram)))
+            });
         });
     }
 }

@@ -55,24 +55,26 @@
 #define CONSUMED_COUNT 1
 #define COUNTS 2
 
-// Set before the program is loaded, so that the verifier knows them: whether any rule names its source, and whether frames
-// start with an Ethernet header.
+// Set before the program is loaded, so that the verifier knows them: whether any rule names its source, whether frames start
+// with an Ethernet header, and whether any rule is for a VLAN.
 const volatile bool sources;
 const volatile bool ethernet;
+const volatile bool vlans;
 
-// What a rule takes, in the byte order of the machine. A source of zeros stands for any.
+// What a rule takes, in the byte order of the machine. A source of zeros stands for any, a VLAN of zero for none.
 struct endpoint_v4 {
     __u32 group;
     __u32 source;
-    __u32 port;
+    __u16 port;
+    __u16 vlan;
 };
 
-// The same of IPv6, as it stands in the frame.
+// The same of IPv6, as it stands in the frame, but for the VLAN.
 struct endpoint_v6 {
     __u8 source[16];
     __u8 group[16];
     __be16 port;
-    __u16 unused;
+    __u16 vlan;
 };
 
 // What the rules take; as large as there are rules.
@@ -118,9 +120,9 @@ __u64 load_half(void *skb, __u64 at) asm("llvm.bpf.load.half");
 __u64 load_word(void *skb, __u64 at) asm("llvm.bpf.load.word");
 
 // Behind a link-layer header of so many bytes.
-static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, const __u32 link_bytes)
+static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, const __u32 link_bytes, __u16 vlan)
 {
-    struct endpoint_v4 endpoint = {};
+    struct endpoint_v4 endpoint = { .vlan = vlan };
     __u32 udp = link_bytes + IPV4_BYTES;
 
     if (skb->len < udp || load_byte(skb, link_bytes + 9) != IPPROTO_UDP)
@@ -162,9 +164,9 @@ static __always_inline enum verdict judge_udp_v6(struct __sk_buff *skb, struct e
     return bpf_map_lookup_elem(&wanted_v6, endpoint) ? WANTED : FOREIGN;
 }
 
-static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, const __u32 link_bytes)
+static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, const __u32 link_bytes, __u16 vlan)
 {
-    struct endpoint_v6 endpoint = {};
+    struct endpoint_v6 endpoint = { .vlan = vlan };
     __u32 at = link_bytes + IPV6_BYTES;
     __u8 next, extension[2];
 
@@ -190,25 +192,27 @@ static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, const __u3
 static __always_inline enum verdict judge_frame(struct __sk_buff *skb)
 {
     __u64 protocol;
+    // The kernel has taken the outer tag out of the frame. One with VLAN id 0 carries a priority only.
+    __u16 vlan = skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
 
-    // Frames for other hosts, of a relay of this host, and for a VLAN: a tag with VLAN id 0 carries a priority only.
-    if (skb->pkt_type > PACKET_MULTICAST || skb->mark == OWN_MARK || (skb->vlan_present && (skb->vlan_tci & VLAN_ID)))
+    // Frames for other hosts, of a relay of this host, and for a VLAN where no rule is for any.
+    if (skb->pkt_type > PACKET_MULTICAST || skb->mark == OWN_MARK || (vlan && !vlans))
         return NO_UDP;
     if (!ethernet) {
         if (skb->len < 1)
             return NO_UDP;
         protocol = load_byte(skb, 0) & VERSION;
         if (protocol == IPV4)
-            return judge_ipv4(skb, 0);
-        return protocol == IPV6 ? judge_ipv6(skb, 0) : NO_UDP;
+            return judge_ipv4(skb, 0, vlan);
+        return protocol == IPV6 ? judge_ipv6(skb, 0, vlan) : NO_UDP;
     }
     if (skb->len < ETHERNET_BYTES)
         return NO_UDP;
     protocol = load_half(skb, ETHERNET_BYTES - 2);
     if (protocol == ETH_P_IP)
-        return judge_ipv4(skb, ETHERNET_BYTES);
+        return judge_ipv4(skb, ETHERNET_BYTES, vlan);
     if (protocol == ETH_P_IPV6)
-        return judge_ipv6(skb, ETHERNET_BYTES);
+        return judge_ipv6(skb, ETHERNET_BYTES, vlan);
     return NO_UDP;
 }
 

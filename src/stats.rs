@@ -56,7 +56,7 @@ named! {
     Cause {
         /// Well-formed, but no rule has this interface, destination, port and source.
         NoRule = "no_rule",
-        /// Carries an 802.1Q or 802.1ad tag, and rules are for untagged traffic.
+        /// Carries an 802.1Q or 802.1ad tag of a VLAN in which no rule takes it, or one behind another.
         Tagged = "tagged",
         /// A train of datagrams in one frame that cannot be split: the kernel cannot say how.
         Coalesced = "coalesced",

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::control::LogLevel;
+use crate::wire::VlanId;
 
 /// Where the control socket is, unless the command line says otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/multicast_relay/control.sock";
@@ -61,6 +62,9 @@ pub struct Add {
     /// The source they must have [default: any]
     #[arg(long, value_name = "SOURCE", requires = "input_interface")]
     pub input_source: Option<IpAddr>,
+    /// The VLAN whose tag they carry on that interface, from 1 to 4094 [default: none]
+    #[arg(long, value_name = "VLAN", requires = "input_interface")]
+    pub input_vlan: Option<VlanId>,
     /// Where copies go: GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
     #[arg(long, value_name = "OUTPUTS", requires = "input_interface")]
     pub outputs: Option<String>,
@@ -100,6 +104,9 @@ pub struct Remove {
     /// Source of the rule's input [default: the rule without one]
     #[arg(long, value_name = "SOURCE", requires = "input_interface")]
     pub input_source: Option<IpAddr>,
+    /// VLAN of the rule's input [default: the rule without one]
+    #[arg(long, value_name = "VLAN", requires = "input_interface")]
+    pub input_vlan: Option<VlanId>,
     /// Where to ask.
     #[command(flatten)]
     pub connect: Connect,

@@ -37,6 +37,9 @@ fn write_rule(
     if let Some(source) = input.source {
         write!(text, ", source = \"{source}\"")?;
     }
+    if let Some(vlan) = input.vlan {
+        write!(text, ", vlan = {vlan}")?;
+    }
     writeln!(text, " }}")?;
     if let Some(Dedupe { stream, key, window_ms }) = dedupe {
         let stream = quoted(stream);
@@ -133,6 +136,7 @@ mod tests {
     use crate::control::{InputSpec, OutputStatus};
     use crate::rules::Rule;
     use crate::rules::{DedupeKey, faults_between};
+    use crate::wire::VlanId;
 
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
@@ -188,11 +192,13 @@ mod tests {
             group: IpAddr,
             port: NonZeroU16,
             source: Option<IpAddr>,
+            vlan in prop::option::of((1..=4_094_u16).prop_map(|number| VlanId::try_from(number).unwrap())),
             outputs in prop::collection::vec(output(), 1..4),
             join: Option<bool>,
             dedupe in prop::option::of(dedupe()),
         ) -> RuleSpec {
-            RuleSpec { name, input: InputSpec { interface, group, port, source }, outputs, join, dedupe }
+            let input = InputSpec { interface, group, port, source, vlan };
+            RuleSpec { name, input, outputs, join, dedupe }
         }
     }
 

@@ -8,6 +8,7 @@ use crate::cli::client::{Add, Remove};
 use crate::config::{Config, ConfigError};
 use crate::control::{InputSpec, OutputSpec, RuleSpec, RuleStatus, Selector};
 use crate::rules::{Fault, Rule, faults_between};
+use crate::wire::VlanId;
 
 use super::ClientError;
 
@@ -52,8 +53,8 @@ fn only(rules: &mut [Rule]) -> Option<&mut Rule> {
 
 /// The rules that a `remove` means.
 pub(super) fn to_remove(arguments: &Remove) -> Vec<Selector> {
-    let Remove { input_interface, input_group, input_port, input_source, .. } = arguments;
-    let input = input(input_interface.as_ref(), *input_group, *input_port, *input_source);
+    let Remove { input_interface, input_group, input_port, input_source, input_vlan, .. } = arguments;
+    let input = input(input_interface.as_ref(), *input_group, *input_port, *input_source, *input_vlan);
     let names = arguments.names.iter().cloned().map(Selector::Name);
     names.chain(input.map(Selector::Input)).collect()
 }
@@ -85,10 +86,9 @@ pub(super) fn likely(selectors: &[Selector], present: &[RuleStatus]) -> String {
 }
 
 fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {
-    let Add { input_interface, input_group, input_port, input_source, .. } = arguments;
-    let Some(input) = input(input_interface.as_ref(), *input_group, *input_port, *input_source) else {
-        return Ok(None);
-    };
+    let Add { input_interface, input_group, input_port, input_source, input_vlan, .. } = arguments;
+    let input = input(input_interface.as_ref(), *input_group, *input_port, *input_source, *input_vlan);
+    let Some(input) = input else { return Ok(None) };
     let outputs = arguments.outputs.as_deref().unwrap_or_default();
     let parsed: Rule = format!("{ANY_INPUT}={outputs}")
         .parse()
@@ -102,8 +102,9 @@ fn input(
     group: Option<std::net::IpAddr>,
     port: Option<NonZeroU16>,
     source: Option<std::net::IpAddr>,
+    vlan: Option<VlanId>,
 ) -> Option<InputSpec> {
-    Some(InputSpec { interface: interface?.clone(), group: group?, port: port?, source })
+    Some(InputSpec { interface: interface?.clone(), group: group?, port: port?, source, vlan })
 }
 
 fn read_file(path: &Path) -> Result<Vec<Rule>, ClientError> {

@@ -8,6 +8,7 @@ use crate::rules::{
     Dedupe, DedupeKey, Dscp, Fault, Input, NumberOrWord, Output, Rule, SourceAddress, TimeToLive,
     endpoint_faults, faults_between,
 };
+use crate::wire::VlanId;
 
 /// The rules that can be read; whatever is wrong with any of them is a mistake of its section.
 pub(super) fn read_rules(sections: &[Section<'_>]) -> Vec<Rule> {
@@ -37,7 +38,7 @@ fn read_rule(section: &Section<'_>) -> Option<Rule> {
     section.require("input", "input = { interface = \"eth0\", group = \"239.1.1.1\", port = 5000 }");
     section.require("outputs", "outputs = [{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }]");
     let name = section.string("name");
-    let join = section.boolean("join").unwrap_or(true);
+    let join = section.boolean("join");
     let dedupe = section.section("dedupe").map(|dedupe| read_dedupe(&dedupe));
     let input = section.section("input").and_then(|input| read_input(&input));
     // Every output is read, so that every mistake is found, before one that cannot be read spoils the rule.
@@ -47,6 +48,7 @@ fn read_rule(section: &Section<'_>) -> Option<Rule> {
     // One that cannot be read makes no rule without.
     let dedupe = if section.has("dedupe") { Some(dedupe??) } else { None };
     let name = name.map_or_else(|| input.to_string(), str::to_owned);
+    let join = join.unwrap_or(input.joins());
     Some(Rule { name, input, outputs, join, dedupe })
 }
 
@@ -55,11 +57,14 @@ fn read_input(section: &Section<'_>) -> Option<Input> {
     let group = required_address(section);
     let port = required_port(section);
     let source = address(section, "source", "the sender's address, such as \"10.0.0.9\"");
+    let vlan = section.value("vlan", VlanId::EXPECTED, |value| {
+        u16::try_from(integer(value)?).ok().and_then(|number| number.try_into().ok())
+    });
     report(section, endpoint_faults("", interface.as_deref(), group, source));
-    if section.has("source") && source.is_none() {
+    if section.has("source") && source.is_none() || section.has("vlan") && vlan.is_none() {
         return None;
     }
-    Some(Input { interface: interface?, group: group?, port: port?, source })
+    Some(Input { interface: interface?, group: group?, port: port?, source, vlan })
 }
 
 fn read_output(section: &Section<'_>) -> Option<Output> {
@@ -113,4 +118,44 @@ fn required_port(section: &Section<'_>) -> Option<u16> {
 
 fn address(section: &Section<'_>, key: &str, expected: &str) -> Option<IpAddr> {
     section.parsed(key, expected, |text| text.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    fn rule(vlan: &str, rest: &str) -> String {
+        format!(
+            "[[rule]]\ninput = {{ interface = 'eth0', group = '239.1.1.1', port = 5000{vlan} }}\n{rest}\
+             outputs = [{{ group = '239.2.2.2', port = 6000, interface = 'eth1' }}]\n"
+        )
+    }
+
+    fn mistake(vlan: &str, rest: &str) -> String {
+        Config::parse(&rule(vlan, rest)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_rule_for_a_vlan_is_one_of_its_own_and_does_not_join() {
+        let all = [rule("", ""), rule(", vlan = 5", ""), rule(", vlan = 4094", "join = false\n")].concat();
+        let rules = Config::parse(&all).unwrap().rules;
+        let told: Vec<_> = rules.iter().map(|rule| (rule.name.as_str(), rule.join)).collect();
+        assert_eq!(
+            told,
+            [
+                ("eth0:239.1.1.1:5000", true),
+                ("eth0:239.1.1.1:5000 vlan 5", false),
+                ("eth0:239.1.1.1:5000 vlan 4094", false)
+            ]
+        );
+        let joins = mistake(", vlan = 5", "join = true\n");
+        assert!(joins.starts_with("line 3: rule[0].join: does not work with vlan"), "{joins}");
+        for vlan in ["0", "4095", "65541", "-1", "'5'"] {
+            let found = mistake(&format!(", vlan = {vlan}"), "");
+            assert!(
+                found.starts_with("line 2: rule[0].input.vlan: must be a whole number from 1 to 4094"),
+                "{found}"
+            );
+        }
+    }
 }

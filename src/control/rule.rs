@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Dedupe, Dscp, Fault, Input, Output, Rule, SourceAddress, TimeToLive};
+use crate::wire::VlanId;
 
 /// A rule as it is told; [`Rule::try_from`] checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +20,7 @@ pub struct RuleSpec {
     pub input: InputSpec,
     /// Where copies go; at least one.
     pub outputs: Vec<OutputSpec>,
-    /// Whether the host becomes a member of the group; absent for yes.
+    /// Whether the host becomes a member of the group; absent for yes, or for no where the input is in a VLAN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<bool>,
     /// Of which stream it is a leg; absent for none.
@@ -40,6 +41,9 @@ pub struct InputSpec {
     /// Source address they must have; absent for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
+    /// The VLAN whose tag they carry; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<VlanId>,
 }
 
 /// Where a rule sends a copy.
@@ -87,7 +91,8 @@ impl TryFrom<RuleSpec> for Rule {
         let input = Input::from(spec.input);
         let name = spec.name.unwrap_or_else(|| input.to_string());
         let outputs = spec.outputs.into_iter().map(Output::from).collect();
-        let rule = Self { name, input, outputs, join: spec.join.unwrap_or(true), dedupe: spec.dedupe };
+        let join = spec.join.unwrap_or(input.joins());
+        let rule = Self { name, input, outputs, join, dedupe: spec.dedupe };
         match rule.faults() {
             faults if faults.is_empty() => Ok(rule),
             faults => Err(InvalidRule { name: rule.name, faults }),
@@ -98,7 +103,7 @@ impl TryFrom<RuleSpec> for Rule {
 impl From<&Rule> for RuleSpec {
     fn from(rule: &Rule) -> Self {
         let outputs = rule.outputs.iter().map(OutputSpec::from).collect();
-        let join = Some(rule.join).filter(|join| !join);
+        let join = Some(rule.join).filter(|join| *join != rule.input.joins());
         Self {
             name: Some(rule.name.clone()),
             input: (&rule.input).into(),
@@ -117,15 +122,15 @@ impl RuleSpec {
 }
 
 impl From<InputSpec> for Input {
-    fn from(InputSpec { interface, group, port, source }: InputSpec) -> Self {
-        Self { interface, group, port: port.get(), source }
+    fn from(InputSpec { interface, group, port, source, vlan }: InputSpec) -> Self {
+        Self { interface, group, port: port.get(), source, vlan }
     }
 }
 
 impl From<&Input> for InputSpec {
-    fn from(Input { interface, group, port, source }: &Input) -> Self {
+    fn from(Input { interface, group, port, source, vlan }: &Input) -> Self {
         let port = NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN);
-        Self { interface: interface.clone(), group: *group, port, source: *source }
+        Self { interface: interface.clone(), group: *group, port, source: *source, vlan: *vlan }
     }
 }
 

@@ -106,10 +106,16 @@ fn a_rule_is_told_whole_and_checked() {
     assert!(Selector::Name("video".into()).selects(&rule) && !Selector::Name("vide".into()).selects(&rule));
     spec.input.source = Some("10.0.0.9".parse().unwrap());
     assert!(!Selector::Input(spec.input.clone()).selects(&rule), "with a source it is another rule");
+    spec.input.vlan = "5".parse().ok();
+    assert!(!Rule::try_from(spec.clone()).unwrap().join, "as no report would be in the VLAN");
+    assert_eq!(
+        Rule::try_from(RuleSpec { join: Some(true), ..spec.clone() }).unwrap_err().faults[0].key,
+        "join"
+    );
     spec.outputs[0].interface = "a b".into();
     spec.input.group = "0.0.0.0".parse().unwrap();
     let error = Rule::try_from(spec).unwrap_err().to_string();
-    let parts = ["rule \"eth0:0.0.0.0:5000 from 10.0.0.9\": input.group", "; outputs[0].interface"];
+    let parts = ["rule \"eth0:0.0.0.0:5000 vlan 5 from 10.0.0.9\": input.group", "; outputs[0].interface"];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }
 

@@ -192,12 +192,14 @@ pub struct Role {
     pub output: bool,
     /// Some of them with the sources that datagrams came with.
     pub keeps_sources: bool,
+    /// Some of those that take from it are for a VLAN.
+    pub vlan: bool,
 }
 
 impl Default for Role {
     /// Nobody said.
     fn default() -> Self {
-        Self { input: true, output: true, keeps_sources: false }
+        Self { input: true, output: true, keeps_sources: false, vlan: false }
     }
 }
 

@@ -14,6 +14,7 @@ const SEGMENTATION: &str = "tx-udp-segmentation";
 const GRO: &str = "rx-gro";
 const UDP_GRO: &str = "rx-udp-gro-forwarding";
 const GRO_LIST: &str = "rx-gro-list";
+const VLAN_FILTER: &str = "rx-vlan-filter";
 
 /// An interface that was asked for and is not there.
 pub(super) fn absent(name: &str) -> Finding {
@@ -31,7 +32,7 @@ pub(super) fn findings(link: &Link, host: &Host) -> Vec<Finding> {
     );
     if link.role.input {
         findings.push(found.receive_offloads());
-        findings.extend([found.ring(), found.queues(host)].into_iter().flatten());
+        findings.extend([found.vlan_filter(), found.ring(), found.queues(host)].into_iter().flatten());
         findings.extend([found.old_igmp(), found.reverse_path(host)].into_iter().flatten());
         findings.extend(found.multicast_router());
     }
@@ -126,7 +127,7 @@ impl Judge<'_> {
         let name = &self.link.name;
         self.link.bridge.filter(|bridge| bridge.vlan_filtering).map(|_| {
             self.found(Level::Note, "is a bridge that keeps VLANs apart")
-                .because("only frames of its own VLAN reach it untagged; the relay takes no tagged ones")
+                .because("only frames of its own VLAN reach it untagged; the relay takes tagged ones by rules with `vlan` only")
                 .mended_by(format!("bridge vlan show dev {name}"))
                 .mended_by(format!("ip link add link {name} name {name}.7 type vlan id 7"))
         })
@@ -154,6 +155,18 @@ impl Judge<'_> {
                 .because("the relay takes such trains apart from Linux 6.2 on, and drops them as `coalesced` before; a version 2 \
                           ring stops at one there")
                 .mended_by(format!("ethtool -K {name} {} off", on.join(" off ")))
+    }
+
+    /// Of VLANs without an interface of their own the device knows nothing, unless it takes in everything.
+    fn vlan_filter(&self) -> Option<Finding> {
+        let filters = self.link.role.vlan && self.is_active(VLAN_FILTER) && self.link.promiscuity == 0;
+        let name = &self.link.name;
+        filters.then(|| {
+            self.found(Level::Note, format!("may keep out VLANs that have no interface ({VLAN_FILTER})"))
+                .because("a rule with `vlan` takes only what the device lets in")
+                .mended_by(format!("ethtool -K {name} {VLAN_FILTER} off"))
+                .mended_by(format!("ip link set dev {name} promisc on"))
+        })
     }
 
     fn ring(&self) -> Option<Finding> {
@@ -313,7 +326,9 @@ impl Judge<'_> {
     }
 
     fn promiscuity(&self) -> Option<Finding> {
-        (self.link.promiscuity > 0 && self.link.master.is_none()).then(|| {
+        // To take in all VLANs it may have to.
+        let needs_it = self.link.role.vlan && self.is_active(VLAN_FILTER);
+        (self.link.promiscuity > 0 && self.link.master.is_none() && !needs_it).then(|| {
             self.found(Level::Note, format!("takes in all frames (promiscuity {})", self.link.promiscuity))
                 .because(
                     "frames for others cost interrupts and the filter's time; the relay does not need them",

@@ -121,9 +121,11 @@ impl Scope {
     /// The interfaces that `rules` name, for what they are named.
     pub fn of_rules(rules: &[Rule]) -> Self {
         let mut roles: BTreeMap<&str, Role> = BTreeMap::new();
-        let unused = Role { input: false, output: false, keeps_sources: false };
+        let unused = Role { input: false, output: false, keeps_sources: false, vlan: false };
         for rule in rules {
-            roles.entry(&rule.input.interface).or_insert(unused).input = true;
+            let role = roles.entry(&rule.input.interface).or_insert(unused);
+            role.input = true;
+            role.vlan |= rule.input.vlan.is_some();
             for output in &rule.outputs {
                 let role = roles.entry(&output.interface).or_insert(unused);
                 role.output = true;

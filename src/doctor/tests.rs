@@ -144,6 +144,10 @@ fn every_fault_of_an_interface_is_found_by_itself() {
             let on = Feature { changeable: true, active: true };
             link.features.insert("rx-udp-gro-forwarding".into(), on);
         }),
+        (Level::Note, "keep out VLANs", |link| {
+            link.role.vlan = true;
+            link.features.insert("rx-vlan-filter".into(), Feature { changeable: true, active: true });
+        }),
         (Level::Note, "512 of 4096 descriptors", |link| link.ring = Some(RingSize { now: 512, most: 4_096 })),
         (Level::Note, "one receive queue", |link| link.receive_queues = 1),
         (Level::Warning, "IGMPv2", |link| link.forced_igmp = 2),
@@ -193,7 +197,7 @@ fn an_interface_that_is_not_there_is_a_problem() {
 #[test]
 fn what_an_interface_is_not_used_for_does_not_matter() {
     let input = Link {
-        role: Role { input: true, output: false, keeps_sources: false },
+        role: Role { input: true, output: false, keeps_sources: false, vlan: false },
         addresses_v4: 0,
         group_route: false,
         mtu: 1_200,
@@ -201,14 +205,14 @@ fn what_an_interface_is_not_used_for_does_not_matter() {
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(input))), []);
     let output = Link {
-        role: Role { input: false, output: true, keeps_sources: false },
+        role: Role { input: false, output: true, keeps_sources: false, vlan: false },
         receive_queues: 1,
         rp_filter: 1,
         ring: Some(RingSize { now: 1, most: 2 }),
         ..good()
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(output))), []);
-    let listening = Role { input: true, output: false, keeps_sources: false };
+    let listening = Role { input: true, output: false, keeps_sources: false, vlan: false };
     let tunnel = |link_layer| Link { role: listening, link_layer, ..good() };
     assert!(diagnosis(&sound(), Some(tunnel(LinkLayer::RawIp))).works());
     let strange = diagnosis(&sound(), Some(tunnel(LinkLayer::Other)));
@@ -231,14 +235,16 @@ fn rules_say_what_interfaces_are_for() {
     let rule = |text: &str| text.parse::<Rule>().unwrap();
     let mut rules = [
         rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1,239.3.3.3:1:eth2"),
+        rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1"),
         rule("eth1:239.1.1.1:1=239.2.2.2:1:eth2"),
     ];
     rules[0].outputs[1].source = SourceAddress::Preserve;
-    let role = |input, output, keeps_sources| Role { input, output, keeps_sources };
+    rules[1].input.vlan = "5".parse().ok();
+    let role = |input, output, keeps_sources, vlan| Role { input, output, keeps_sources, vlan };
     let expected = [
-        ("eth0", role(true, false, false)),
-        ("eth1", role(true, true, false)),
-        ("eth2", role(false, true, true)),
+        ("eth0", role(true, false, false, true)),
+        ("eth1", role(true, true, false, false)),
+        ("eth2", role(false, true, true, false)),
     ];
     let expected = expected.map(|(name, role)| (name.to_owned(), role)).to_vec();
     assert_eq!(Scope::of_rules(&rules), Scope::Named(expected));
@@ -289,7 +295,8 @@ fn both_forms_tell_everything() {
 
 #[test]
 fn who_keeps_sources_is_told_what_that_takes() {
-    let link = || Link { role: Role { input: false, output: true, keeps_sources: true }, ..good() };
+    let link =
+        || Link { role: Role { input: false, output: true, keeps_sources: true, vlan: false }, ..good() };
     let levels = |host: &Host| {
         let diagnosis = diagnosis(host, Some(link()));
         let bad = bad(&diagnosis).into_iter().map(|(level, what)| (level, what.to_owned()));

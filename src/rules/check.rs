@@ -46,6 +46,16 @@ impl Rule {
         if self.outputs.is_empty() {
             faults.push(Fault::new("outputs", "is empty: give at least one output"));
         }
+        if let (true, Some(vlan)) = (self.join, self.input.vlan) {
+            let interface = &self.input.interface;
+            faults.push(Fault::new(
+                "join",
+                format!(
+                    "does not work with vlan, as the host's report would leave {interface} untagged: \
+                     name the VLAN's own interface, such as {interface}.{vlan}, or leave join out"
+                ),
+            ));
+        }
         let mut seen = HashMap::new();
         for (i, output) in self.outputs.iter().enumerate() {
             let twin = seen.insert((output.group, output.port, &output.interface), i);
@@ -227,6 +237,18 @@ mod tests {
         sourced.outputs.clear();
         sourced.name.clear();
         assert_eq!(keys(&sourced), ["name", "outputs"]);
+    }
+
+    #[test]
+    fn in_a_vlan_the_host_cannot_join() {
+        let mut rule = rule("eth0:239.1.1.1:5000=239.1.1.1:5000:eth1");
+        rule.input.vlan = "5".parse().ok();
+        let faults = rule.faults();
+        assert_eq!(keys(&rule), ["join"]);
+        assert!(faults[0].message.contains("such as eth0.5, or leave join out"), "{faults:?}");
+        (rule.join, rule.name) = (false, rule.input.to_string());
+        let untagged = self::rule("eth0:239.1.1.1:5000=239.1.1.1:5000:eth1");
+        assert_eq!((rule.faults(), faults_between(&[rule, untagged])), (vec![], vec![]));
     }
 
     #[test]

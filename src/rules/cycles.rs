@@ -7,15 +7,22 @@
 //! Copies leave with an address of the relay, which is not known here, or with the one that they came with. So a rule for one source may feed one for any source, and
 //! the other way round. Two rules for different sources do not feed each other: where copies keep their source, the second one
 //! does not take them, and else it would have to be for the relay's own address, from which nothing new can come.
+//!
+//! What leaves through an interface is untagged there, so it feeds no rule for a VLAN on it. That an interface is itself a VLAN of
+//! another one is not known here.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Input, Output, Rule};
+use crate::wire::VlanId;
 
 // A fast hash is safe here: only the configuration inserts.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What a rule takes on an interface: of a VLAN or of none, and for whom.
+type Endpoint = (Option<VlanId>, SocketAddr);
 
 /// How many steps of a circle are told, the last one included.
 const STEPS_TOLD: usize = 8;
@@ -39,7 +46,7 @@ impl<'a> Sent<'a> {
 /// Rules by what they take, each known by an `R`.
 #[derive(Clone, Debug)]
 pub struct Takers<R> {
-    by_interface: HashMap<String, HashMap<SocketAddr, BTreeMap<Option<IpAddr>, R>>>,
+    by_interface: HashMap<String, HashMap<Endpoint, BTreeMap<Option<IpAddr>, R>>>,
 }
 
 impl<R> Default for Takers<R> {
@@ -55,7 +62,7 @@ impl<R: Copy + PartialEq> Takers<R> {
             self.by_interface.insert(input.interface.clone(), HashMap::default());
         }
         if let Some(by_destination) = self.by_interface.get_mut(&input.interface) {
-            by_destination.entry(destination(input)).or_default().insert(input.source, rule);
+            by_destination.entry(endpoint(input)).or_default().insert(input.source, rule);
         }
     }
 
@@ -65,11 +72,11 @@ impl<R: Copy + PartialEq> Takers<R> {
             return;
         }
         let Some(by_destination) = self.by_interface.get_mut(&input.interface) else { return };
-        let Some(by_source) = by_destination.get_mut(&destination(input)) else { return };
+        let Some(by_source) = by_destination.get_mut(&endpoint(input)) else { return };
         by_source.remove(&input.source);
         // Rules come and go for as long as the relay runs.
         if by_source.is_empty() {
-            by_destination.remove(&destination(input));
+            by_destination.remove(&endpoint(input));
         }
         if by_destination.is_empty() {
             self.by_interface.remove(&input.interface);
@@ -78,21 +85,25 @@ impl<R: Copy + PartialEq> Takers<R> {
 
     /// The rule with this very input.
     pub fn get(&self, input: &Input) -> Option<R> {
-        self.at(&input.interface, destination(input))?.get(&input.source).copied()
+        self.at(&input.interface, endpoint(input))?.get(&input.source).copied()
     }
 
     /// The rules that may take what is `sent`.
     pub fn of(&self, sent: &Sent<'_>) -> Vec<R> {
-        let Some(by_source) = self.at(sent.interface, sent.destination) else { return Vec::new() };
+        let Some(by_source) = self.at(sent.interface, (None, sent.destination)) else { return Vec::new() };
         match sent.source {
             None => by_source.values().copied().collect(),
             source => [source, None].iter().filter_map(|source| by_source.get(source).copied()).collect(),
         }
     }
 
-    fn at(&self, interface: &str, destination: SocketAddr) -> Option<&BTreeMap<Option<IpAddr>, R>> {
-        self.by_interface.get(interface)?.get(&destination)
+    fn at(&self, interface: &str, endpoint: Endpoint) -> Option<&BTreeMap<Option<IpAddr>, R>> {
+        self.by_interface.get(interface)?.get(&endpoint)
     }
+}
+
+fn endpoint(input: &Input) -> Endpoint {
+    (input.vlan, destination(input))
 }
 
 fn destination(input: &Input) -> SocketAddr {
@@ -101,7 +112,7 @@ fn destination(input: &Input) -> SocketAddr {
 
 /// Whether `output` is, but for sources, what `input` takes.
 pub(super) fn is_fed(input: &Input, output: &Output) -> bool {
-    (&output.interface, output.destination()) == (&input.interface, destination(input))
+    (&output.interface, None, output.destination()) == (&input.interface, input.vlan, destination(input))
 }
 
 /// Circles among `rules`, as their indices; see [`circles`].

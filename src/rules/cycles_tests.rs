@@ -61,6 +61,25 @@ fn only_rules_for_different_sources_do_not_feed_each_other() {
 }
 
 #[test]
+fn what_leaves_untagged_feeds_no_rule_for_a_vlan() {
+    let mut rules = [
+        rule("a", "eth0:239.1.1.1:1=239.1.1.1:1:eth1,239.1.1.1:1:eth0", None),
+        rule("b", "eth1:239.1.1.1:1=239.1.1.1:1:eth0", None),
+    ];
+    assert_eq!((messages(&rules).len(), rules[0].faults().len()), (1, 1), "beside each other");
+    rules[0].input.vlan = "5".parse().ok();
+    rules[0].join = false;
+    assert_eq!((messages(&rules), rules[0].faults()), (vec![], vec![]));
+    let mut takers = Takers::default();
+    let untagged = rule("c", "eth0:239.1.1.1:1=239.1.1.1:1:eth1", None);
+    takers.insert(&rules[0].input, 0);
+    assert_eq!((takers.get(&rules[0].input), takers.get(&untagged.input)), (Some(0), None));
+    takers.insert(&untagged.input, 1);
+    takers.remove(&rules[0].input, 0);
+    assert_eq!((takers.get(&rules[0].input), takers.get(&untagged.input)), (None, Some(1)));
+}
+
+#[test]
 fn a_rule_that_feeds_itself_is_a_fault_of_its_own() {
     let rules = [rule("a", "eth0:239.1.1.1:1=239.2.2.2:2:eth1,239.1.1.1:1:eth0", Some("10.0.0.1"))];
     assert_eq!(circles_among(&rules), [[0]]);

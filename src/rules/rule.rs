@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dedupe::Dedupe;
 use super::header::{Dscp, SourceAddress, TimeToLive};
+use crate::wire::VlanId;
 
 /// Relays every datagram of one input to each of its outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ pub struct Input {
     pub port: u16,
     /// Source address they must have, if only one source is wanted. Such a rule beats one without a source.
     pub source: Option<IpAddr>,
+    /// The VLAN whose tag they carry there. None is for untagged ones, to which a tag that carries only a priority belongs.
+    pub vlan: Option<VlanId>,
 }
 
 /// Where a rule sends a copy.
@@ -75,9 +78,17 @@ impl Output {
     }
 }
 
+impl Input {
+    /// Whether the host becomes a member of its group unless a rule says otherwise: what it sends to join would not be in a VLAN.
+    pub fn joins(&self) -> bool {
+        self.vlan.is_none()
+    }
+}
+
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.interface, SocketAddr::new(self.group, self.port))?;
+        self.vlan.map_or(Ok(()), |vlan| write!(f, " vlan {vlan}"))?;
         self.source.map_or(Ok(()), |source| write!(f, " from {source}"))
     }
 }

@@ -46,6 +46,7 @@ fn parse_input(text: &str) -> Result<Input, SpecError> {
         group: parse_address(group)?,
         port: parse_port(port)?,
         source: None,
+        vlan: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{Input, Rule};
-use crate::wire::Datagram;
+use crate::wire::{Datagram, VlanId};
 
 /// Which of the interfaces that are listened on a frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,11 +20,12 @@ struct FlowKey {
     input: InputIndex,
     destination: IpAddr,
     port: u16,
+    vlan: Option<VlanId>,
 }
 
 impl FlowKey {
     fn new(interface: InputIndex, input: &Input) -> Self {
-        Self { input: interface, destination: input.group, port: input.port }
+        Self { input: interface, destination: input.group, port: input.port, vlan: input.vlan }
     }
 }
 
@@ -71,15 +72,27 @@ impl RuleTable {
         };
     }
 
-    /// The rule that takes `datagram`; one that names its source goes before one that does not.
-    pub fn find(&self, input: InputIndex, datagram: &Datagram<'_>) -> Option<RuleIndex> {
-        let key = FlowKey { input, destination: datagram.destination, port: datagram.destination_port };
+    /// The rule that takes `datagram`, which has come to `input` in this VLAN, or in none; one that names its source goes before one
+    /// that does not.
+    pub fn find(
+        &self,
+        input: InputIndex,
+        vlan: Option<VlanId>,
+        datagram: &Datagram<'_>,
+    ) -> Option<RuleIndex> {
+        let key = FlowKey { input, destination: datagram.destination, port: datagram.destination_port, vlan };
         if !self.one_source.is_empty()
             && let Some(rule) = self.one_source.get(&(key, datagram.source))
         {
             return Some(*rule);
         }
         self.any_source.get(&key).copied()
+    }
+
+    /// Whether any rule on the interface `interface` is for a VLAN.
+    pub fn names_vlan(&self, interface: InputIndex) -> bool {
+        let mut keys = self.any_source.keys().chain(self.one_source.keys().map(|(key, _)| key));
+        keys.any(|key| key.input == interface && key.vlan.is_some())
     }
 }
 
@@ -110,7 +123,7 @@ mod tests {
         let rules = rules();
         let mut table = RuleTable::default();
         let find = |table: &RuleTable| {
-            table.find(InputIndex(0), &datagram("10.0.0.9", "239.1.1.1", 5000)).map(|rule| rule.0)
+            table.find(InputIndex(0), None, &datagram("10.0.0.9", "239.1.1.1", 5000)).map(|rule| rule.0)
         };
         table.insert(InputIndex(0), &rules[0].input, RuleIndex(7));
         assert_eq!(find(&table), Some(7));
@@ -127,7 +140,7 @@ mod tests {
     #[test]
     fn every_part_of_the_key_counts() {
         let table = RuleTable::new(&rules(), &["eth0", "eth1"]);
-        let find = |input, datagram| table.find(InputIndex(input), &datagram).map(|rule| rule.0);
+        let find = |input, datagram| table.find(InputIndex(input), None, &datagram).map(|rule| rule.0);
         assert_eq!(find(0, datagram("10.0.0.1", "239.1.1.1", 5000)), Some(0));
         assert_eq!(
             find(0, datagram("10.0.0.9", "239.1.1.1", 5000)),
@@ -140,5 +153,27 @@ mod tests {
         assert_eq!(find(0, datagram("10.0.0.1", "239.1.1.2", 5000)), None);
         assert_eq!(find(2, datagram("10.0.0.1", "239.1.1.1", 5000)), None);
         assert_eq!(find(0, datagram("fd00::1", "::ffff:239.1.1.1", 5000)), None, "families are not mixed");
+    }
+
+    #[test]
+    fn a_rule_takes_what_is_of_its_vlan_only() {
+        let vlan = |number: u16| Some(VlanId::try_from(number).unwrap());
+        let [mut untagged, mut sourced, ..] = <[Rule; 4]>::try_from(rules()).unwrap();
+        let mut table = RuleTable::default();
+        let find = |table: &RuleTable, vlan, source| {
+            table.find(InputIndex(0), vlan, &datagram(source, "239.1.1.1", 5000)).map(|rule| rule.0)
+        };
+        table.insert(InputIndex(0), &untagged.input, RuleIndex(0));
+        assert_eq!(find(&table, vlan(5), "10.0.0.9"), None);
+        assert!(!table.names_vlan(InputIndex(0)));
+        sourced.input.vlan = vlan(5);
+        table.insert(InputIndex(0), &sourced.input, RuleIndex(1));
+        assert_eq!([find(&table, None, "10.0.0.9"), find(&table, vlan(5), "10.0.0.9")], [Some(0), Some(1)]);
+        assert_eq!([find(&table, vlan(5), "10.0.0.8"), find(&table, vlan(6), "10.0.0.9")], [None, None]);
+        assert_eq!([0, 1].map(|input| table.names_vlan(InputIndex(input))), [true, false]);
+        untagged.input.vlan = vlan(6);
+        table.insert(InputIndex(0), &untagged.input, RuleIndex(2));
+        table.remove(InputIndex(0), &sourced.input);
+        assert_eq!([find(&table, vlan(5), "10.0.0.9"), find(&table, vlan(6), "10.0.0.9")], [None, Some(2)]);
     }
 }

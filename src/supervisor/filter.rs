@@ -6,7 +6,7 @@ use super::SupervisorError;
 use crate::config::Config;
 use crate::rules::Input;
 use crate::stats::InputStats;
-use crate::sys::filter;
+use crate::sys::filter::{self, Vlans};
 use crate::sys::interface::Interface;
 use crate::sys::packet_socket::PacketSocket;
 use crate::sys::rule_programs::{Endpoint, RuleProgramError, RulePrograms};
@@ -96,13 +96,25 @@ impl Filter {
     }
 
     fn attach_to(&self, sockets: &[PacketSocket]) -> Result<(), SupervisorError> {
-        let all_udp = filter::udp_over_ip(self.link_layer);
-        let attach = |socket: &PacketSocket| match &self.programs {
-            Some(programs) => programs.attach(socket),
-            None => socket.attach_filter(&all_udp),
+        let vlans = if self.names_vlan() { Vlans::All } else { Vlans::None };
+        let all_udp = filter::udp_over_ip(self.link_layer, vlans);
+        let attach = |socket: &PacketSocket| {
+            if vlans == Vlans::All {
+                // Before any frame passes that has one.
+                socket.tell_tags()?;
+            }
+            match &self.programs {
+                Some(programs) => programs.attach(socket),
+                None => socket.attach_filter(&all_udp),
+            }
         };
         let failed = |error| SupervisorError::PacketSocket { interface: self.interface.clone(), error };
         sockets.iter().try_for_each(attach).map_err(failed)
+    }
+
+    /// Whether any rule is for a VLAN.
+    fn names_vlan(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.vlan.is_some())
     }
 
     fn begin_consumption(&mut self) -> Result<(), SupervisorError> {
@@ -128,8 +140,12 @@ impl Filter {
         inputs: impl Iterator<Item = &'a Input>,
         sockets: &[PacketSocket],
     ) -> Result<(), SupervisorError> {
+        let named_vlan = self.names_vlan();
         let new: Vec<_> = inputs.map(endpoint).filter(|endpoint| self.endpoints.insert(*endpoint)).collect();
-        let Some(programs) = &mut self.programs else { return Ok(()) };
+        let names_vlan = named_vlan || new.iter().any(|endpoint| endpoint.vlan.is_some());
+        let Some(programs) = &mut self.programs else {
+            return if named_vlan == names_vlan { Ok(()) } else { self.attach_to(sockets) };
+        };
         let fits = self.endpoints.len() <= self.room && new.iter().all(|endpoint| programs.suits(endpoint));
         if fits && new.iter().try_for_each(|endpoint| programs.insert(endpoint)).is_ok() {
             return Ok(());
@@ -175,5 +191,5 @@ impl Filter {
 }
 
 fn endpoint(input: &Input) -> Endpoint {
-    Endpoint { group: input.group, port: input.port, source: input.source }
+    Endpoint { group: input.group, port: input.port, source: input.source, vlan: input.vlan }
 }

@@ -56,6 +56,10 @@ impl Memberships {
         if rule.input.group.is_multicast() {
             return if rule.join { self.join(membership(&rule.input, interface)) } else { Ok(None) };
         }
+        if rule.input.vlan.is_some() {
+            // The host itself does not take what comes in that VLAN, so there is nothing for it to refuse.
+            return Ok(None);
+        }
         let address = SocketAddr::new(rule.input.group, rule.input.port);
         if let Some(occupied) = self.addresses.get_mut(&address) {
             occupied.users += 1;
@@ -78,6 +82,9 @@ impl Memberships {
     pub(super) fn leave(&mut self, rule: &Rule, interface: u32) -> Option<Order> {
         if rule.input.group.is_multicast() {
             return if rule.join { self.leave_group(membership(&rule.input, interface)) } else { None };
+        }
+        if rule.input.vlan.is_some() {
+            return None;
         }
         let address = SocketAddr::new(rule.input.group, rule.input.port);
         let occupied = self.addresses.get_mut(&address)?;
@@ -265,11 +272,18 @@ mod tests {
     fn a_rule_that_does_not_join_needs_nothing_unless_it_is_for_an_address_of_the_host() {
         let mut memberships = Memberships::default();
         let apart = |group| Rule { join: false, ..rule(group, 28_432) };
-        for (group, sockets) in [([239, 81, 9, 2], 0), ([127, 0, 0, 1], 1)] {
-            memberships.enter(&apart(group), 1).unwrap();
-            assert_eq!(memberships.orders().count(), sockets, "{group:?}");
-            memberships.leave(&apart(group), 1);
-            assert_eq!(memberships.orders().count(), 0, "{group:?}");
+        let in_vlan = |mut rule: Rule| {
+            rule.input.vlan = crate::wire::VlanId::of_tag(5);
+            rule
+        };
+        let (group, address) = (apart([239, 81, 9, 2]), apart([127, 0, 0, 1]));
+        for (rule, sockets) in
+            [(&group, 0), (&address, 1), (&in_vlan(group.clone()), 0), (&in_vlan(address.clone()), 0)]
+        {
+            memberships.enter(rule, 1).unwrap();
+            assert_eq!(memberships.orders().count(), sockets, "{}", rule.input);
+            memberships.leave(rule, 1);
+            assert_eq!(memberships.orders().count(), 0, "{}", rule.input);
         }
     }
 

@@ -190,6 +190,11 @@ impl Relay {
                     "input {name}: its frames begin with neither Ethernet nor IP, so rules cannot listen to it"
                 )));
             }
+            Ok(interface) if interface.link_layer == LinkLayer::RawIp && rule.input.vlan.is_some() => {
+                return Ok(Err(format!(
+                    "input {name}: its frames have no Ethernet header, so they are in no VLAN"
+                )));
+            }
             Ok(interface) => interface,
             Err(why) => return Ok(Err(format!("input {name}: {why}"))),
         };

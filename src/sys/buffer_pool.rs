@@ -27,14 +27,28 @@ pub struct Filled {
     id: u16,
     start: NonNull<u8>,
     len: usize,
+    /// Where in it what has come begins, at most at `len`.
+    begin: usize,
+    tag: Option<u16>,
 }
 
 impl Filled {
-    /// What the kernel wrote.
+    /// What has come.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `claim` made this when the kernel gave the buffer up, with `len` within the buffer. Nobody else has
         // the buffer until `give_back` consumes this, which ends the borrow; its mapping never ends.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        let whole = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) };
+        whole.get(self.begin..).unwrap_or_default()
+    }
+
+    /// The VLAN tag that the kernel has taken out of what has come, if it was asked to tell.
+    pub fn tag(&self) -> Option<u16> {
+        self.tag
+    }
+
+    /// The same where what has come begins only behind so many bytes, and has this tag.
+    pub(super) fn behind(self, begin: usize, tag: Option<u16>) -> Self {
+        Self { begin, tag, ..self }
     }
 }
 
@@ -78,11 +92,6 @@ impl BufferPool {
         Ok(())
     }
 
-    /// Bytes of each buffer.
-    pub(super) fn buffer_len(&self) -> usize {
-        self.stride
-    }
-
     /// A free buffer becomes the kernel's: its number, address and length.
     pub(super) fn take_free(&mut self) -> Option<(u16, NonNull<u8>, u32)> {
         let id = self.owners.iter().position(|owner| *owner == Owner::Free)? as u16;
@@ -102,7 +111,8 @@ impl BufferPool {
             return None;
         }
         self.set_owner(id, Owner::Caller);
-        Some(Filled { id, start: self.start_of(id), len: len.min(self.stride) })
+        let (start, len) = (self.start_of(id), len.min(self.stride));
+        Some(Filled { id, start, len, begin: 0, tag: None })
     }
 
     /// Returns a buffer, to the kernel if its buffers are provided.
@@ -187,7 +197,7 @@ mod tests {
     #[test]
     fn a_buffer_has_one_owner_at_a_time() {
         let mut pool = BufferPool::map(2, 100).unwrap();
-        assert_eq!(pool.buffer_len(), 128);
+        assert_eq!(pool.stride, 128);
         assert!(pool.claim(0, 10).is_none(), "not the kernel's yet");
         let (first, ..) = pool.take_free().unwrap();
         let (second, ..) = pool.take_free().unwrap();

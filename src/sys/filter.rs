@@ -82,21 +82,31 @@ impl Program {
     }
 }
 
-/// Lets through incoming, untagged UDP over IPv4 and IPv6 that no relay of this host has sent, fragments included, where frames
-/// begin as `link_layer` says.
+/// Of which VLANs frames pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vlans {
+    /// Of none: those without a tag. One with VLAN id 0 carries a priority only (IEEE 802.1Q), so such a frame counts as untagged.
+    None,
+    /// Of all, and of none.
+    All,
+}
+
+/// Lets through incoming UDP over IPv4 and IPv6 of these VLANs that no relay of this host has sent, fragments included, where
+/// frames begin as `link_layer` says. Behind the tag that the kernel has taken out of a frame there is no other one.
 ///
-/// A tag with VLAN id 0 carries a priority only (IEEE 802.1Q), so such a frame counts as untagged. Frames for other
-/// hosts, which a promiscuous interface sees, are not for the relay.
-pub fn udp_over_ip(link_layer: LinkLayer) -> Vec<SockFilter> {
+/// Frames for other hosts, which a promiscuous interface sees, are not for the relay.
+pub fn udp_over_ip(link_layer: LinkLayer, vlans: Vlans) -> Vec<SockFilter> {
     use Target::{Accept, Next, Reject, Skip};
     let mut program = Program::default();
     program.push(LD_W_ABS, PACKET_TYPE);
     program.jump(JGT_K, MULTICAST, Reject, Next);
     program.push(LD_W_ABS, MARK);
     program.jump(JEQ_K, OWN_MARK, Reject, Next);
-    program.push(LD_W_ABS, VLAN_TAG);
-    program.push(AND_K, VLAN_ID);
-    program.jump(JEQ_K, 0, Next, Reject);
+    if vlans == Vlans::None {
+        program.push(LD_W_ABS, VLAN_TAG);
+        program.push(AND_K, VLAN_ID);
+        program.jump(JEQ_K, 0, Next, Reject);
+    }
 
     // Where the IP header is, and what tells its version.
     let (ip, ipv4, ipv6): (u32, u32, u32) = if link_layer == LinkLayer::Ethernet {
@@ -159,6 +169,56 @@ pub(super) mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::sys::interface::Interface;
+    use crate::sys::packet_socket::{self, PacketSocket};
+    use crate::sys::poll;
+
+    /// Source address of frames that a test sends through the loopback device, but for its last byte.
+    const SOURCE: [u8; 5] = [2, 0x76, 0x6c, 0x61, 0x6e];
+
+    /// Which of these bytes can stand before the ethertype of `frame`, by their numbers, so that it passes what `attach` puts on a
+    /// packet socket. The last of them must.
+    pub(in crate::sys) fn tags_that_pass(
+        attach: impl Fn(&PacketSocket),
+        frame: &[u8],
+        tags: &[&[u8]],
+    ) -> Vec<usize> {
+        let lo = Interface::find("lo").unwrap().index;
+        let [sender, receiver] = [(); 2].map(|()| PacketSocket::open().unwrap());
+        receiver.ignore_outgoing().unwrap();
+        attach(&receiver);
+        sender.bind(lo).unwrap();
+        receiver.bind(lo).unwrap();
+        let sender = socket2::Socket::from(sender.try_clone().unwrap());
+        for (i, tag) in tags.iter().enumerate() {
+            let frame = [&frame[..6], &SOURCE, &[i as u8], tag, &frame[12..]].concat();
+            sender.send(&frame).unwrap();
+        }
+        let (mut passed, mut buffer) = (Vec::new(), [0; 2_000]);
+        while passed.last() != Some(&(tags.len() - 1)) {
+            poll::wait_readable(receiver.as_fd()).unwrap();
+            let len = packet_socket::receive(receiver.as_fd(), &mut buffer).unwrap();
+            // What others send there passes, too.
+            if len > 12 && buffer[6..11] == SOURCE {
+                passed.push(buffer[11].into());
+            }
+        }
+        passed
+    }
+
+    /// None, a priority, VLAN 5 without and with one, VLAN 6, VLAN 5 as a provider's, VLANs within a VLAN and within a priority, and
+    /// the reserved one.
+    pub(in crate::sys) const TAGS: [&[u8]; 9] = [
+        &[],
+        &[0x81, 0, 0xe0, 0],
+        &[0x81, 0, 0, 5],
+        &[0x81, 0, 0xe0, 5],
+        &[0x81, 0, 0, 6],
+        &[0x88, 0xa8, 0, 5],
+        &[0x81, 0, 0, 5, 0x81, 0, 0, 6],
+        &[0x81, 0, 0, 0, 0x81, 0, 0, 5],
+        &[0x81, 0, 0xf, 0xff],
+    ];
 
     /// Whether what `attach` puts on a socket lets `frame` pass: socket filters work on Unix sockets too, to which every
     /// frame is untagged and for this host.
@@ -197,7 +257,7 @@ pub(super) mod tests {
         let attach = |program: &[SockFilter], receiver: &UnixDatagram| {
             socket2::SockRef::from(&receiver.as_fd()).attach_filter(program).unwrap();
         };
-        let udp = [LinkLayer::Ethernet, LinkLayer::RawIp].map(udp_over_ip);
+        let udp = [LinkLayer::Ethernet, LinkLayer::RawIp].map(|layer| udp_over_ip(layer, Vlans::None));
         let cases = [
             (true, ipv4(17)),
             (false, ipv4(6)),
@@ -223,5 +283,19 @@ pub(super) mod tests {
             }
         }
         assert!(!passes(|receiver| attach(&nothing(), receiver), &ipv4(17)));
+    }
+
+    #[test]
+    #[ignore = "needs root: opens packet sockets"]
+    fn tagged_frames_pass_only_where_a_rule_is_for_a_vlan() {
+        for frame in [ipv4(17), ipv6(&[], 17)] {
+            let that_pass = |vlans, tags: &[&[u8]]| {
+                let program = udp_over_ip(LinkLayer::Ethernet, vlans);
+                tags_that_pass(|socket| socket.attach_filter(&program).unwrap(), &frame, tags)
+            };
+            let and_none = [TAGS.as_slice(), &[&[]]].concat();
+            assert_eq!(that_pass(Vlans::None, &and_none), [0, 1, 9]);
+            assert_eq!(that_pass(Vlans::All, &TAGS), [0, 1, 2, 3, 4, 5, 8], "but none within another");
+        }
     }
 }

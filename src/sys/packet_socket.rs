@@ -57,6 +57,12 @@ impl PacketSocket {
         sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
     }
 
+    /// Tells of each frame which VLAN tag the kernel has taken out of it, to who receives it with room for that beside it. A ring
+    /// tells it anyway.
+    pub fn tell_tags(&self) -> io::Result<()> {
+        sockopt::set(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)
+    }
+
     /// Asks for a receive buffer of `bytes` and returns how many were obtained: `CAP_NET_ADMIN` overrides the limit
     /// `net.core.rmem_max`, which otherwise clamps the request.
     pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<usize> {

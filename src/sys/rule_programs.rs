@@ -14,7 +14,7 @@ use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, SocketFil
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::sockopt;
-use crate::wire::LinkLayer;
+use crate::wire::{LinkLayer, VlanId};
 
 /// Names in the program's source.
 const FILTER: &str = "filter";
@@ -24,6 +24,7 @@ const WANTED_V6: &str = "wanted_v6";
 const COUNTS: &str = "counts";
 const SOURCES: &str = "sources";
 const ETHERNET: &str = "ethernet";
+const VLANS: &str = "vlans";
 /// Places of the counts.
 const FOREIGN: u32 = 0;
 const CONSUMED: u32 = 1;
@@ -37,11 +38,13 @@ pub struct Endpoint {
     pub port: u16,
     /// Source address, if only one is wanted.
     pub source: Option<IpAddr>,
+    /// The VLAN whose tag the frames carry; none is for untagged ones.
+    pub vlan: Option<VlanId>,
 }
 
-/// `struct endpoint_v4`: destination and source address and port, in the byte order of the machine.
+/// `struct endpoint_v4`: destination and source address, port and VLAN, in the byte order of the machine.
 type KeyV4 = [u32; 3];
-/// `struct endpoint_v6`: source and destination address, port in network order, nothing.
+/// `struct endpoint_v6`: source and destination address, port in network order, VLAN in that of the machine.
 type KeyV6 = [u8; 36];
 
 /// Why rules cannot decide in the kernel. Its source says what the kernel said.
@@ -78,6 +81,8 @@ pub struct RulePrograms {
     object: Ebpf,
     /// Whether sources are looked at.
     has_sources: bool,
+    /// Whether frames with tags are looked at.
+    has_vlans: bool,
 }
 
 impl RulePrograms {
@@ -97,21 +102,24 @@ impl RulePrograms {
         loader.map_max_entries(WANTED_V4, room(keys_v4.len()));
         loader.map_max_entries(WANTED_V6, room(keys_v6.len()));
         let has_sources = endpoints.iter().any(|endpoint| endpoint.source.is_some());
+        let has_vlans = endpoints.iter().any(|endpoint| endpoint.vlan.is_some());
         let (sources, ethernet) = (u8::from(has_sources), u8::from(link_layer == LinkLayer::Ethernet));
+        let vlans = u8::from(has_vlans);
         loader.override_global(SOURCES, &sources, true);
         loader.override_global(ETHERNET, &ethernet, true);
+        loader.override_global(VLANS, &vlans, true);
         let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
         fill(&mut object, WANTED_V4, &keys_v4)?;
         fill(&mut object, WANTED_V6, &keys_v6)?;
         let filter: &mut SocketFilter = program_mut(&mut object, FILTER)?;
         filter.load().map_err(failed("load the rules' socket filter"))?;
-        Ok(Self { object, has_sources })
+        Ok(Self { object, has_sources, has_vlans })
     }
 
-    /// Whether these programs can take `endpoint` in, as far as there is room: they look at sources only if one was among the
-    /// endpoints that they were loaded with.
+    /// Whether these programs can take `endpoint` in, as far as there is room: they look at sources and VLANs only if one was
+    /// among the endpoints that they were loaded with.
     pub fn suits(&self, endpoint: &Endpoint) -> bool {
-        self.has_sources || endpoint.source.is_none()
+        (self.has_sources || endpoint.source.is_none()) && (self.has_vlans || endpoint.vlan.is_none())
     }
 
     /// Takes in another endpoint.
@@ -211,7 +219,10 @@ fn key_v4(endpoint: &Endpoint) -> Option<KeyV4> {
         Some(IpAddr::V4(source)) => source.to_bits(),
         _ => 0,
     };
-    Some([group.to_bits(), source, endpoint.port.into()])
+    // Two fields of 16 bits each, in this order whatever that of the bytes in each is.
+    let ([port_0, port_1], [vlan_0, vlan_1]) =
+        (endpoint.port.to_ne_bytes(), vlan_number(endpoint).to_ne_bytes());
+    Some([group.to_bits(), source, u32::from_ne_bytes([port_0, port_1, vlan_0, vlan_1])])
 }
 
 fn key_v6(endpoint: &Endpoint) -> Option<KeyV6> {
@@ -222,7 +233,12 @@ fn key_v6(endpoint: &Endpoint) -> Option<KeyV6> {
     }
     key[16..32].copy_from_slice(&group.octets());
     key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
+    key[34..36].copy_from_slice(&vlan_number(endpoint).to_ne_bytes());
     Some(key)
+}
+
+fn vlan_number(endpoint: &Endpoint) -> u16 {
+    endpoint.vlan.map_or(0, VlanId::get)
 }
 
 #[cfg(not(test))]
@@ -253,7 +269,7 @@ mod tests {
         let endpoint = |(group, source): &(&str, &str)| {
             let group: SocketAddr = group.parse().unwrap();
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
-            Endpoint { group: group.ip(), port: group.port(), source }
+            Endpoint { group: group.ip(), port: group.port(), source, vlan: None }
         };
         RulePrograms::load(LinkLayer::Ethernet, &rules.iter().map(endpoint).collect::<Vec<_>>(), 0).unwrap()
     }
@@ -350,7 +366,7 @@ mod tests {
     fn frames_may_have_no_ethernet_header() {
         let group = |group: &str| {
             let group: SocketAddr = group.parse().unwrap();
-            Endpoint { group: group.ip(), port: group.port(), source: None }
+            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: None }
         };
         let endpoints = [group("239.1.1.1:5000"), group("[ff15::1]:5000")];
         let filter = RulePrograms::load(LinkLayer::RawIp, &endpoints, 0).unwrap();
@@ -389,6 +405,30 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: loads BPF programs"]
+    fn a_rule_takes_what_is_of_its_vlan_only() {
+        let endpoint = |group: &str, vlan| {
+            let group: SocketAddr = group.parse().unwrap();
+            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: VlanId::of_tag(vlan) }
+        };
+        for (group, frame) in
+            [("239.1.1.1:5000", ipv4(9, 1, 5000, 0, |_| ())), ("[ff15::1]:5000", ipv6(1, 5000, &[], 17))]
+        {
+            let that_pass = |vlans: &[u16], tags: &[&[u8]]| {
+                let endpoints: Vec<_> = vlans.iter().map(|vlan| endpoint(group, *vlan)).collect();
+                let programs = RulePrograms::load(LinkLayer::Ethernet, &endpoints, 0).unwrap();
+                let passed = frames::tags_that_pass(|socket| programs.attach(socket).unwrap(), &frame, tags);
+                assert!(programs.foreign().unwrap() >= u64::from(vlans.contains(&5)), "VLAN 4095 at least");
+                passed
+            };
+            let and = |tag| [frames::TAGS.as_slice(), &[frames::TAGS[tag]]].concat();
+            assert_eq!(that_pass(&[0], &and(0)), [0, 1, 9]);
+            assert_eq!(that_pass(&[5], &and(2)), [2, 3, 5, 9]);
+            assert_eq!(that_pass(&[0, 6], &and(0)), [0, 1, 4, 9]);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root: loads BPF programs"]
     fn another_one_takes_over_at_once_and_stays() {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         receiver.set_nonblocking(true).unwrap();
@@ -411,7 +451,7 @@ mod tests {
     fn endpoints_come_and_go() {
         let parse = |group: &str| {
             let group: SocketAddr = group.parse().unwrap();
-            Endpoint { group: group.ip(), port: group.port(), source: None }
+            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: None }
         };
         let mut programs = RulePrograms::load(LinkLayer::Ethernet, &[], 1).unwrap();
         let (v4, v6) = (parse("239.1.1.1:5000"), parse("[ff15::1]:5000"));
@@ -429,6 +469,9 @@ mod tests {
         let of_source = Endpoint { source: Some("10.0.0.9".parse().unwrap()), ..v4 };
         assert!(programs.suits(&v4) && !programs.suits(&of_source));
         assert!(RulePrograms::load(LinkLayer::Ethernet, &[of_source], 1).unwrap().suits(&of_source));
+        let of_vlan = Endpoint { vlan: VlanId::of_tag(5), ..v4 };
+        assert!(!programs.suits(&of_vlan));
+        assert!(RulePrograms::load(LinkLayer::Ethernet, &[of_vlan], 1).unwrap().suits(&of_vlan));
     }
 
     #[test]
@@ -436,7 +479,7 @@ mod tests {
     fn there_is_room_for_ten_thousand_rules() {
         let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
         let rules: Vec<_> =
-            (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None }).collect();
+            (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None, vlan: None }).collect();
         let filter = RulePrograms::load(LinkLayer::Ethernet, &rules, 0).unwrap();
         let to = |group: IpAddr| {
             let IpAddr::V4(group) = group else { unreachable!() };

@@ -7,11 +7,13 @@ pub mod ethernet;
 pub mod ipv4;
 pub mod ipv6;
 pub mod udp;
+mod vlan;
 
 use std::net::IpAddr;
 
 use ethernet::{Ethernet, ethertype};
 use serde::{Deserialize, Serialize};
+pub use vlan::VlanId;
 
 /// What frames begin with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -69,7 +69,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         match order {
             Order::Input { place, interface, link_layer, shape } => {
                 let source = Source { name: interface.clone(), link_layer: *link_layer, shape: *shape };
-                self.receiver.add(InputIndex(*place), source, descriptor()?)
+                self.receiver.add(InputIndex(*place), source, descriptor()?)?;
+                if self.rules.names_vlan(InputIndex(*place)) {
+                    self.receiver.tell_tags(InputIndex(*place), &mut self.ring)?;
+                }
+                Ok(())
             }
             Order::Output { place, address, segment } => {
                 self.egress.remove_output(*place, self.counters);
@@ -92,8 +96,11 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 self.forget_rule(*place);
                 self.egress.set_route(RuleIndex(*place), hops)?;
                 self.streams.set_leg(RuleIndex(*place), *leg)?;
-                if let Some(input) = input {
-                    self.rules.insert(InputIndex(*input), &rule.input, RuleIndex(*place));
+                if let Some(input) = input.map(InputIndex) {
+                    self.rules.insert(input, &rule.input, RuleIndex(*place));
+                    if rule.input.vlan.is_some() {
+                        self.receiver.tell_tags(input, &mut self.ring)?;
+                    }
                 }
                 Ok(())
             }

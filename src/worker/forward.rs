@@ -7,10 +7,7 @@ use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
 use crate::stats::Cause;
 use crate::sys::packet_socket::Train;
-use crate::wire::{self, Datagram};
-
-/// The part of a VLAN tag that names the VLAN; 0 carries a priority only and counts as untagged (IEEE 802.1Q).
-const VLAN_ID: u16 = 0x0fff;
+use crate::wire::{self, Datagram, VlanId};
 
 /// What a frame brings to the rule that takes it: a datagram, or a train of them.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +44,14 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         return Err(defect);
     }
     let datagram = Datagram::parse_as(frame.link_layer, frame.bytes).map_err(cause)?;
-    let names_vlan = |tag: Option<u16>| tag.is_some_and(|tag| tag & VLAN_ID != 0);
-    if names_vlan(frame.vlan_tag) || names_vlan(datagram.tag) {
+    let vlan = |tag: Option<u16>| tag.and_then(VlanId::of_tag);
+    // The kernel has taken out the outer tag. No rule is for a VLAN within a VLAN.
+    if vlan(datagram.tag).is_some() {
         return Err(Cause::Tagged);
     }
-    let rule = rules.find(frame.input, &datagram).ok_or(Cause::NoRule)?;
+    let vlan = vlan(frame.vlan_tag);
+    let none = if vlan.is_some() { Cause::Tagged } else { Cause::NoRule };
+    let rule = rules.find(frame.input, vlan, &datagram).ok_or(none)?;
     // Egress gives the payload a new, valid checksum, so damage that is not caught here would look like the truth.
     if !frame.checksum_verified && !datagram.has_valid_checksum() {
         return Err(Cause::BadChecksum);
@@ -150,6 +150,22 @@ mod tests {
         let bytes = datagram(&[], b"x");
         assert_eq!(fate(Frame { vlan_tag: Some(5), ..frame(&bytes) }), Err(Cause::Tagged), "taken out");
         assert_eq!(fate(Frame { vlan_tag: Some(0xa000), ..frame(&bytes) }), Ok((0, b"x".to_vec())));
+    }
+
+    #[test]
+    fn a_rule_for_a_vlan_takes_its_tag_alone() {
+        let mut rule: Rule = "eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap();
+        rule.input.vlan = VlanId::of_tag(5);
+        let table = RuleTable::new(&[rule], &["eth0"]);
+        let (plain, double) = (datagram(&[], b"x"), datagram(&[0x81, 0, 0, 5], b"x"));
+        let priority = datagram(&[0x81, 0, 0xe0, 0], b"x");
+        let taken =
+            |vlan_tag, bytes| forward(&Frame { vlan_tag, ..frame(bytes) }, &table).map(|taken| taken.rule.0);
+        assert_eq!([taken(Some(5), &plain), taken(Some(0xe005), &plain)], [Ok(0), Ok(0)]);
+        assert_eq!([taken(Some(6), &plain), taken(Some(0xfff), &plain)], [Err(Cause::Tagged); 2]);
+        assert_eq!([taken(None, &plain), taken(Some(0xa000), &plain)], [Err(Cause::NoRule); 2]);
+        assert_eq!([taken(Some(5), &double), taken(None, &double)], [Err(Cause::Tagged); 2]);
+        assert_eq!(taken(Some(5), &priority), Ok(0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) struct Frame<'a> {
     pub link_layer: LinkLayer,
     /// The frame, as far as it was received.
     pub bytes: &'a [u8],
-    /// The VLAN tag that the kernel took out of it, as far as the receive path is told.
+    /// The VLAN tag that the kernel took out of it; see [`Receiver::tell_tags`].
     pub vlan_tag: Option<u16>,
     /// Whether the transport checksum needs no check: the device has checked it, or it is of this host's making and
     /// not filled in yet.
@@ -90,6 +90,12 @@ pub(super) trait Receiver {
     /// Receives at `place` from now on what `socket` gets of `source`. Where somebody else has received before, it goes on
     /// from there.
     fn add(&mut self, place: InputIndex, source: Source, socket: OwnedFd) -> io::Result<()>;
+
+    /// Tells of frames at `place` from now on which VLAN tag the kernel has taken out of them, where that has to be asked for. Until
+    /// then none with a tag comes there.
+    fn tell_tags(&mut self, _place: InputIndex, _ring: &mut Uring) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Receives at `place` no more. What has been lent is not, and capture has ended.
     fn remove(&mut self, place: InputIndex, ring: &mut Uring) -> io::Result<()>;

@@ -10,7 +10,7 @@ use lab::topology::Topology;
 use multicast_relay::rules::Rule;
 use multicast_relay::stats::{Counters, InputCounters, OutputCounters};
 use multicast_relay::sys::channel::Channel;
-use multicast_relay::sys::filter;
+use multicast_relay::sys::filter::{self, Vlans};
 use multicast_relay::sys::packet_socket::PacketSocket;
 use multicast_relay::sys::poll;
 use multicast_relay::sys::udp_socket::{EgressAddress, open_egress};
@@ -63,7 +63,7 @@ impl InProcess {
 
     /// Relays by `rules`, each through the outputs of its place.
     pub fn through(topology: &Topology, rules: &[Rule], outputs: Vec<Vec<Output>>, path: Path) -> Self {
-        let (tap, shape) = topology.relay_namespace().run(|| tap(path)).unwrap();
+        let (tap, shape) = topology.relay_namespace().run(|| tap(path, rules)).unwrap();
         let (channel, other) = Channel::pair().unwrap();
         let worker = spawn(|| worker::run(Link::connected(other), |_| Ok(())));
         let (outbox, inbox, counters) = (Outbox::default(), Inbox::default(), Counters::new().unwrap());
@@ -157,12 +157,14 @@ pub fn preserving(topology: &Topology, path: Path) -> (InProcess, EgressAddress)
     (InProcess::through(topology, &rules, vec![vec![(address.clone(), socket)]], path), address)
 }
 
-/// A socket that captures UDP as soon as it is bound.
-fn tap(path: Path) -> (PacketSocket, Option<Shape>) {
+/// A socket that captures UDP as soon as it is bound, in VLANs if any of `rules` is for one.
+fn tap(path: Path, rules: &[Rule]) -> (PacketSocket, Option<Shape>) {
     let socket = PacketSocket::open().unwrap();
     socket.ignore_outgoing().unwrap();
     socket.prefix_vnet_header().unwrap();
-    socket.attach_filter(&filter::udp_over_ip(LinkLayer::Ethernet)).unwrap();
+    let vlans = if rules.iter().any(|rule| rule.input.vlan.is_some()) { Vlans::All } else { Vlans::None };
+    socket.tell_tags().unwrap();
+    socket.attach_filter(&filter::udp_over_ip(LinkLayer::Ethernet, vlans)).unwrap();
     socket.set_receive_buffer(16 << 20).unwrap();
     let ring =
         |version| Shape::request(&socket, Layout::new(version, 256 << 10, 64, 1).unwrap(), 1_522).unwrap().0;

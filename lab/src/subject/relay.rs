@@ -228,8 +228,13 @@ fn rule(name: String, interface: &str, input: SocketAddr, outputs: &[Exit]) -> R
     let output =
         |exit: &Exit| OutputSpec::new(exit.destination.ip(), port(exit.destination), exit.device.clone());
     let outputs = outputs.iter().map(output).collect();
-    let input =
-        InputSpec { interface: interface.to_owned(), group: input.ip(), port: port(input), source: None };
+    let input = InputSpec {
+        interface: interface.to_owned(),
+        group: input.ip(),
+        port: port(input),
+        source: None,
+        vlan: None,
+    };
     RuleSpec { name: Some(name), input, outputs, join: None, dedupe: None }
 }
 

@@ -3,6 +3,7 @@
 //! Sends borrow their payload, so [`Uring::send_all`] returns only when the kernel holds none of them. Receives write
 //! to buffers that the ring owns, and a completed one brings its buffer along.
 
+mod receive;
 mod send;
 mod token;
 
@@ -16,6 +17,7 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{self, Entry};
 use io_uring::{IoUring, cqueue, opcode, types};
 
+use receive::Form;
 use send::Messages;
 pub use send::{IpHeader, SEND_BATCH, Send};
 pub use token::Token;
@@ -66,6 +68,7 @@ pub struct Uring {
     pool: Option<BufferPool>,
     /// After `ring`, so that the kernel is done with them when they go.
     messages: Messages,
+    multishot_header: Box<libc::msghdr>,
     /// Completions that came while the results of sends were awaited.
     deferred: VecDeque<Completion>,
     /// Set when an entry with a borrowed payload may still stand in the submission queue: nothing may be submitted
@@ -109,6 +112,7 @@ impl Uring {
             is_restrictable,
             pool: None,
             messages: Messages::new(),
+            multishot_header: Box::new(receive::multishot_header()),
             deferred,
             poisoned: false,
             _not_send: PhantomData,
@@ -137,7 +141,7 @@ impl Uring {
         if self.pool.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut pool = BufferPool::map(count, len)?;
+        let mut pool = BufferPool::map(count, receive::HEAD_LEN + len)?;
         if multishot {
             let submitter = self.ring.submitter();
             // SAFETY: the pool calls this with the address of `count` zeroed entries in a page-aligned mapping that
@@ -148,11 +152,6 @@ impl Uring {
         }
         self.pool = Some(pool);
         Ok(())
-    }
-
-    /// Bytes of each receive buffer.
-    pub fn buffer_len(&self) -> usize {
-        self.pool.as_ref().map_or(0, BufferPool::buffer_len)
     }
 
     /// Returns the buffer of a receive.
@@ -201,30 +200,6 @@ impl Uring {
         Ok(())
     }
 
-    /// Receives into provided buffers until an error ends it (Linux 6.0).
-    pub fn receive_multishot(&mut self, socket: BorrowedFd<'_>, input: u16) -> io::Result<()> {
-        let entry =
-            opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), GROUP).flags(libc::MSG_TRUNC).build();
-        // SAFETY: the kernel writes to provided buffers only, which are mapped as long as the process.
-        unsafe { self.push(entry, Token::Receive(input), None) }
-    }
-
-    /// Receives once into a free buffer; `false` when none is free.
-    pub fn receive_once(&mut self, socket: BorrowedFd<'_>, input: u16) -> io::Result<bool> {
-        let Some((id, start, len)) = self.pool.as_mut().and_then(BufferPool::take_free) else {
-            return Ok(false);
-        };
-        let fd = types::Fd(socket.as_raw_fd());
-        let entry = opcode::Recv::new(fd, start.as_ptr(), len).flags(libc::MSG_TRUNC).build();
-        // SAFETY: `take_free` has made the buffer the kernel's until its completion, and it is mapped as long as the
-        // process.
-        let pushed = unsafe { self.push(entry, Token::Receive(input), Some(id)) };
-        if let (Err(_), Some(pool)) = (&pushed, &mut self.pool) {
-            pool.reclaim(id);
-        }
-        pushed.map(|()| true)
-    }
-
     /// Submits what is queued and waits for completions.
     pub fn wait(&mut self, wait: Wait) -> io::Result<()> {
         self.check()?;
@@ -262,7 +237,7 @@ impl Uring {
     /// What the entry points to stays valid until its completion.
     unsafe fn push(&mut self, entry: Entry, token: Token, buffer: Option<u16>) -> io::Result<()> {
         self.check()?;
-        let entry = entry.user_data(UserData { token, buffer }.pack());
+        let entry = entry.user_data(UserData { token, buffer, form: Form::Plain }.pack());
         // SAFETY: passed on to the caller.
         unsafe { push_entry(&mut self.ring, &entry) }
     }
@@ -282,11 +257,12 @@ unsafe fn push_entry(ring: &mut IoUring, entry: &Entry) -> io::Result<()> {
 }
 
 /// What a restricted ring allows: these operations, with no flag but that of a receive into provided buffers.
-fn restrictions() -> [Restriction; 7] {
+fn restrictions() -> [Restriction; 8] {
     [
         Restriction::sqe_op(opcode::Nop::CODE),
         Restriction::sqe_op(opcode::PollAdd::CODE),
         Restriction::sqe_op(opcode::Recv::CODE), // the multishot kind, too
+        Restriction::sqe_op(opcode::RecvMsg::CODE), // likewise
         Restriction::sqe_op(opcode::Send::CODE),
         Restriction::sqe_op(opcode::SendMsg::CODE),
         Restriction::sqe_op(opcode::AsyncCancel::CODE),
@@ -310,11 +286,16 @@ fn tolerate(entered: io::Result<usize>) -> io::Result<()> {
 
 /// Reads a completion and takes the buffer that it brings.
 fn read(entry: &cqueue::Entry, pool: &mut Option<BufferPool>) -> Completion {
-    let UserData { token, buffer } = UserData::unpack(entry.user_data());
-    let result = usize::try_from(entry.result()).map_err(|_| -entry.result());
+    let UserData { token, buffer, form } = UserData::unpack(entry.user_data());
+    let mut result = usize::try_from(entry.result()).map_err(|_| -entry.result());
     let buffer = buffer.or_else(|| cqueue::buffer_select(entry.flags()));
-    let len = result.unwrap_or(0);
-    let filled = pool.as_mut().and_then(|pool| pool.claim(buffer?, len));
+    let len = result.map_or(0, |result| form.filled_len(result));
+    let mut filled = pool.as_mut().and_then(|pool| pool.claim(buffer?, len));
+    if let (Ok(result), Some(whole)) = (&mut result, filled.take_if(|_| form != Form::Plain)) {
+        let (len, opened) = form.open(*result, whole);
+        *result = len;
+        filled = Some(opened);
+    }
     Completion { token, result, more: cqueue::more(entry.flags()), filled }
 }
 

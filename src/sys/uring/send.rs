@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 
+use super::receive::Form;
 use super::token::UserData;
 use super::{Token, Uring, enter, push_entry, read};
 
@@ -156,7 +157,7 @@ impl Uring {
         for (place, send) in sends.iter().enumerate() {
             // SAFETY: every send of an earlier batch has completed, or the ring would be poisoned.
             let entry = unsafe { entry(&self.messages, place, send) }?;
-            let data = UserData { token: Token::Send(place as u32), buffer: None };
+            let data = UserData { token: Token::Send(place as u32), buffer: None, form: Form::Plain };
             // SAFETY: the payloads are borrowed until this function returns, which is after their completion, or with
             // the ring poisoned so that the entry is never submitted. A submitted send with MSG_DONTWAIT never waits,
             // so none is in flight when the kernel returns from submitting it. Messages live as long as the ring.

@@ -19,7 +19,7 @@ use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
