@@ -184,6 +184,8 @@ pub struct Link {
 }
 
 /// What an interface is for.
+// Each of them may be so by itself.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Role {
     /// Rules take from it.
