@@ -39,7 +39,7 @@ fn filters(c: &mut Criterion) {
     socket2::SockRef::from(&receiver).attach_filter(&filter::nothing()).expect("attach a filter");
     bench.bench_function("send only", |b| b.iter(|| sender.send(&foreign)));
     for count in [1, 10_000] {
-        let rule = |i| Endpoint { group: group(i).into(), port: PORT, source: None, vlan: None };
+        let rule = |i| Endpoint::new(group(i).into(), PORT, None);
         let programs =
             match RulePrograms::load(LinkLayer::Ethernet, &(0..count).map(rule).collect::<Vec<_>>(), 0) {
                 Ok(programs) => programs,

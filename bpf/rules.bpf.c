@@ -50,6 +50,9 @@
 #define GO_ON -1
 #define END 2
 
+// Most shapes of what rules take of each family: lengths of prefixes, sizes of blocks of ports, with and without a source.
+#define SHAPES 32
+
 // Places of the counts.
 #define FOREIGN_COUNT 0
 #define CONSUMED_COUNT 1
@@ -61,23 +64,46 @@ const volatile bool sources;
 const volatile bool ethernet;
 const volatile bool vlans;
 
-// What a rule takes, in the byte order of the machine. A source of zeros stands for any, a VLAN of zero for none.
+// The first group and port of what a rule takes, in the byte order of the machine, with its VLAN and the place of its shape. A source
+// of zeros stands for any, a VLAN of zero for none.
 struct endpoint_v4 {
     __u32 group;
     __u32 source;
     __u16 port;
     __u16 vlan;
+    __u32 shape;
 };
 
 // The same of IPv6, as it stands in the frame, but for the VLAN.
 struct endpoint_v6 {
-    __u8 source[16];
-    __u8 group[16];
+    __u32 source[4];
+    __u32 group[4];
     __be16 port;
     __u16 vlan;
+    __u32 shape;
 };
 
-// What the rules take; as large as there are rules.
+// The bits of a datagram's endpoint that count for rules of one shape.
+struct shape_v4 {
+    __u32 group;
+    __u32 source;
+    __u32 port;
+};
+
+struct shape_v6 {
+    __u32 group[4];
+    __u32 source;
+    __be16 port;
+    __u16 unused;
+};
+
+// The shapes that there are: set before the program is loaded, too.
+const volatile __u32 count_v4;
+const volatile __u32 count_v6;
+const volatile struct shape_v4 shapes_v4[SHAPES];
+const volatile struct shape_v6 shapes_v6[SHAPES];
+
+// What the rules take; as large as there are rules, and blocks of their ports.
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1);
@@ -119,6 +145,48 @@ __u64 load_byte(void *skb, __u64 at) asm("llvm.bpf.load.byte");
 __u64 load_half(void *skb, __u64 at) asm("llvm.bpf.load.half");
 __u64 load_word(void *skb, __u64 at) asm("llvm.bpf.load.word");
 
+// Whether any rule takes what has this endpoint: a look for each shape.
+static __always_inline bool is_wanted_v4(const struct endpoint_v4 *endpoint)
+{
+    struct endpoint_v4 first = {};
+
+#pragma clang loop unroll(disable)
+    for (__u32 i = 0; i < SHAPES; i++) {
+        if (i >= count_v4)
+            break;
+        first.group = endpoint->group & shapes_v4[i].group;
+        first.source = endpoint->source & shapes_v4[i].source;
+        first.port = endpoint->port & shapes_v4[i].port;
+        first.vlan = endpoint->vlan;
+        first.shape = i;
+        if (bpf_map_lookup_elem(&wanted_v4, &first))
+            return true;
+    }
+    return false;
+}
+
+static __always_inline bool is_wanted_v6(const struct endpoint_v6 *endpoint)
+{
+    struct endpoint_v6 first = {};
+
+#pragma clang loop unroll(disable)
+    for (__u32 i = 0; i < SHAPES; i++) {
+        if (i >= count_v6)
+            break;
+#pragma clang loop unroll(full)
+        for (int word = 0; word < 4; word++) {
+            first.source[word] = endpoint->source[word] & shapes_v6[i].source;
+            first.group[word] = endpoint->group[word] & shapes_v6[i].group[word];
+        }
+        first.port = endpoint->port & shapes_v6[i].port;
+        first.vlan = endpoint->vlan;
+        first.shape = i;
+        if (bpf_map_lookup_elem(&wanted_v6, &first))
+            return true;
+    }
+    return false;
+}
+
 // Behind a link-layer header of so many bytes.
 static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, const __u32 link_bytes, __u16 vlan)
 {
@@ -144,13 +212,9 @@ static __always_inline enum verdict judge_ipv4(struct __sk_buff *skb, const __u3
         endpoint.port = bpf_ntohs(port);
     }
     endpoint.group = load_word(skb, link_bytes + 16);
-    if (sources) {
+    if (sources)
         endpoint.source = load_word(skb, link_bytes + 12);
-        if (bpf_map_lookup_elem(&wanted_v4, &endpoint))
-            return WANTED;
-        endpoint.source = 0;
-    }
-    return bpf_map_lookup_elem(&wanted_v4, &endpoint) ? WANTED : FOREIGN;
+    return is_wanted_v4(&endpoint) ? WANTED : FOREIGN;
 }
 
 // `endpoint` has group and source; the UDP header is at `udp`.
@@ -158,10 +222,7 @@ static __always_inline enum verdict judge_udp_v6(struct __sk_buff *skb, struct e
 {
     if (bpf_skb_load_bytes(skb, udp + UDP_DESTINATION, &endpoint->port, sizeof(endpoint->port)))
         return UNCLEAR;
-    if (sources && bpf_map_lookup_elem(&wanted_v6, endpoint))
-        return WANTED;
-    __builtin_memset(endpoint->source, 0, sizeof(endpoint->source));
-    return bpf_map_lookup_elem(&wanted_v6, endpoint) ? WANTED : FOREIGN;
+    return is_wanted_v6(endpoint) ? WANTED : FOREIGN;
 }
 
 static __always_inline enum verdict judge_ipv6(struct __sk_buff *skb, const __u32 link_bytes, __u16 vlan)

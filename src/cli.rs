@@ -98,7 +98,8 @@ pub struct Supervisor {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A rule, beside those of the file: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
+    /// A rule, beside those of the file: IF:GROUP:PORT=GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets;
+    /// GROUP may be a prefix such as 239.1.16.0/20, and PORT a range such as 5000-5009
     #[arg(long = "rule", value_name = "SPEC")]
     rules: Vec<String>,
     /// What matters most: throughput (least CPU time) or latency; settings of their own beat it [default: throughput]

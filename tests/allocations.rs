@@ -7,8 +7,9 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lab::topology::Family;
+use lab::topology::{Family, Topology};
 use multicast_relay::rules::Rule;
+use multicast_relay::worker::order::Path;
 use support::in_process::{InProcess, PATHS, preserving};
 use support::sources::{good_from, sender};
 use support::{DEADLINE, GROUP, Injector, PORT, first_fragment_v6, fragments, frame, good, network, rule};
@@ -52,26 +53,34 @@ fn what_is_relayed_is_not_allocated_for() {
 
 fn no_receive_path_allocates_for_a_frame() {
     for (name, path) in PATHS {
-        let network = network(Family::Ipv4, 1);
-        let topology = &network.topology;
-        let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
-        let worker = InProcess::start(topology, &rules, path);
-        // Relayed, of no rule, an IPv6 fragment, and three IPv4 fragments: this socket is in no group that would put
-        // them together.
-        let mut frames = vec![
-            good(&[7; 100]),
-            frame(SocketAddr::from((GROUP, PORT + 1)), b"other port"),
-            first_fragment_v6(&frame("[ff15::1]:5000".parse().unwrap(), b"fragment")),
-        ];
-        frames.extend(fragments(&good(&[8; 4_000]), 1));
-        let taken = frames.len() as u64;
-        let mut injector = Injector::new(&topology.generator);
-        let mut count = |rounds| allocations(rounds, &frames, taken, &mut injector, &worker);
-        count(50);
-        assert_eq!(count(100), 0, "{name}");
-        assert_eq!(count(2_000), 0, "{name}");
-        assert!(worker.stop().output(0).unwrap().relayed().get() > 0, "{name}");
+        relays_without_allocating(name, path, rule);
+        let range = |_: &Topology| "ingress:239.81.0.0/20:5000=239.82.0.0/20:6000:egress0".to_owned();
+        relays_without_allocating(name, path, range);
     }
+}
+
+fn relays_without_allocating(name: &str, path: Path, rule: impl Fn(&Topology) -> String) {
+    let network = network(Family::Ipv4, 1);
+    let topology = &network.topology;
+    let rules: Vec<Rule> = vec![rule(topology).parse().unwrap()];
+    let worker = InProcess::start(topology, &rules, path);
+    // Relayed, of no rule, an IPv6 fragment, and three IPv4 fragments: this socket is in no group that would put
+    // them together.
+    let mut frames = vec![
+        good(&[7; 100]),
+        frame(SocketAddr::from((GROUP, PORT + 1)), b"other port"),
+        first_fragment_v6(&frame("[ff15::1]:5000".parse().unwrap(), b"fragment")),
+    ];
+    frames.extend(fragments(&good(&[8; 4_000]), 1));
+    // To as many destinations where there is a range; else of no rule.
+    frames.extend((0..50).map(|host| frame(SocketAddr::from(([239, 81, 2, host], PORT)), &[host])));
+    let taken = frames.len() as u64;
+    let mut injector = Injector::new(&topology.generator);
+    let mut count = |rounds| allocations(rounds, &frames, taken, &mut injector, &worker);
+    count(50);
+    assert_eq!(count(100), 0, "{name}");
+    assert_eq!(count(12_000 / taken), 0, "{name}");
+    assert!(worker.stop().output(0).unwrap().relayed().get() > 0, "{name}");
 }
 
 /// Nor for one that leaves with the source that it came with, once that is known.

@@ -72,7 +72,7 @@ fn every_mistake_of_a_file_is_named_with_file_line_key_and_remedy() {
     );
     let expected = [
         format!("{path}:2: relay.rxx: unknown key; did you mean `rx`?"),
-        format!("{path}:4: rule[0].input.port: must be a whole number from 1 to 65535, found 0"),
+        format!("{path}:4: rule[0].input.port: must be a port: a whole number from 1 to 65535, or a range"),
         format!("{path}:5: rule[0].outputs[0].group: must be an IP address"),
     ];
     for (line, expected) in errors.lines().zip(&expected) {

@@ -1,12 +1,12 @@
 //! What is asked of a running supervisor.
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::control::LogLevel;
+use crate::rules::{GroupRange, PortRange};
 use crate::wire::VlanId;
 
 /// Where the control socket is, unless the command line says otherwise.
@@ -53,19 +53,19 @@ pub struct Add {
     /// Interface on which datagrams arrive
     #[arg(long, value_name = "IF", requires_all = ["input_group", "input_port", "outputs"])]
     pub input_interface: Option<String>,
-    /// Their destination: a multicast group, or a unicast or broadcast address
+    /// Their destination: a multicast group, or a unicast or broadcast address, or a prefix such as 239.1.16.0/20
     #[arg(long, value_name = "GROUP", requires = "input_interface")]
-    pub input_group: Option<IpAddr>,
-    /// Their UDP port
+    pub input_group: Option<GroupRange>,
+    /// Their UDP port, or a range such as 5000-5009
     #[arg(long, value_name = "PORT", requires = "input_interface")]
-    pub input_port: Option<NonZeroU16>,
+    pub input_port: Option<PortRange>,
     /// The source they must have [default: any]
     #[arg(long, value_name = "SOURCE", requires = "input_interface")]
     pub input_source: Option<IpAddr>,
     /// The VLAN whose tag they carry on that interface, from 1 to 4094 [default: none]
     #[arg(long, value_name = "VLAN", requires = "input_interface")]
     pub input_vlan: Option<VlanId>,
-    /// Where copies go: GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets
+    /// Where copies go: GROUP:PORT:IF[,GROUP:PORT:IF...], an IPv6 address in brackets; ranges map one to one
     #[arg(long, value_name = "OUTPUTS", requires = "input_interface")]
     pub outputs: Option<String>,
     /// The name of the rule, if it is one [default: its input]
@@ -97,10 +97,10 @@ pub struct Remove {
     pub input_interface: Option<String>,
     /// Destination of the rule's input
     #[arg(long, value_name = "GROUP", requires = "input_interface")]
-    pub input_group: Option<IpAddr>,
+    pub input_group: Option<GroupRange>,
     /// UDP port of the rule's input
     #[arg(long, value_name = "PORT", requires = "input_interface")]
-    pub input_port: Option<NonZeroU16>,
+    pub input_port: Option<PortRange>,
     /// Source of the rule's input [default: the rule without one]
     #[arg(long, value_name = "SOURCE", requires = "input_interface")]
     pub input_source: Option<IpAddr>,

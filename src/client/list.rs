@@ -6,7 +6,7 @@ use comfy_table::Table;
 
 use super::table::{printable, table};
 use crate::control::{OutputSpec, RuleSpec, RuleStatus, State};
-use crate::rules::{Dedupe, Dscp, SourceAddress, TimeToLive};
+use crate::rules::{Dedupe, Dscp, NumberOrWord, SourceAddress, TimeToLive};
 
 /// The `[[rule]]`s of a configuration file that says the same as `rules`.
 pub fn to_toml(rules: &[RuleSpec]) -> String {
@@ -33,7 +33,8 @@ fn write_rule(
     if *join == Some(false) {
         writeln!(text, "join = false")?;
     }
-    write!(text, "input = {{ interface = {interface}, group = \"{}\", port = {}", input.group, input.port)?;
+    let port = NumberOrWord::from(input.port);
+    write!(text, "input = {{ interface = {interface}, group = \"{}\", port = {port}", input.group)?;
     if let Some(source) = input.source {
         write!(text, ", source = \"{source}\"")?;
     }
@@ -47,8 +48,8 @@ fn write_rule(
     }
     writeln!(text, "outputs = [")?;
     for output in outputs {
-        let interface = quoted(&output.interface);
-        write!(text, "  {{ group = \"{}\", port = {}, interface = {interface}", output.group, output.port)?;
+        let (interface, port) = (quoted(&output.interface), NumberOrWord::from(output.port));
+        write!(text, "  {{ group = \"{}\", port = {port}, interface = {interface}", output.group)?;
         for (key, value) in settings(output) {
             write!(text, ", {key} = {value}")?;
         }
@@ -134,8 +135,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::control::{InputSpec, OutputStatus};
-    use crate::rules::Rule;
-    use crate::rules::{DedupeKey, faults_between};
+    use crate::rules::{DedupeKey, GroupRange, PortRange, Rule, faults_between};
     use crate::wire::VlanId;
 
     fn name() -> impl Strategy<Value = String> {
@@ -163,8 +163,15 @@ mod tests {
             fragment: Option<bool>,
             source in prop::option::of(prop::sample::select(SourceAddress::WORDS.map(|(_, source)| source).to_vec())),
         ) -> OutputSpec {
-            OutputSpec { group, port, interface, ttl, dscp, fragment, source }
+            OutputSpec { group: group.into(), port: port.into(), interface, ttl, dscp, fragment, source }
         }
+    }
+
+    /// As many groups and ports as the size says, of which those of `group` and `port` are some.
+    fn range(group: GroupRange, port: PortRange, (bits, more): (u8, u16)) -> (GroupRange, PortRange) {
+        let first = port.first().min(u16::MAX - more);
+        let port = format!("{first}-{}", first + more).parse().unwrap();
+        (group.widened(group.prefix().saturating_sub(bits)), port)
     }
 
     fn ttl() -> impl Strategy<Value = TimeToLive> {
@@ -193,12 +200,20 @@ mod tests {
             port: NonZeroU16,
             source: Option<IpAddr>,
             vlan in prop::option::of((1..=4_094_u16).prop_map(|number| VlanId::try_from(number).unwrap())),
-            outputs in prop::collection::vec(output(), 1..4),
+            outputs in prop::collection::vec((output(), any::<bool>()), 1..4),
             join: Option<bool>,
             dedupe in prop::option::of(dedupe()),
+            size in prop_oneof![Just((0, 0)), (0..14_u8, 0..20_u16)],
         ) -> RuleSpec {
+            let (group, port) = range(group.into(), port.into(), size);
+            let outputs = outputs.into_iter().map(|(mut output, is_range)| {
+                if is_range {
+                    (output.group, output.port) = range(output.group, output.port, size);
+                }
+                output
+            });
             let input = InputSpec { interface, group, port, source, vlan };
-            RuleSpec { name, input, outputs, join, dedupe }
+            RuleSpec { name, input, outputs: outputs.collect(), join, dedupe }
         }
     }
 

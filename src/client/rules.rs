@@ -1,13 +1,13 @@
 //! The rules that a command line means.
 
 use std::io::{self, Read};
-use std::num::NonZeroU16;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::cli::client::{Add, Remove};
 use crate::config::{Config, ConfigError};
 use crate::control::{InputSpec, OutputSpec, RuleSpec, RuleStatus, Selector};
-use crate::rules::{Fault, Rule, faults_between};
+use crate::rules::{Fault, GroupRange, PortRange, Rule, faults_between};
 use crate::wire::VlanId;
 
 use super::ClientError;
@@ -21,7 +21,8 @@ const ANY_INPUT: &str = "any:239.0.0.1:1";
 pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
     let mut rules = arguments.file.as_deref().map_or_else(|| Ok(Vec::new()), read_file)?;
     for spec in &arguments.rules {
-        let rule: Rule = spec.parse().map_err(|error| usage(format!("--rule \"{spec}\": {error}")))?;
+        let mut rule: Rule = spec.parse().map_err(|error| usage(format!("--rule \"{spec}\": {error}")))?;
+        rule.join = !arguments.no_join;
         if let Some(Fault { key, message }) = rule.faults().into_iter().next() {
             return Err(usage(format!("--rule \"{spec}\": {key} {message}")));
         }
@@ -29,11 +30,6 @@ pub(super) fn to_add(arguments: &Add) -> Result<Vec<RuleSpec>, ClientError> {
     }
     if let Some(spec) = of_flags(arguments)? {
         rules.push(Rule::try_from(spec).map_err(|error| usage(error.to_string()))?);
-    }
-    if arguments.no_join {
-        for rule in &mut rules {
-            rule.join = false;
-        }
     }
     if let Some(name) = &arguments.name {
         // The rule of the other flags, which is the last one, or the only one of --rule.
@@ -94,14 +90,14 @@ fn of_flags(arguments: &Add) -> Result<Option<RuleSpec>, ClientError> {
         .parse()
         .map_err(|error| usage(format!("--outputs \"{outputs}\": {error}")))?;
     let outputs = parsed.outputs.iter().map(OutputSpec::from).collect();
-    Ok(Some(RuleSpec { name: None, input, outputs, join: None, dedupe: None }))
+    Ok(Some(RuleSpec { name: None, input, outputs, join: arguments.no_join.then_some(false), dedupe: None }))
 }
 
 fn input(
     interface: Option<&String>,
-    group: Option<std::net::IpAddr>,
-    port: Option<NonZeroU16>,
-    source: Option<std::net::IpAddr>,
+    group: Option<GroupRange>,
+    port: Option<PortRange>,
+    source: Option<IpAddr>,
     vlan: Option<VlanId>,
 ) -> Option<InputSpec> {
     Some(InputSpec { interface: interface?.clone(), group: group?, port: port?, source, vlan })

@@ -1,12 +1,12 @@
 //! The rules of a file.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::document::{Section, integer};
 use crate::rules::{
-    Dedupe, DedupeKey, Dscp, Fault, Input, NumberOrWord, Output, Rule, SourceAddress, TimeToLive,
-    endpoint_faults, faults_between,
+    Dedupe, DedupeKey, Destinations, Dscp, Fault, GroupRange, Input, NumberOrWord, Output, PortRange,
+    RangeError, Rule, SourceAddress, TimeToLive, endpoint_faults, faults_between,
 };
 use crate::wire::VlanId;
 
@@ -54,7 +54,7 @@ fn read_rule(section: &Section<'_>) -> Option<Rule> {
 
 fn read_input(section: &Section<'_>) -> Option<Input> {
     let interface = required_interface(section);
-    let group = required_address(section);
+    let group = required_group(section);
     let port = required_port(section);
     let source = address(section, "source", "the sender's address, such as \"10.0.0.9\"");
     let vlan = section.value("vlan", VlanId::EXPECTED, |value| {
@@ -69,7 +69,7 @@ fn read_input(section: &Section<'_>) -> Option<Input> {
 
 fn read_output(section: &Section<'_>) -> Option<Output> {
     let interface = required_interface(section);
-    let group = required_address(section);
+    let group = required_group(section);
     let port = required_port(section);
     report(section, endpoint_faults("", interface.as_deref(), group, None));
     let ttl = number_or_word(section, "ttl", TimeToLive::EXPECTED);
@@ -81,7 +81,7 @@ fn read_output(section: &Section<'_>) -> Option<Output> {
         dscp: dscp.unwrap_or(Dscp::DEFAULT),
         fragment: fragment.unwrap_or(true),
         source: source.unwrap_or_default(),
-        ..Output::new(SocketAddr::new(group?, port?), interface?)
+        ..Output::new(Destinations { group: group?, port: port? }, interface?)
     })
 }
 
@@ -105,15 +105,30 @@ fn required_interface(section: &Section<'_>) -> Option<String> {
     section.string("interface").map(str::to_owned)
 }
 
-fn required_address(section: &Section<'_>) -> Option<IpAddr> {
-    const EXPECTED: &str = "an IP address, such as \"239.1.1.1\" or \"ff15::1\"";
-    section.require("group", EXPECTED);
-    address(section, "group", EXPECTED)
+fn required_group(section: &Section<'_>) -> Option<GroupRange> {
+    section.require("group", GroupRange::EXPECTED);
+    let range = section.parsed("group", GroupRange::EXPECTED, |text| match text.parse() {
+        Err(RangeError::Address(_)) => None,
+        range => Some(range),
+    });
+    possible(section, "group", range?)
 }
 
-fn required_port(section: &Section<'_>) -> Option<u16> {
-    section.require("port", "a UDP port from 1 to 65535");
-    section.integer("port", 1..=65_535).map(|port| port as u16)
+fn required_port(section: &Section<'_>) -> Option<PortRange> {
+    section.require("port", PortRange::EXPECTED);
+    let range = section.value("port", PortRange::EXPECTED, |value| {
+        let word = || Some(NumberOrWord::Word(value.as_str()?.to_owned()));
+        match PortRange::try_from(integer(value).map(NumberOrWord::Number).or_else(word)?) {
+            Err(RangeError::Port(_)) => None,
+            range => Some(range),
+        }
+    });
+    possible(section, "port", range?)
+}
+
+/// What can be read, unless it says what cannot be.
+fn possible<T>(section: &Section<'_>, key: &str, read: Result<T, RangeError>) -> Option<T> {
+    read.inspect_err(|error| section.mistake(key, error.to_string())).ok()
 }
 
 fn address(section: &Section<'_>, key: &str, expected: &str) -> Option<IpAddr> {

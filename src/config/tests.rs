@@ -83,7 +83,7 @@ inputs = {}
     let found = mistakes(text);
     let starts = [
         "line 3: relay.rx: must be one of",
-        "line 5: rule[0].input.port: must be a whole number from 1 to 65535, found 0",
+        "line 5: rule[0].input.port: must be a port: a whole number from 1 to 65535",
         "line 6: rule[0].outputs[0].group: must be an IP address",
         "line 10: rule[1].outputs[0]: is the rule's own input, so that it sends in a circle",
         "line 13: rule[2].input: rules \"a\" and \"b\" have the same input",

@@ -7,7 +7,7 @@
 use super::RefusalKind;
 
 /// What well-formed messages look like; all others are made from them.
-const SEEDS: [&str; 16] = [
+const SEEDS: [&str; 17] = [
     r#"{"version":1,"command":"ping"}"#,
     r#"{"version":1,"command":"list"}"#,
     r#"{"version":1,"command":"stats"}"#,
@@ -18,6 +18,7 @@ const SEEDS: [&str; 16] = [
     r#"{"version":1,"command":{"remove":{"rules":[{"name":"video"},{"input":{"interface":"eth0","group":"239.1.1.1","port":5000,"source":"10.0.0.9"}}]}}}"#,
     r#"{"version":1,"command":{"add":{"rules":[{"input":{"interface":"eth0","group":"239.1.1.1","port":5000},"outputs":[{"group":"239.2.2.2","port":6000,"interface":"eth1","ttl":8}]}]}}}"#,
     r#"{"version":1,"command":{"add":{"rules":[{"name":"a\u0000\u001b[2J\ud83d\ude00","input":{"interface":"br0.5","group":"ff15::1","port":1,"source":"fd00::9"},"outputs":[{"group":"10.0.0.1","port":65535,"interface":"wg0"},{"group":"ff15::2","port":6000,"interface":"eth1"}]}]}}}"#,
+    r#"{"version":1,"command":{"add":{"rules":[{"input":{"interface":"eth0","group":"239.1.0.0/20","port":"5000-5009"},"outputs":[{"group":"239.2.0.0/20","port":"6000-6009","interface":"eth1"},{"group":"ff15::2:0/116","port":7000,"interface":"eth1"}]}]}}}"#,
     r#"{"version":1,"answer":{"pong":{"pid":1,"version":"0.1.0","uptime-ms":5}}}"#,
     r#"{"version":1,"answer":{"added":{"names":["a","b"]}}}"#,
     r#"{"version":1,"answer":{"rules":[{"rule":{"input":{"interface":"eth0","group":"239.1.1.1","port":5000},"outputs":[]},"state":"waiting","reasons":["x"],"outputs":[]}]}}"#,

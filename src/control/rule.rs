@@ -1,12 +1,13 @@
 //! A rule as it is told: what a `[[rule]]` of a configuration file says, not checked yet.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Dedupe, Dscp, Fault, Input, Output, Rule, SourceAddress, TimeToLive};
+use crate::rules::{
+    Dedupe, Destinations, Dscp, Fault, GroupRange, Input, Output, PortRange, Rule, SourceAddress, TimeToLive,
+};
 use crate::wire::VlanId;
 
 /// A rule as it is told; [`Rule::try_from`] checks it.
@@ -34,10 +35,10 @@ pub struct RuleSpec {
 pub struct InputSpec {
     /// Interface on which they arrive.
     pub interface: String,
-    /// Destination address.
-    pub group: IpAddr,
-    /// UDP destination port.
-    pub port: NonZeroU16,
+    /// Destination address, or a prefix of several.
+    pub group: GroupRange,
+    /// UDP destination port, or a range.
+    pub port: PortRange,
     /// Source address they must have; absent for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
@@ -50,10 +51,10 @@ pub struct InputSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct OutputSpec {
-    /// Destination address.
-    pub group: IpAddr,
-    /// UDP destination port.
-    pub port: NonZeroU16,
+    /// Destination address, or a prefix of several.
+    pub group: GroupRange,
+    /// UDP destination port, or a range.
+    pub port: PortRange,
     /// Interface through which copies leave.
     pub interface: String,
     /// Time to live (hop limit) of the copies; absent for [`TimeToLive::DEFAULT`].
@@ -123,21 +124,25 @@ impl RuleSpec {
 
 impl From<InputSpec> for Input {
     fn from(InputSpec { interface, group, port, source, vlan }: InputSpec) -> Self {
-        Self { interface, group, port: port.get(), source, vlan }
+        Self { interface, group, port, source, vlan }
     }
 }
 
 impl From<&Input> for InputSpec {
     fn from(Input { interface, group, port, source, vlan }: &Input) -> Self {
-        let port = NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN);
-        Self { interface: interface.clone(), group: *group, port, source: *source, vlan: *vlan }
+        Self { interface: interface.clone(), group: *group, port: *port, source: *source, vlan: *vlan }
     }
 }
 
 impl OutputSpec {
     /// One that says no more than where copies go.
-    pub fn new(group: IpAddr, port: NonZeroU16, interface: impl Into<String>) -> Self {
-        Self { group, port, interface: interface.into(), ttl: None, dscp: None, fragment: None, source: None }
+    pub fn new(
+        group: impl Into<GroupRange>,
+        port: impl Into<PortRange>,
+        interface: impl Into<String>,
+    ) -> Self {
+        let (group, port, interface) = (group.into(), port.into(), interface.into());
+        Self { group, port, interface, ttl: None, dscp: None, fragment: None, source: None }
     }
 }
 
@@ -148,7 +153,7 @@ impl From<OutputSpec> for Output {
             dscp: dscp.unwrap_or(Dscp::DEFAULT),
             fragment: fragment.unwrap_or(true),
             source: source.unwrap_or_default(),
-            ..Self::new(SocketAddr::new(group, port.get()), interface)
+            ..Self::new(Destinations { group, port }, interface)
         }
     }
 }
@@ -157,7 +162,7 @@ impl From<&Output> for OutputSpec {
     fn from(Output { group, port, interface, ttl, dscp, fragment, source }: &Output) -> Self {
         Self {
             group: *group,
-            port: NonZeroU16::new(*port).unwrap_or(NonZeroU16::MIN),
+            port: *port,
             interface: interface.clone(),
             ttl: Some(*ttl),
             dscp: Some(*dscp).filter(|dscp| *dscp != Dscp::DEFAULT),
@@ -175,6 +180,7 @@ impl fmt::Display for InputSpec {
 
 impl fmt::Display for OutputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", SocketAddr::new(self.group, self.port.get()), self.interface)
+        let destinations = Destinations { group: self.group, port: self.port };
+        write!(f, "{destinations}:{}", self.interface)
     }
 }

@@ -67,7 +67,7 @@ fn every_drop_is_named() {
 fn the_example_is_a_configuration() {
     let sections = markup::sections(TEXT, FILE);
     let (_, example) = sections.iter().find(|(heading, _)| *heading == "EXAMPLES").unwrap();
-    assert_eq!(Config::parse(example).unwrap().rules.len(), 1);
+    assert_eq!(Config::parse(example).unwrap().rules.len(), 2);
 }
 
 #[test]

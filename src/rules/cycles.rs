@@ -4,6 +4,9 @@
 //! take what it has sent itself; but a bridge, a second relay or a wrong cable may bring it back to the interface that it left
 //! through, and every datagram then goes round for ever, since each round gives it a new time to live.
 //!
+//! An output's range feeds an input's that has something in common with it. Which part of a range goes which way is not followed, nor
+//! which of nested inputs takes it, so that some circles are found which no datagram would go round in, and none is missed.
+//!
 //! Copies leave with an address of the relay, which is not known here, or with the one that they came with. So a rule for one source may feed one for any source, and
 //! the other way round. Two rules for different sources do not feed each other: where copies keep their source, the second one
 //! does not take them, and else it would have to be for the relay's own address, from which nothing new can come.
@@ -11,108 +14,22 @@
 //! What leaves through an interface is untagged there, so it feeds no rule for a VLAN on it. That an interface is itself a VLAN of
 //! another one is not known here.
 
-use std::collections::BTreeMap;
 use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
 
+use super::range::Destinations;
+use super::takers::{Sent, Takers};
 use super::{Input, Output, Rule};
-use crate::wire::VlanId;
 
 // A fast hash is safe here: only the configuration inserts.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
-/// What a rule takes on an interface: of a VLAN or of none, and for whom.
-type Endpoint = (Option<VlanId>, SocketAddr);
-
 /// How many steps of a circle are told, the last one included.
 const STEPS_TOLD: usize = 8;
 
-/// What leaves through an output of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sent<'a> {
-    interface: &'a str,
-    destination: SocketAddr,
-    /// Where it came from, if the rule is for one source.
-    source: Option<IpAddr>,
-}
-
-impl<'a> Sent<'a> {
-    fn new(rule: &'a Rule, output: &'a Output) -> Self {
-        let Output { interface, .. } = output;
-        Self { interface, destination: output.destination(), source: rule.input.source }
-    }
-}
-
-/// Rules by what they take, each known by an `R`.
-#[derive(Clone, Debug)]
-pub struct Takers<R> {
-    by_interface: HashMap<String, HashMap<Endpoint, BTreeMap<Option<IpAddr>, R>>>,
-}
-
-impl<R> Default for Takers<R> {
-    fn default() -> Self {
-        Self { by_interface: HashMap::default() }
-    }
-}
-
-impl<R: Copy + PartialEq> Takers<R> {
-    /// Enters the rule with this input, in place of another one with the same.
-    pub fn insert(&mut self, input: &Input, rule: R) {
-        if !self.by_interface.contains_key(&input.interface) {
-            self.by_interface.insert(input.interface.clone(), HashMap::default());
-        }
-        if let Some(by_destination) = self.by_interface.get_mut(&input.interface) {
-            by_destination.entry(endpoint(input)).or_default().insert(input.source, rule);
-        }
-    }
-
-    /// Strikes out `rule`, which has this input, unless another one has come in its place.
-    pub fn remove(&mut self, input: &Input, rule: R) {
-        if self.get(input) != Some(rule) {
-            return;
-        }
-        let Some(by_destination) = self.by_interface.get_mut(&input.interface) else { return };
-        let Some(by_source) = by_destination.get_mut(&endpoint(input)) else { return };
-        by_source.remove(&input.source);
-        // Rules come and go for as long as the relay runs.
-        if by_source.is_empty() {
-            by_destination.remove(&endpoint(input));
-        }
-        if by_destination.is_empty() {
-            self.by_interface.remove(&input.interface);
-        }
-    }
-
-    /// The rule with this very input.
-    pub fn get(&self, input: &Input) -> Option<R> {
-        self.at(&input.interface, endpoint(input))?.get(&input.source).copied()
-    }
-
-    /// The rules that may take what is `sent`.
-    pub fn of(&self, sent: &Sent<'_>) -> Vec<R> {
-        let Some(by_source) = self.at(sent.interface, (None, sent.destination)) else { return Vec::new() };
-        match sent.source {
-            None => by_source.values().copied().collect(),
-            source => [source, None].iter().filter_map(|source| by_source.get(source).copied()).collect(),
-        }
-    }
-
-    fn at(&self, interface: &str, endpoint: Endpoint) -> Option<&BTreeMap<Option<IpAddr>, R>> {
-        self.by_interface.get(interface)?.get(&endpoint)
-    }
-}
-
-fn endpoint(input: &Input) -> Endpoint {
-    (input.vlan, destination(input))
-}
-
-fn destination(input: &Input) -> SocketAddr {
-    SocketAddr::new(input.group, input.port)
-}
-
-/// Whether `output` is, but for sources, what `input` takes.
-pub(super) fn is_fed(input: &Input, output: &Output) -> bool {
-    (&output.interface, None, output.destination()) == (&input.interface, input.vlan, destination(input))
+/// What `input` takes, but for sources, of what leaves through `output`.
+pub(super) fn fed(input: &Input, output: &Output) -> Option<Destinations> {
+    let common = output.destinations().intersection(input.destinations());
+    common.filter(|_| output.interface == input.interface && input.vlan.is_none())
 }
 
 /// Circles among `rules`, as their indices; see [`circles`].
@@ -206,8 +123,9 @@ fn walk<N: Copy + Eq + Hash>(from: impl IntoIterator<Item = N>, next: impl Fn(N)
 pub fn describe(circle: &[&Rule]) -> String {
     let step = |(rule, taker): (&&Rule, &&Rule)| {
         let Input { interface, .. } = &taker.input;
-        let destination = destination(&taker.input);
-        format!("\"{}\" sends {destination} on {interface}, which \"{}\" takes", rule.name, taker.name)
+        let sent = rule.outputs.iter().find_map(|output| fed(&taker.input, output));
+        let sent = sent.unwrap_or_else(|| taker.input.destinations());
+        format!("\"{}\" sends {sent} on {interface}, which \"{}\" takes", rule.name, taker.name)
     };
     let steps = circle.iter().zip(circle.iter().cycle().skip(1));
     let left_out = circle.len().saturating_sub(STEPS_TOLD);
@@ -216,8 +134,13 @@ pub fn describe(circle: &[&Rule]) -> String {
         told.push(format!("and so on by {left_out} more"));
     }
     told.extend(steps.skip(STEPS_TOLD - 1 + left_out).map(step));
+    let has_range = |rule: &&Rule| {
+        let inputs = std::iter::once(rule.input.destinations());
+        inputs.chain(rule.outputs.iter().map(Output::destinations)).any(|sent| !sent.is_single())
+    };
+    let of_ranges = if circle.iter().any(has_range) { " (a range counts as a whole)" } else { "" };
     format!(
-        "these rules send in a circle: {}: take one of them out, or have each of them name a source of its own",
+        "these rules send in a circle{of_ranges}: {}: take one of them out, or have each of them name a source of its own",
         told.join("; ")
     )
 }

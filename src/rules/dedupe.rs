@@ -145,7 +145,7 @@ mod tests {
         change(&mut rules[1], |dedupe| dedupe.window_ms = 50);
         assert!(leg_faults(&rules)[0].1.contains("rules \"a\" and \"b\" are legs of stream \"studio\""));
         rules[1] = leg("b", "eth1");
-        rules[1].outputs[0].port = 6_001;
+        rules[1].outputs[0].port = "6001".parse().unwrap();
         assert!(leg_faults(&rules)[0].1.contains("different outputs"));
     }
 

@@ -1,12 +1,13 @@
 //! A rule: one input, one or more outputs.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::Dedupe;
 use super::header::{Dscp, SourceAddress, TimeToLive};
+use super::range::{Destinations, GroupRange, PortRange};
 use crate::wire::VlanId;
 
 /// Relays every datagram of one input to each of its outputs.
@@ -29,10 +30,11 @@ pub struct Rule {
 pub struct Input {
     /// Interface on which they arrive.
     pub interface: String,
-    /// Destination address: a multicast group, or a unicast or broadcast address.
-    pub group: IpAddr,
-    /// UDP destination port, not 0.
-    pub port: u16,
+    /// Destination addresses: a multicast group, or a unicast or broadcast address, or several of one kind. Of rules for nested
+    /// ones the rule with the longest prefix takes a datagram.
+    pub group: GroupRange,
+    /// UDP destination ports.
+    pub port: PortRange,
     /// Source address they must have, if only one source is wanted. Such a rule beats one without a source.
     pub source: Option<IpAddr>,
     /// The VLAN whose tag they carry there. None is for untagged ones, to which a tag that carries only a priority belongs.
@@ -42,10 +44,11 @@ pub struct Input {
 /// Where a rule sends a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Output {
-    /// Destination address: a multicast group, or a unicast or broadcast address. Its family need not be the input's.
-    pub group: IpAddr,
-    /// UDP destination port, not 0.
-    pub port: u16,
+    /// Destination address: a multicast group, or a unicast or broadcast address. Its family need not be the input's. Or as many as
+    /// the input has, each for the one that is as far behind the first.
+    pub group: GroupRange,
+    /// UDP destination port, or as many as the input has, likewise.
+    pub port: PortRange,
     /// Interface through which copies leave.
     pub interface: String,
     /// Time to live (hop limit) of the copies.
@@ -58,12 +61,20 @@ pub struct Output {
     pub source: SourceAddress,
 }
 
+impl Input {
+    /// Where what it takes was sent to.
+    pub fn destinations(&self) -> Destinations {
+        Destinations { group: self.group, port: self.port }
+    }
+}
+
 impl Output {
     /// One that says no more than where copies go.
-    pub fn new(destination: SocketAddr, interface: impl Into<String>) -> Self {
+    pub fn new(destinations: Destinations, interface: impl Into<String>) -> Self {
+        let Destinations { group, port } = destinations;
         Self {
-            group: destination.ip(),
-            port: destination.port(),
+            group,
+            port,
             interface: interface.into(),
             ttl: TimeToLive::DEFAULT,
             dscp: Dscp::DEFAULT,
@@ -72,9 +83,15 @@ impl Output {
         }
     }
 
-    /// Destination address and port.
-    pub fn destination(&self) -> SocketAddr {
-        SocketAddr::new(self.group, self.port)
+    /// Where copies go.
+    pub fn destinations(&self) -> Destinations {
+        Destinations { group: self.group, port: self.port }
+    }
+
+    /// What is added to the port of a datagram of `input` to make that of its copy, modulo 2 to the power of 16; nothing where there is
+    /// one port for all.
+    pub fn port_shift(&self, input: &Input) -> Option<u16> {
+        (!self.port.is_single()).then(|| self.port.first().wrapping_sub(input.port.first()))
     }
 }
 
@@ -87,7 +104,7 @@ impl Input {
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.interface, SocketAddr::new(self.group, self.port))?;
+        write!(f, "{}:{}", self.interface, self.destinations())?;
         self.vlan.map_or(Ok(()), |vlan| write!(f, " vlan {vlan}"))?;
         self.source.map_or(Ok(()), |source| write!(f, " from {source}"))
     }
@@ -95,7 +112,7 @@ impl fmt::Display for Input {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.destination(), self.interface)
+        write!(f, "{}:{}", self.destinations(), self.interface)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::control::{
     State, StatsReport, WorkerState, WorkerStatus,
 };
 use crate::logging;
-use crate::rules::{Input, Rule, leg_fault};
+use crate::rules::{Input, Rule, Takers, leg_fault, overlap};
 use crate::sys::process;
 
 impl Supervisor {
@@ -69,29 +69,32 @@ impl Supervisor {
         Ok(Answer::Added { names })
     }
 
-    /// Every name and every input must be unique among the rules, streams have two legs alike, and rules must not send in a
-    /// circle.
+    /// Every name must be unique among the rules, no two inputs may overlap, streams have two legs alike, and the rules must not
+    /// send in a circle.
     fn check_conflicts(&self, rules: &[Rule]) -> Result<(), Refusal> {
-        let (mut names, mut inputs) = (HashSet::<&str>::new(), HashSet::<&Input>::new());
-        for rule in rules {
+        let (mut names, mut inputs) = (HashSet::<&str>::new(), Takers::default());
+        for (i, rule) in rules.iter().enumerate() {
             let (name, input) = (&rule.name, &rule.input);
             let conflict = |message| Err(Refusal::new(RefusalKind::Conflict, message));
-            if let Some(other) =
-                self.relay.book.with_input(input).and_then(|place| self.relay.book.get(place))
-            {
-                let other = &other.rule.name;
-                return conflict(format!(
-                    "rule \"{name}\" has the same input as rule \"{other}\", {input}: remove that one first"
-                ));
+            let other = self.relay.book.overlapping(input).next();
+            if let Some(other) = other.and_then(|place| self.relay.book.get(place)) {
+                let other = &other.rule;
+                return conflict(if other.input == *input {
+                    let other = &other.name;
+                    format!(
+                        "rule \"{name}\" has the same input as rule \"{other}\", {input}: remove that one first"
+                    )
+                } else {
+                    overlap(other, rule)
+                });
             }
             if self.relay.book.named(name).is_some() {
                 return conflict(format!("there is a rule \"{name}\" already: choose another name"));
             }
-            if !inputs.insert(input) {
-                return conflict(format!(
-                    "two of the rules have the same input {input}: merge their outputs"
-                ));
+            if let Some(other) = inputs.overlapping(input).next().and_then(|other: usize| rules.get(other)) {
+                return conflict(overlap(other, rule));
             }
+            inputs.insert(input, i);
             if !names.insert(name) {
                 return conflict(format!("two of the rules are named \"{name}\": choose another name"));
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::SupervisorError;
 use super::places::Places;
-use crate::rules::{Input, Output, Rule, Sent, Takers, circles, describe};
+use crate::rules::{Input, Output, PortBlock, Rule, Sent, Takers, circles, describe};
 use crate::stats::{MAX_OUTPUTS, MAX_RULES};
 use crate::sys::udp_socket::EgressAddress;
 use crate::worker::dedupe::Leg;
@@ -56,6 +56,7 @@ impl LiveRule {
             counters: output.counters,
             ttl: to.ttl,
             dscp: to.dscp,
+            port_shift: to.port_shift(&self.rule.input),
         };
         Order::Rule {
             place,
@@ -145,8 +146,8 @@ impl Book {
         }
     }
 
-    /// Enters a rule that waits for everything, behind the others, and returns its place. It must have a name and an input of
-    /// its own.
+    /// Enters a rule that waits for everything, behind the others, and returns its place. It must have a name of its own, and an
+    /// input that overlaps with no other one.
     pub(super) fn enter(&mut self, rule: Rule) -> Result<u32, SupervisorError> {
         let too_many = |what, most| SupervisorError::TooMany { what, most };
         let place = self.rule_places.take().ok_or_else(|| too_many("too many rules", MAX_RULES))?;
@@ -231,6 +232,16 @@ impl Book {
     /// The place of the rule with this input.
     pub(super) fn with_input(&self, input: &Input) -> Option<u32> {
         self.takers.get(input)
+    }
+
+    /// The places of rules that a rule with this input cannot run beside, as it would take the same.
+    pub(super) fn overlapping<'a>(&'a self, input: &'a Input) -> impl Iterator<Item = u32> + 'a {
+        self.takers.overlapping(input)
+    }
+
+    /// Whether a rule takes this block of ports of `input`'s groups and source, whatever other ports it takes.
+    pub(super) fn takes(&self, input: &Input, block: PortBlock) -> bool {
+        self.takers.has(input, block)
     }
 
     /// A circle that `new` rules would make with those that run, but for those at `gone`. Looks at no rule that nothing of what

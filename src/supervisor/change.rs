@@ -90,10 +90,11 @@ impl Relay {
 
     /// Has the kernel capture no more what only `struck` rules took.
     fn capture_no_more(&mut self, struck: &[(u32, LiveRule)]) {
-        for (_, live) in struck.iter().filter(|(_, live)| self.book.with_input(&live.rule.input).is_none()) {
-            if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {
-                input.input.remove_rules(std::iter::once(&live.rule.input));
-            }
+        for (_, live) in struck {
+            let Some(input) = self.inputs.get_mut(&live.rule.input.interface) else { continue };
+            let taken = &live.rule.input;
+            let blocks = taken.port.blocks().filter(|block| !self.book.takes(taken, *block));
+            input.input.remove_blocks(taken, blocks);
         }
     }
 
@@ -145,7 +146,7 @@ impl Relay {
     }
 
     pub(super) fn stop_listening(&mut self, live: &LiveRule, listening: Listening) {
-        if let Some(order) = self.memberships.leave(&live.rule, listening.interface) {
+        for order in self.memberships.leave(&live.rule, listening.interface) {
             self.workers.tell(&order, None);
         }
         if let Some(input) = self.inputs.get_mut(&live.rule.input.interface) {

@@ -58,8 +58,8 @@ pub enum SupervisorError {
     /// A group cannot be joined.
     #[error("join {group} on {interface}: {error}{}", join_remedy(error))]
     Join {
-        /// The group.
-        group: std::net::IpAddr,
+        /// The group, or the prefix of several.
+        group: crate::rules::GroupRange,
         /// The interface.
         interface: String,
         /// Why not.
@@ -155,6 +155,9 @@ fn join_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOBUFS | libc::ENOMEM) => {
             ": a socket of its own has no room for it, so raise net.ipv4.igmp_max_memberships and net.ipv4.igmp_max_msf (sysctl -w)"
+        }
+        Some(libc::EMFILE | libc::ENFILE) => {
+            ": each net.ipv4.igmp_max_memberships groups take a descriptor, so raise that (sysctl -w), or the limit: `ulimit -n` before the relay, or LimitNOFILE= of its service"
         }
         _ => remedy(error),
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::SupervisorError;
 use crate::config::Config;
-use crate::rules::Input;
+use crate::rules::{Input, PortBlock};
 use crate::stats::InputStats;
 use crate::sys::filter::{self, Vlans};
 use crate::sys::interface::Interface;
@@ -43,7 +43,7 @@ impl Filter {
             interface: interface.name.clone(),
             link_layer: interface.link_layer,
             programs: None,
-            endpoints: inputs.map(endpoint).collect(),
+            endpoints: inputs.flat_map(endpoints).collect(),
             room: 0,
             consume: config.consume,
             foreign: 0,
@@ -55,13 +55,23 @@ impl Filter {
         match filter.load_programs() {
             Ok(programs) => filter.programs = Some(programs),
             Err(error) if config.consume => return Err(filter.failed(error)),
-            Err(error) => tracing::warn!(
-                "filter by the rules on {}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
-                 grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), or give --no-rule-filter",
-                interface.name
-            ),
+            Err(error) => filter.warn(&error),
         }
         Ok(filter)
+    }
+
+    /// Says that all UDP is captured, and why.
+    fn warn(&self, error: &RuleProgramError) {
+        let remedy = if error.is_for_shapes() {
+            "give ranges prefixes of one length, and ports from a multiple of their number on"
+        } else {
+            "grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN)"
+        };
+        tracing::warn!(
+            "filter by the rules on {}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
+             {remedy}, or give --no-rule-filter",
+            self.interface
+        );
     }
 
     fn failed(&self, error: RuleProgramError) -> SupervisorError {
@@ -141,7 +151,8 @@ impl Filter {
         sockets: &[PacketSocket],
     ) -> Result<(), SupervisorError> {
         let named_vlan = self.names_vlan();
-        let new: Vec<_> = inputs.map(endpoint).filter(|endpoint| self.endpoints.insert(*endpoint)).collect();
+        let new: Vec<_> =
+            inputs.flat_map(endpoints).filter(|endpoint| self.endpoints.insert(*endpoint)).collect();
         let names_vlan = named_vlan || new.iter().any(|endpoint| endpoint.vlan.is_some());
         let Some(programs) = &mut self.programs else {
             return if named_vlan == names_vlan { Ok(()) } else { self.attach_to(sockets) };
@@ -151,8 +162,15 @@ impl Filter {
             return Ok(());
         }
         // Others take over at once, and the old ones' counts are kept.
-        let loaded = self.load_programs().map_err(|error| self.failed(error))?;
-        let Some(old) = self.programs.replace(loaded) else { return Ok(()) };
+        let loaded = match self.load_programs() {
+            Ok(programs) => Some(programs),
+            Err(error) if error.is_for_shapes() && !self.consume => {
+                self.warn(&error);
+                None
+            }
+            Err(error) => return Err(self.failed(error)),
+        };
+        let Some(old) = std::mem::replace(&mut self.programs, loaded) else { return Ok(()) };
         self.attach_to(sockets)?;
         self.begin_consumption()?;
         self.foreign += old.foreign().map_err(|error| self.failed(error))?;
@@ -160,9 +178,9 @@ impl Filter {
         Ok(())
     }
 
-    /// Captures no more what `inputs` take.
-    pub(super) fn remove<'a>(&mut self, inputs: impl Iterator<Item = &'a Input>) {
-        for endpoint in inputs.map(endpoint) {
+    /// Captures no more these blocks of ports of `input`.
+    pub(super) fn remove(&mut self, input: &Input, blocks: impl Iterator<Item = PortBlock>) {
+        for endpoint in blocks.map(|block| endpoint(input, block)) {
             if !self.endpoints.remove(&endpoint) {
                 continue;
             }
@@ -177,7 +195,11 @@ impl Filter {
 
     /// What the programs have counted.
     pub(super) fn read(&self, stats: &mut InputStats) {
-        let Some(programs) = &self.programs else { return };
+        let Some(programs) = &self.programs else {
+            stats.foreign += self.foreign;
+            stats.consumed += self.consumed;
+            return;
+        };
         match (programs.foreign(), programs.consumed()) {
             (Ok(foreign), Ok(consumed)) => {
                 stats.foreign += self.foreign + foreign;
@@ -190,6 +212,13 @@ impl Filter {
     }
 }
 
-fn endpoint(input: &Input) -> Endpoint {
-    Endpoint { group: input.group, port: input.port, source: input.source, vlan: input.vlan }
+/// What `input` takes, by blocks of ports.
+fn endpoints(input: &Input) -> impl Iterator<Item = Endpoint> {
+    input.port.blocks().map(|block| endpoint(input, block))
+}
+
+fn endpoint(input: &Input, block: PortBlock) -> Endpoint {
+    let (group, prefix) = (input.group.first(), input.group.prefix());
+    let (port, port_bits) = (block.first(), block.bits());
+    Endpoint { group, port, source: input.source, prefix, port_bits, vlan: input.vlan }
 }

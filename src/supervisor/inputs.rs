@@ -127,9 +127,13 @@ impl Input {
         self.filter.add(inputs, &self.sockets)
     }
 
-    /// Captures no more what `inputs` take.
-    pub(super) fn remove_rules<'a>(&mut self, inputs: impl Iterator<Item = &'a rules::Input>) {
-        self.filter.remove(inputs);
+    /// Captures no more these blocks of ports of `input`.
+    pub(super) fn remove_blocks(
+        &mut self,
+        input: &rules::Input,
+        blocks: impl Iterator<Item = rules::PortBlock>,
+    ) {
+        self.filter.remove(input, blocks);
     }
 
     /// Leaves to the IP stack again what the rules take, before capture ends.

@@ -12,6 +12,9 @@ use crate::sys::membership_socket::{Membership, MembershipSocket};
 use crate::sys::udp_socket::occupy;
 use crate::worker::order::{Descriptor, Order};
 
+/// Most ports of an address of the host that are occupied for one rule: each takes a descriptor.
+const MOST_OCCUPIED: u16 = 256;
+
 /// What the relay is a member of. Groups are left when this is dropped, unless somebody else has the sockets too.
 #[derive(Debug, Default)]
 pub(super) struct Memberships {
@@ -50,26 +53,37 @@ struct Occupied {
 }
 
 impl Memberships {
-    /// Has the host take what `rule` takes. Where that takes a new socket, returns the order for workers to hold it: as long as
-    /// anybody does, the host stays a member.
-    pub(super) fn enter(&mut self, rule: &Rule, interface: u32) -> io::Result<Option<(Order, Descriptor)>> {
+    /// Has the host take what `rule` takes, all of it or nothing. Where that takes new sockets, returns the orders for workers to hold
+    /// them: as long as anybody does, the host stays a member.
+    pub(super) fn enter(&mut self, rule: &Rule, interface: u32) -> io::Result<Vec<(Order, Descriptor)>> {
         if rule.input.group.is_multicast() {
-            return if rule.join { self.join(membership(&rule.input, interface)) } else { Ok(None) };
+            return if rule.join { self.join_all(&rule.input, interface) } else { Ok(Vec::new()) };
         }
         if rule.input.vlan.is_some() {
             // The host itself does not take what comes in that VLAN, so there is nothing for it to refuse.
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let address = SocketAddr::new(rule.input.group, rule.input.port);
+        if !is_occupied(&rule.input) {
+            tracing::warn!(
+                "rule \"{}\" does not occupy {}: where no program listens there, this host answers with \"port unreachable\", \
+                 which makes some senders stop; relay with --consume, or have a firewall drop what is sent there",
+                rule.name,
+                rule.input.destinations()
+            );
+        }
+        Ok(addresses(&rule.input).filter_map(|address| self.occupy(address)).collect())
+    }
+
+    fn occupy(&mut self, address: SocketAddr) -> Option<(Order, Descriptor)> {
         if let Some(occupied) = self.addresses.get_mut(&address) {
             occupied.users += 1;
-            return Ok(None);
+            return None;
         }
         let socket = occupy(address).inspect_err(|error| tracing::debug!("occupy {address}: {error}"));
         let socket = socket.ok().map(|socket| (self.next_place(), Arc::new(socket)));
         let order = socket.clone().map(hold);
         self.addresses.insert(address, Occupied { socket, users: 1 });
-        Ok(order)
+        order
     }
 
     fn next_place(&mut self) -> u32 {
@@ -77,16 +91,19 @@ impl Memberships {
         self.next
     }
 
-    /// `rule` does not need any more what [`Memberships::enter`] has done. Where a socket is needed no more, returns the order
-    /// for workers to let it go.
-    pub(super) fn leave(&mut self, rule: &Rule, interface: u32) -> Option<Order> {
-        if rule.input.group.is_multicast() {
-            return if rule.join { self.leave_group(membership(&rule.input, interface)) } else { None };
+    /// `rule` does not need any more what [`Memberships::enter`] has done. Where sockets are needed no more, returns the orders
+    /// for workers to let them go.
+    pub(super) fn leave(&mut self, rule: &Rule, interface: u32) -> Vec<Order> {
+        if !rule.input.group.is_multicast() {
+            return addresses(&rule.input).filter_map(|address| self.give_up(address)).collect();
         }
-        if rule.input.vlan.is_some() {
-            return None;
+        if !rule.join {
+            return Vec::new();
         }
-        let address = SocketAddr::new(rule.input.group, rule.input.port);
+        memberships(&rule.input, interface).filter_map(|group| self.leave_group(group)).collect()
+    }
+
+    fn give_up(&mut self, address: SocketAddr) -> Option<Order> {
         let occupied = self.addresses.get_mut(&address)?;
         occupied.users = occupied.users.saturating_sub(1);
         if occupied.users > 0 {
@@ -101,6 +118,21 @@ impl Memberships {
         let groups = self.sockets.iter().map(|(place, socket)| Ok(hold((*place, share(&socket.socket)?))));
         let addresses = self.addresses.values().filter_map(|occupied| occupied.socket.clone());
         groups.chain(addresses.map(|socket| Ok(hold(socket))))
+    }
+
+    fn join_all(&mut self, input: &Input, interface: u32) -> io::Result<Vec<(Order, Descriptor)>> {
+        let mut orders = Vec::new();
+        for (i, wanted) in memberships(input, interface).enumerate() {
+            match self.join(wanted) {
+                Ok(order) => orders.extend(order),
+                Err(error) => {
+                    // Nobody was told of sockets that this closes.
+                    memberships(input, interface).take(i).for_each(|joined| _ = self.leave_group(joined));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(orders)
     }
 
     /// A socket holds only so many groups (20 IPv4 groups by default), so it takes as many sockets as are needed.
@@ -154,8 +186,23 @@ impl Memberships {
     }
 }
 
-fn membership(input: &Input, interface: u32) -> Membership {
-    Membership { group: input.group, interface, source: input.source }
+/// One for each group.
+fn memberships(input: &Input, interface: u32) -> impl Iterator<Item = Membership> + use<> {
+    let source = input.source;
+    input.group.addresses().map(move |group| Membership { group, interface, source })
+}
+
+/// Whether nobody else can listen where `input` takes what is sent to the host itself. Of a range of addresses nobody knows which the
+/// host has, or will have.
+fn is_occupied(input: &Input) -> bool {
+    input.group.is_single() && input.port.count() <= MOST_OCCUPIED
+}
+
+/// What is occupied of that.
+fn addresses(input: &Input) -> impl Iterator<Item = SocketAddr> + use<> {
+    let group = input.group.first();
+    let ports = is_occupied(input).then_some(input.port.first()..=input.port.last());
+    ports.into_iter().flatten().map(move |port| SocketAddr::new(group, port))
 }
 
 fn hold((place, socket): (u32, Descriptor)) -> (Order, Descriptor) {
@@ -198,7 +245,7 @@ mod tests {
         let mut new = 0;
         for i in 0..100 {
             for rule in &group(i) {
-                new += usize::from(memberships.enter(rule, lo).unwrap().is_some());
+                new += memberships.enter(rule, lo).unwrap().len();
             }
         }
         let limit = std::fs::read_to_string("/proc/sys/net/ipv4/igmp_max_memberships").unwrap();
@@ -215,7 +262,7 @@ mod tests {
             memberships.leave(&group(i)[0], lo);
         }
         assert_eq!((0..100).filter(|i| joined(&name(*i)) == 1).count(), 100, "the other rule needs them");
-        let let_go = (0..100).filter(|i| memberships.leave(&group(*i)[0], lo).is_some()).count();
+        let let_go: usize = (0..100).map(|i| memberships.leave(&group(i)[0], lo).len()).sum();
         assert_eq!((0..100).filter(|i| joined(&name(*i)) > 0).count(), 0);
         assert_eq!((let_go, memberships.orders().count()), (new, 0), "what is empty is closed");
         for i in 0..100 {
@@ -269,6 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_range_every_group_is_joined_or_none() {
+        let lo = Interface::find("lo").unwrap().index;
+        let name = |i: u8| format!("{:08X}", u32::from_ne_bytes([239, 81, 10, i]));
+        let count = || (0..=255).filter(|i| joined(&name(*i)) == 1).count();
+        let mut memberships = Memberships::default();
+        let range: Rule = "lo:239.81.10.0/25:5000=239.2.2.2:6000:lo".parse().unwrap();
+        let orders = memberships.enter(&range, lo).unwrap();
+        let limit = std::fs::read_to_string("/proc/sys/net/ipv4/igmp_max_memberships").unwrap();
+        assert_eq!(orders.len(), 128_usize.div_ceil(limit.trim().parse().unwrap()));
+        assert_eq!(count(), 128);
+        memberships.enter(&rule([239, 81, 10, 7], 5000), lo).unwrap();
+        assert_eq!(memberships.leave(&range, lo).len(), orders.len() - 1, "the other rule needs one of them");
+        assert_eq!(count(), 1);
+        memberships.leave(&rule([239, 81, 10, 7], 5000), lo);
+        assert!(memberships.enter(&range, u32::MAX).is_err());
+        assert_eq!((count(), memberships.orders().count()), (0, 0));
+        let apart = Rule { join: false, ..range };
+        assert!(
+            memberships.enter(&apart, lo).unwrap().is_empty() && memberships.leave(&apart, lo).is_empty()
+        );
+    }
+
+    #[test]
     fn a_rule_that_does_not_join_needs_nothing_unless_it_is_for_an_address_of_the_host() {
         let mut memberships = Memberships::default();
         let apart = |group| Rule { join: false, ..rule(group, 28_432) };
@@ -292,11 +362,28 @@ mod tests {
         let mut memberships = Memberships::default();
         let unicast = rule([127, 0, 0, 1], 28_431);
         let bind = || std::net::UdpSocket::bind("127.0.0.1:28431");
-        let holds = [(); 2].map(|()| memberships.enter(&unicast, 1).unwrap().is_some());
-        assert_eq!((holds, memberships.orders().count()), ([true, false], 1));
-        assert_eq!(memberships.leave(&unicast, 1), None);
+        let holds = [(); 2].map(|()| memberships.enter(&unicast, 1).unwrap().len());
+        assert_eq!((holds, memberships.orders().count()), ([1, 0], 1));
+        assert_eq!(memberships.leave(&unicast, 1), []);
         assert!(bind().is_err());
-        assert!(matches!(memberships.leave(&unicast, 1), Some(Order::LetGo { .. })));
+        assert!(matches!(memberships.leave(&unicast, 1)[..], [Order::LetGo { .. }]));
         bind().unwrap();
+    }
+
+    #[test]
+    fn of_a_host_address_so_many_ports_are_occupied() {
+        let mut memberships = Memberships::default();
+        let ports = |ports: &str| format!("lo:127.0.0.1:{ports}=239.2.2.2:6000:lo").parse::<Rule>().unwrap();
+        let bind = |port: u16| std::net::UdpSocket::bind(("127.0.0.1", port));
+        let few = ports("28440-28449");
+        assert_eq!(memberships.enter(&few, 1).unwrap().len(), 10);
+        assert!(bind(28_440).is_err() && bind(28_449).is_err() && bind(28_450).is_ok());
+        assert_eq!(memberships.leave(&few, 1).len(), 10);
+        assert!(bind(28_440).is_ok());
+        for (spec, is_some) in [("28500-28755", true), ("28500-28756", false)] {
+            assert_eq!(!memberships.enter(&ports(spec), 1).unwrap().is_empty(), is_some, "{spec}");
+            memberships.leave(&ports(spec), 1);
+        }
+        assert_eq!(memberships.orders().count(), 0);
     }
 }

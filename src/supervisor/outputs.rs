@@ -100,9 +100,12 @@ impl Outputs {
     pub(super) fn refresh(&mut self, name: &str) -> Vec<(Order, Descriptor)> {
         let mut orders = Vec::new();
         let segment = self.segment;
-        // Of those that keep sources it is all the same which address the host has.
-        let concerned = |address: &EgressAddress| address.interface == name && !address.preserve;
-        for (address, output) in self.by_address.iter_mut().filter(|(address, _)| concerned(address)) {
+        // One that is not connected gets an address with every send, and of those that keep sources it is all the same which address the
+        // host has.
+        let is_concerned = |address: &EgressAddress| {
+            address.interface == name && address.last.is_none() && !address.preserve
+        };
+        for (address, output) in self.by_address.iter_mut().filter(|(address, _)| is_concerned(address)) {
             // Where it cannot be opened now, what it has may still do.
             let Ok((socket, _)) = open_egress(address, None, SEND_BUFFER) else { continue };
             if source(&socket) == source(&output.socket) {

@@ -207,7 +207,7 @@ impl Relay {
             interface: name.clone(),
             error,
         })?;
-        if let Some((order, socket)) = held {
+        for (order, socket) in held {
             self.workers.tell(&order, Some(&socket));
         }
         let Some(live) = self.inputs.get_mut(name) else {
@@ -254,13 +254,14 @@ impl Relay {
             Err(why) => return waits(why),
         };
         let address = EgressAddress {
-            destination: to.destination(),
+            destination: to.destinations().first(),
             interface: interface.name,
             interface_index: interface.index,
             ttl: to.ttl.fixed(),
             dscp: to.dscp.fixed(),
             fragment: to.fragment,
             preserve: to.source == SourceAddress::Preserve,
+            last: (!to.destinations().is_single()).then(|| to.destinations().last()),
         };
         match self.outputs.open(&address) {
             Ok((place, order)) => {

@@ -159,7 +159,7 @@ impl Relay {
     pub(super) async fn prevail(&mut self, rules: Vec<Rule>) -> Result<(), SupervisorError> {
         let configured: HashSet<_> = rules.iter().map(|rule| rule.input.clone()).collect();
         let others = rules.into_iter().filter(|rule| !self.book.has(rule)).collect::<Vec<_>>();
-        let same_input = others.iter().filter_map(|rule| self.book.with_input(&rule.input));
+        let same_input = others.iter().flat_map(|rule| self.book.overlapping(&rule.input));
         let same_name = others.iter().filter_map(|rule| self.book.named(&rule.name));
         let streams: HashSet<_> =
             others.iter().filter_map(|rule| Some(&rule.dedupe.as_ref()?.stream)).collect();

@@ -2,10 +2,11 @@
 //! (a socket filter), and which end at the ingress device after that (a program behind its taps). Their source is
 //! `bpf/rules.bpf.c`.
 
+mod shapes;
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
@@ -13,8 +14,11 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, SocketFilter, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
 
+pub use shapes::Endpoint;
+use shapes::{Shapes, TooManyShapes};
+
 use super::sockopt;
-use crate::wire::{LinkLayer, VlanId};
+use crate::wire::LinkLayer;
 
 /// Names in the program's source.
 const FILTER: &str = "filter";
@@ -25,27 +29,13 @@ const COUNTS: &str = "counts";
 const SOURCES: &str = "sources";
 const ETHERNET: &str = "ethernet";
 const VLANS: &str = "vlans";
+const COUNT_V4: &str = "count_v4";
+const COUNT_V6: &str = "count_v6";
+const SHAPES_V4: &str = "shapes_v4";
+const SHAPES_V6: &str = "shapes_v6";
 /// Places of the counts.
 const FOREIGN: u32 = 0;
 const CONSUMED: u32 = 1;
-
-/// What a rule takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// Destination address.
-    pub group: IpAddr,
-    /// Destination port.
-    pub port: u16,
-    /// Source address, if only one is wanted.
-    pub source: Option<IpAddr>,
-    /// The VLAN whose tag the frames carry; none is for untagged ones.
-    pub vlan: Option<VlanId>,
-}
-
-/// `struct endpoint_v4`: destination and source address, port and VLAN, in the byte order of the machine.
-type KeyV4 = [u32; 3];
-/// `struct endpoint_v6`: source and destination address, port in network order, VLAN in that of the machine.
-type KeyV6 = [u8; 36];
 
 /// Why rules cannot decide in the kernel. Its source says what the kernel said.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +69,16 @@ fn failed<E: Into<Box<dyn Error + Send + Sync>>>(operation: &'static str) -> imp
 #[derive(Debug)]
 pub struct RulePrograms {
     object: Ebpf,
-    /// Whether sources are looked at.
-    has_sources: bool,
+    shapes: Shapes,
     /// Whether frames with tags are looked at.
     has_vlans: bool,
+}
+
+impl RuleProgramError {
+    /// Whether it is for want of places for shapes, and not of the kernel.
+    pub fn is_for_shapes(&self) -> bool {
+        self.source.is::<TooManyShapes>()
+    }
 }
 
 impl RulePrograms {
@@ -96,8 +92,9 @@ impl RulePrograms {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
-        let keys_v4: Vec<_> = endpoints.iter().filter_map(key_v4).collect();
-        let keys_v6: Vec<_> = endpoints.iter().filter_map(key_v6).collect();
+        let shapes = Shapes::of(endpoints).map_err(failed("look at the rules"))?;
+        let keys_v4: Vec<_> = endpoints.iter().filter_map(|endpoint| shapes.key_v4(endpoint)).collect();
+        let keys_v6: Vec<_> = endpoints.iter().filter_map(|endpoint| shapes.key_v6(endpoint)).collect();
         let room = |keys: usize| room.max(keys).max(1) as u32;
         loader.map_max_entries(WANTED_V4, room(keys_v4.len()));
         loader.map_max_entries(WANTED_V6, room(keys_v6.len()));
@@ -108,33 +105,39 @@ impl RulePrograms {
         loader.override_global(SOURCES, &sources, true);
         loader.override_global(ETHERNET, &ethernet, true);
         loader.override_global(VLANS, &vlans, true);
+        let (masks_v4, masks_v6) = shapes.masks();
+        let (count_v4, count_v6) = shapes.counts();
+        loader.override_global(COUNT_V4, &count_v4, true);
+        loader.override_global(COUNT_V6, &count_v6, true);
+        loader.override_global(SHAPES_V4, &masks_v4, true);
+        loader.override_global(SHAPES_V6, &masks_v6, true);
         let mut object = loader.load(&object()).map_err(failed("load the rules' BPF object"))?;
         fill(&mut object, WANTED_V4, &keys_v4)?;
         fill(&mut object, WANTED_V6, &keys_v6)?;
         let filter: &mut SocketFilter = program_mut(&mut object, FILTER)?;
         filter.load().map_err(failed("load the rules' socket filter"))?;
-        Ok(Self { object, has_sources, has_vlans })
+        Ok(Self { object, shapes, has_vlans })
     }
 
-    /// Whether these programs can take `endpoint` in, as far as there is room: they look at sources and VLANs only if one was
-    /// among the endpoints that they were loaded with.
+    /// Whether these programs can take `endpoint` in, as far as there is room: they look for the shapes, and for VLANs, only of the
+    /// endpoints that they were loaded with.
     pub fn suits(&self, endpoint: &Endpoint) -> bool {
-        (self.has_sources || endpoint.source.is_none()) && (self.has_vlans || endpoint.vlan.is_none())
+        self.shapes.has(endpoint) && (self.has_vlans || endpoint.vlan.is_none())
     }
 
     /// Takes in another endpoint.
     ///
     /// # Errors
-    /// When there is no room.
+    /// When there is no room. One that does not suit is not taken in.
     pub fn insert(&mut self, endpoint: &Endpoint) -> Result<(), RuleProgramError> {
-        fill(&mut self.object, WANTED_V4, key_v4(endpoint).as_slice())?;
-        fill(&mut self.object, WANTED_V6, key_v6(endpoint).as_slice())
+        fill(&mut self.object, WANTED_V4, self.shapes.key_v4(endpoint).as_slice())?;
+        fill(&mut self.object, WANTED_V6, self.shapes.key_v6(endpoint).as_slice())
     }
 
     /// Takes an endpoint out.
     pub fn remove(&mut self, endpoint: &Endpoint) -> Result<(), RuleProgramError> {
         let failed = failed("take a rule out of a BPF map");
-        match (key_v4(endpoint), key_v6(endpoint)) {
+        match (self.shapes.key_v4(endpoint), self.shapes.key_v6(endpoint)) {
             (Some(key), _) => wanted(&mut self.object, WANTED_V4)?.remove(&key).map_err(failed),
             (_, Some(key)) => wanted(&mut self.object, WANTED_V6)?.remove(&key).map_err(failed),
             (None, None) => Ok(()),
@@ -213,34 +216,6 @@ fn wanted<'a, K: Pod>(
     HashMap::try_from(map).map_err(failed("open a BPF map"))
 }
 
-fn key_v4(endpoint: &Endpoint) -> Option<KeyV4> {
-    let IpAddr::V4(group) = endpoint.group else { return None };
-    let source = match endpoint.source {
-        Some(IpAddr::V4(source)) => source.to_bits(),
-        _ => 0,
-    };
-    // Two fields of 16 bits each, in this order whatever that of the bytes in each is.
-    let ([port_0, port_1], [vlan_0, vlan_1]) =
-        (endpoint.port.to_ne_bytes(), vlan_number(endpoint).to_ne_bytes());
-    Some([group.to_bits(), source, u32::from_ne_bytes([port_0, port_1, vlan_0, vlan_1])])
-}
-
-fn key_v6(endpoint: &Endpoint) -> Option<KeyV6> {
-    let IpAddr::V6(group) = endpoint.group else { return None };
-    let mut key = [0; 36];
-    if let Some(IpAddr::V6(source)) = endpoint.source {
-        key[..16].copy_from_slice(&source.octets());
-    }
-    key[16..32].copy_from_slice(&group.octets());
-    key[32..34].copy_from_slice(&endpoint.port.to_be_bytes());
-    key[34..36].copy_from_slice(&vlan_number(endpoint).to_ne_bytes());
-    Some(key)
-}
-
-fn vlan_number(endpoint: &Endpoint) -> u16 {
-    endpoint.vlan.map_or(0, VlanId::get)
-}
-
 #[cfg(not(test))]
 fn object() -> Cow<'static, [u8]> {
     Cow::Borrowed(aya::include_bytes_aligned!("../../bpf/rules.bpf.o"))
@@ -256,12 +231,16 @@ fn object() -> Cow<'static, [u8]> {
 }
 
 #[cfg(test)]
+mod range_tests;
+
+#[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
     use crate::sys::filter::tests as frames;
+    use crate::wire::VlanId;
 
     const WITHOUT_SOURCE: &[(&str, &str)] = &[("239.1.1.1:5000", ""), ("[ff15::1]:5000", "")];
 
@@ -269,12 +248,12 @@ mod tests {
         let endpoint = |(group, source): &(&str, &str)| {
             let group: SocketAddr = group.parse().unwrap();
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
-            Endpoint { group: group.ip(), port: group.port(), source, vlan: None }
+            Endpoint::new(group.ip(), group.port(), source)
         };
         RulePrograms::load(LinkLayer::Ethernet, &rules.iter().map(endpoint).collect::<Vec<_>>(), 0).unwrap()
     }
 
-    fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
+    pub(super) fn passes(filter: &RulePrograms, frame: &[u8]) -> bool {
         frames::passes(|receiver| filter.attach(receiver).unwrap(), frame)
     }
 
@@ -284,7 +263,13 @@ mod tests {
     }
 
     /// An IPv4 frame from 10.0.0.`source` to 239.1.1.`group` with so many bytes of options, after `change`.
-    fn ipv4(source: u8, group: u8, port: u16, options: usize, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    pub(super) fn ipv4(
+        source: u8,
+        group: u8,
+        port: u16,
+        options: usize,
+        change: impl Fn(&mut [u8]),
+    ) -> Vec<u8> {
         let ihl = 0x45 + (options / 4) as u8;
         let header = [ihl, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, source, 239, 1, 1, group];
         let mut packet = [&header[..], &vec![1; options], &udp(port)].concat();
@@ -293,7 +278,7 @@ mod tests {
     }
 
     /// An IPv6 frame to `ff15::group` with these extension headers, each (kind, length byte), before `last`.
-    fn ipv6(group: u8, port: u16, extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
+    pub(super) fn ipv6(group: u8, port: u16, extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
         let mut frame = frames::ipv6(extensions, last);
         (frame[38], frame[39], frame[53]) = (0xff, 0x15, group);
         let udp_at = frame.len() - 8;
@@ -366,7 +351,7 @@ mod tests {
     fn frames_may_have_no_ethernet_header() {
         let group = |group: &str| {
             let group: SocketAddr = group.parse().unwrap();
-            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: None }
+            Endpoint::new(group.ip(), group.port(), None)
         };
         let endpoints = [group("239.1.1.1:5000"), group("[ff15::1]:5000")];
         let filter = RulePrograms::load(LinkLayer::RawIp, &endpoints, 0).unwrap();
@@ -408,7 +393,7 @@ mod tests {
     fn a_rule_takes_what_is_of_its_vlan_only() {
         let endpoint = |group: &str, vlan| {
             let group: SocketAddr = group.parse().unwrap();
-            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: VlanId::of_tag(vlan) }
+            Endpoint { vlan: VlanId::of_tag(vlan), ..Endpoint::new(group.ip(), group.port(), None) }
         };
         for (group, frame) in
             [("239.1.1.1:5000", ipv4(9, 1, 5000, 0, |_| ())), ("[ff15::1]:5000", ipv6(1, 5000, &[], 17))]
@@ -451,7 +436,7 @@ mod tests {
     fn endpoints_come_and_go() {
         let parse = |group: &str| {
             let group: SocketAddr = group.parse().unwrap();
-            Endpoint { group: group.ip(), port: group.port(), source: None, vlan: None }
+            Endpoint::new(group.ip(), group.port(), None)
         };
         let mut programs = RulePrograms::load(LinkLayer::Ethernet, &[], 1).unwrap();
         let (v4, v6) = (parse("239.1.1.1:5000"), parse("[ff15::1]:5000"));
@@ -478,8 +463,7 @@ mod tests {
     #[ignore = "needs root: loads BPF programs"]
     fn there_is_room_for_ten_thousand_rules() {
         let group = |i: u32| IpAddr::from(0xef02_0000_u32.wrapping_add(i).to_be_bytes());
-        let rules: Vec<_> =
-            (0..10_000).map(|i| Endpoint { group: group(i), port: 7, source: None, vlan: None }).collect();
+        let rules: Vec<_> = (0..10_000).map(|i| Endpoint::new(group(i), 7, None)).collect();
         let filter = RulePrograms::load(LinkLayer::Ethernet, &rules, 0).unwrap();
         let to = |group: IpAddr| {
             let IpAddr::V4(group) = group else { unreachable!() };

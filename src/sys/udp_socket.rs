@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub struct EgressAddress {
     pub fragment: bool,
     /// Whether datagrams have the source that they came with, and each source a socket of its own.
     pub preserve: bool,
+    /// Where each datagram brings its own destination: the last of those, of which `destination` is the first. They are all addresses
+    /// of a prefix with all ports of a range.
+    pub last: Option<SocketAddr>,
 }
 
 impl EgressAddress {
@@ -43,7 +46,16 @@ impl EgressAddress {
     pub fn new(destination: SocketAddr, interface: impl Into<String>, interface_index: u32) -> Self {
         let interface = interface.into();
         let (ttl, dscp) = (Some(64), Some(0));
-        Self { destination, interface, interface_index, ttl, dscp, fragment: true, preserve: false }
+        Self {
+            destination,
+            interface,
+            interface_index,
+            ttl,
+            dscp,
+            fragment: true,
+            preserve: false,
+            last: None,
+        }
     }
 
     /// Whether a host on the way may answer a datagram with an ICMP error, which the next send meets. Datagrams to IPv4 groups are
@@ -57,6 +69,8 @@ impl EgressAddress {
 /// overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7. Where `address` says that
 /// sources are kept, one of the two capabilities is needed, and datagrams have the source `source`, whosever that is.
 ///
+/// Where datagrams bring their own destination, the socket is connected to none, and receives nothing.
+///
 /// # Errors
 /// `EADDRINUSE` where a socket of this host has the port of `source` with all addresses, and does not share it (`SO_REUSEADDR`);
 /// `EACCES` where that port is below `net.ipv4.ip_unprivileged_port_start` and `CAP_NET_BIND_SERVICE` is not there.
@@ -65,6 +79,40 @@ pub fn open_egress(
     source: Option<SocketAddr>,
     send_buffer: usize,
 ) -> io::Result<(OwnedFd, usize)> {
+    let socket = configured(address, source)?;
+    let wanted = libc::c_int::try_from(send_buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
+        socket.set_send_buffer_size(send_buffer)?;
+    }
+    match (address.last, source) {
+        (None, _) => connect(&socket, address)?,
+        // It is bound.
+        (Some(_), Some(_)) => {}
+        (Some(_), None) => {
+            // Whether there is a way at all is asked as for any other output, by one that can tell.
+            connect(&configured(address, None)?, address)?;
+            bind_anywhere(&socket, address.destination.is_ipv4())?;
+        }
+    }
+    mark_what_comes_back(&socket, address)?;
+    // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
+    let obtained = socket.send_buffer_size()? / 2;
+    Ok((socket.into(), obtained))
+}
+
+fn connect(socket: &Socket, address: &EgressAddress) -> io::Result<()> {
+    socket.connect(&scoped(address.destination, address.interface_index).into())
+}
+
+/// Gives `socket` a port, at which it receives nothing.
+fn bind_anywhere(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
+    socket.attach_filter(&super::filter::nothing())?;
+    let any: IpAddr = if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    socket.bind(&SocketAddr::new(any, 0).into())
+}
+
+/// A socket that sends as `address` and `source` say, and nowhere yet.
+fn configured(address: &EgressAddress, source: Option<SocketAddr>) -> io::Result<Socket> {
     let destination = address.destination;
     let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(address.interface.as_bytes()))?;
@@ -105,15 +153,7 @@ pub fn open_egress(
         }
         sockopt::set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
     }
-    let wanted = libc::c_int::try_from(send_buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
-    if sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
-        socket.set_send_buffer_size(send_buffer)?;
-    }
-    socket.connect(&scoped(destination, address.interface_index).into())?;
-    mark_what_comes_back(&socket, address)?;
-    // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
-    let obtained = socket.send_buffer_size()? / 2;
-    Ok((socket.into(), obtained))
+    Ok(socket)
 }
 
 /// Has `socket` send as `source`, or, without, makes sure that it could. It receives nothing as `source`.
@@ -163,12 +203,14 @@ pub fn is_own(address: IpAddr, interface: &str) -> io::Result<bool> {
     Ok(address.is_loopback() || own == Some(address))
 }
 
-/// Marks what `socket`, a connected one, sends through the loopback device, which is where it comes in again. To
+/// Marks what `socket` sends through the loopback device, which is where it comes in again. To
 /// `PACKET_IGNORE_OUTGOING` it is incoming then.
 fn mark_what_comes_back(socket: &Socket, address: &EgressAddress) -> io::Result<()> {
-    // To an address of its own a host sends through that device, whatever interface is asked for.
+    // To an address of its own a host sends through that device, whatever interface is asked for. Any of a range can be one.
     let destination = address.destination.ip();
-    let is_own = if address.preserve {
+    let is_own = if address.last.is_some() && !destination.is_multicast() {
+        true
+    } else if address.preserve {
         is_own(destination, &address.interface)?
     } else {
         socket.local_addr()?.as_socket().map(|own| own.ip()) == Some(destination)
@@ -197,7 +239,7 @@ fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()>
 }
 
 /// A link-local destination means nothing without its interface.
-fn scoped(destination: SocketAddr, interface: u32) -> SocketAddr {
+pub fn scoped(destination: SocketAddr, interface: u32) -> SocketAddr {
     match destination {
         SocketAddr::V6(mut address) => {
             address.set_scope_id(interface);
@@ -218,7 +260,9 @@ pub fn occupy(address: SocketAddr) -> io::Result<OwnedFd> {
 
 impl fmt::Display for EgressAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.destination, self.interface)
+        write!(f, "{}", self.destination)?;
+        self.last.map_or(Ok(()), |last| write!(f, " to {last}"))?;
+        write!(f, ":{}", self.interface)
     }
 }
 

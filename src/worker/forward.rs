@@ -65,8 +65,9 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         }
         Some(train) => train.datagram_len.get().into(),
     };
+    let Datagram { ttl, traffic_class, destination, destination_port, .. } = datagram;
     let source = SocketAddr::new(datagram.source, datagram.source_port);
-    let arrived = Arrived { ttl: datagram.ttl, traffic_class: datagram.traffic_class, source };
+    let arrived = Arrived { ttl, traffic_class, source, destination, destination_port };
     Ok(Taken { rule, payload, arrived, datagram_len })
 }
 

@@ -10,6 +10,7 @@ use crate::sys::uring::{Token, Uring};
 
 /// What comes over a link.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Incoming {
     /// An order, with its descriptor.
     Order(Order, Option<OwnedFd>),

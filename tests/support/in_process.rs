@@ -51,8 +51,9 @@ impl InProcess {
     /// The same with send buffers of so many bytes.
     pub fn with_send_buffer(topology: &Topology, rules: &[Rule], path: Path, send_buffer: usize) -> Self {
         let open = |(rule, port): (&Rule, &lab::topology::Port)| {
-            let destination = rule.outputs[0].destination();
-            let address = EgressAddress::new(destination, port.device(), port.index());
+            let to = rule.outputs[0].destinations();
+            let address = EgressAddress::new(to.first(), port.device(), port.index());
+            let address = EgressAddress { last: (!to.is_single()).then(|| to.last()), ..address };
             let socket = open_egress(&address, None, send_buffer).unwrap().0;
             vec![(address, socket)]
         };
@@ -75,7 +76,8 @@ impl InProcess {
             let mut hops = Vec::new();
             for (address, socket) in outputs {
                 this.tell(&Order::Output { place, address, segment: true }, Some(socket));
-                hops.push(Hop::new(Some(place), place));
+                let port_shift = rule.outputs.first().and_then(|output| output.port_shift(&rule.input));
+                hops.push(Hop { port_shift, ..Hop::new(Some(place), place) });
                 place += 1;
             }
             this.tell(
@@ -150,7 +152,8 @@ impl InProcess {
 pub fn preserving(topology: &Topology, path: Path) -> (InProcess, EgressAddress) {
     let rules: Vec<Rule> = vec![super::rule(topology).parse().unwrap()];
     let port = &topology.egress[0];
-    let mut address = EgressAddress::new(rules[0].outputs[0].destination(), port.device(), port.index());
+    let mut address =
+        EgressAddress::new(rules[0].outputs[0].destinations().first(), port.device(), port.index());
     address.preserve = true;
     let open = || open_egress(&address, None, 1 << 20).unwrap().0;
     let socket = topology.relay_namespace().run(open).unwrap();

@@ -293,6 +293,7 @@ impl Tap {
     pub fn on(device: &str) -> Self {
         let socket = PacketSocket::open().unwrap();
         socket.ignore_outgoing().unwrap();
+        socket.set_receive_buffer(16 << 20).unwrap();
         socket.bind(Interface::find(device).unwrap().index).unwrap();
         let tap = socket.try_clone().unwrap();
         socket2::SockRef::from(&tap).set_read_timeout(Some(DEADLINE)).unwrap();

@@ -230,8 +230,8 @@ fn rule(name: String, interface: &str, input: SocketAddr, outputs: &[Exit]) -> R
     let outputs = outputs.iter().map(output).collect();
     let input = InputSpec {
         interface: interface.to_owned(),
-        group: input.ip(),
-        port: port(input),
+        group: input.ip().into(),
+        port: port(input).into(),
         source: None,
         vlan: None,
     };

@@ -2,6 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU16};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -18,7 +19,7 @@ pub const SEND_BATCH: usize = 256;
 /// What leaves with one operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Send<'a> {
-    /// A connected UDP socket.
+    /// A UDP socket, connected unless there is a destination.
     pub socket: BorrowedFd<'a>,
     /// Its family; else it is of IPv6.
     pub is_ipv4: bool,
@@ -28,6 +29,8 @@ pub struct Send<'a> {
     pub payloads: &'a [IoSlice<'a>],
     /// Bytes of each datagram; only the last may be shorter.
     pub segment_size: Option<NonZeroU16>,
+    /// Where it goes, of the socket's family; else where the socket is connected to.
+    pub destination: Option<SocketAddr>,
 }
 
 /// What a datagram has of its own in its IP header; what is absent is as its socket says.
@@ -71,6 +74,36 @@ impl Control {
 struct Message {
     header: libc::msghdr,
     controls: [Control; 3],
+    name: Name,
+}
+
+/// Where a send goes, in one of these.
+struct Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Name {
+    /// Returns what tells the kernel of `destination`: nothing where the socket is connected.
+    fn write(&mut self, destination: Option<SocketAddr>) -> (*mut libc::c_void, libc::socklen_t) {
+        let Self { v4, v6 } = self;
+        match destination {
+            None => (std::ptr::null_mut(), 0),
+            Some(SocketAddr::V4(to)) => {
+                v4.sin_family = libc::AF_INET as libc::sa_family_t;
+                v4.sin_port = to.port().to_be();
+                v4.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+                ((&raw mut *v4).cast(), size_of_val(v4) as libc::socklen_t)
+            }
+            Some(SocketAddr::V6(to)) => {
+                v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                v6.sin6_port = to.port().to_be();
+                v6.sin6_addr.s6_addr = to.ip().octets();
+                v6.sin6_scope_id = to.scope_id();
+                ((&raw mut *v6).cast(), size_of_val(v6) as libc::socklen_t)
+            }
+        }
+    }
 }
 
 /// A message for each send of a batch. In cells, because the kernel reads them while others are written.
@@ -78,7 +111,7 @@ pub(super) struct Messages(Box<[UnsafeCell<Message>]>);
 
 impl Messages {
     pub(super) fn new() -> Self {
-        // SAFETY: plain structures of the C library and a number, all of which can be zero: null pointers to nothing.
+        // SAFETY: plain structures of the C library and numbers, all of which can be zero: null pointers to nothing.
         let message = || UnsafeCell::new(unsafe { std::mem::zeroed() });
         Self(std::iter::repeat_with(message).take(SEND_BATCH).collect())
     }
@@ -90,8 +123,9 @@ impl Messages {
     unsafe fn write(&self, place: usize, send: &Send<'_>) -> io::Result<*const libc::msghdr> {
         let message = self.0.get(place).ok_or_else(|| io::Error::other("too many sends in a batch"))?.get();
         // SAFETY: the kernel does not read it, by the contract of this function, and the reference ends here.
-        let Message { header, controls } = unsafe { &mut *message };
+        let Message { header, controls, name } = unsafe { &mut *message };
         let count = send.write_controls(controls);
+        (header.msg_name, header.msg_namelen) = name.write(send.destination);
         // An IoSlice is laid out as an iovec (its documentation).
         header.msg_iov = send.payloads.as_ptr().cast_mut().cast();
         header.msg_iovlen = send.payloads.len() as _;
@@ -110,7 +144,7 @@ impl<'a> Send<'a> {
         segment_size: Option<NonZeroU16>,
     ) -> Self {
         // Without a header of its own it makes no difference of which family it is.
-        Self { socket, is_ipv4: true, header: IpHeader::OF_SOCKET, payloads, segment_size }
+        Self { socket, is_ipv4: true, header: IpHeader::OF_SOCKET, payloads, segment_size, destination: None }
     }
 
     /// Writes what it says beside its payloads, and returns in how many control messages (`udp_cmsg_send` in `net/ipv4/udp.c`,
@@ -190,7 +224,7 @@ unsafe fn entry(messages: &Messages, place: usize, send: &Send<'_>) -> io::Resul
     let fd = types::Fd(send.socket.as_raw_fd());
     let flags = libc::MSG_DONTWAIT;
     match (send.segment_size, send.payloads) {
-        (None, [payload]) if send.header == IpHeader::OF_SOCKET => {
+        (None, [payload]) if send.header == IpHeader::OF_SOCKET && send.destination.is_none() => {
             Ok(opcode::Send::new(fd, payload.as_ptr(), payload.len() as u32).flags(flags).build())
         }
         (Some(_), _) | (None, [_]) => {

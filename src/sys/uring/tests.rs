@@ -286,3 +286,37 @@ fn a_restricted_ring_refuses_everything_else() {
     assert!(ring.set_buffers(4, 64, true).is_err(), "or registered");
     assert!(ring.restrict().is_err() && Uring::new(1_024).unwrap().restrict().is_err(), "it is too late");
 }
+
+#[test]
+fn a_send_may_bring_its_destination() {
+    use std::io::IoSlice;
+    for (any, receivers) in [("0.0.0.0:0", ["127.0.0.1:0"; 2]), ("[::]:0", ["[::1]:0"; 2])] {
+        let sender = UdpSocket::bind(any).unwrap();
+        let receivers = receivers.map(|address| UdpSocket::bind(address).unwrap());
+        let to = receivers.each_ref().map(|receiver| Some(receiver.local_addr().unwrap()));
+        let mut ring = Uring::new(8).unwrap();
+        let slices = [b"aa", b"bb", b"cc", b"dd"].map(|payload| [IoSlice::new(payload)]);
+        let train = [b"ee", b"ff"].map(|payload| IoSlice::new(payload));
+        let mut sends: Vec<_> = slices
+            .iter()
+            .zip(to.iter().cycle())
+            .map(|(slice, to)| Send { destination: *to, ..Send::new(sender.as_fd(), slice, None) })
+            .collect();
+        sends.push(Send { destination: to[1], ..Send::new(sender.as_fd(), &train, NonZeroU16::new(2)) });
+        ring.send_all(&sends, |_, result| _ = result.unwrap()).unwrap();
+        let receive = |receiver: &UdpSocket| {
+            let mut buffer = [0; 10];
+            receiver.recv(&mut buffer).map(|len| buffer[..len].to_vec()).unwrap()
+        };
+        assert_eq!([(); 2].map(|()| receive(&receivers[0])), [b"aa", b"cc"]);
+        assert_eq!([(); 4].map(|()| receive(&receivers[1])), [b"bb", b"dd", b"ee", b"ff"]);
+        let nowhere = [IoSlice::new(b"x")];
+        let mut result = None;
+        ring.send_all(&[Send::new(sender.as_fd(), &nowhere, None)], |_, told| result = Some(told)).unwrap();
+        assert_eq!(
+            result,
+            Some(Err(libc::EDESTADDRREQ)),
+            "what a send leaves behind is not taken for the next one"
+        );
+    }
+}

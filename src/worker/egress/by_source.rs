@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use super::lane::Lane;
 use super::senders::{Found, Gone, Kept, Key};
-use super::{Egress, EgressBatch, Through};
+use super::{Egress, EgressBatch, Label, Through};
 use crate::rules::RuleIndex;
 use crate::stats::{Counters, SendFailure};
 use crate::sys::udp_socket::can_be_kept;
-use crate::sys::uring::{IpHeader, Uring};
+use crate::sys::uring::Uring;
 
 impl<'b> EgressBatch<'_, 'b> {
     /// Queues a copy for the lane of its source, or keeps it until there is one.
-    pub(super) fn wait_by_source(&mut self, key: Key, payload: &'b [u8], counters: u32, header: IpHeader) {
+    pub(super) fn wait_by_source(&mut self, key: Key, payload: &'b [u8], label: Label) {
         if !can_be_kept(key.source) {
-            return self.counters.not_sent(counters, SendFailure::SourceRefused);
+            return self.counters.not_sent(label.counters, SendFailure::SourceRefused);
         }
         let mut closed = None;
         let found = self.egress.senders.find(key, &mut closed);
@@ -27,10 +27,10 @@ impl<'b> EgressBatch<'_, 'b> {
             self.egress.lanes.close(lane);
         }
         match found {
-            Found::Lane(lane) => self.enqueue(lane, payload, counters, header),
-            Found::Wanted if self.egress.senders.keep(&key, payload, counters, header) => {}
-            Found::Wanted => self.counters.not_sent(counters, SendFailure::SourcePending),
-            Found::Refused(why) => self.counters.not_sent(counters, why),
+            Found::Lane(lane) => self.enqueue(lane, payload, label),
+            Found::Wanted if self.egress.senders.keep(&key, payload, label) => {}
+            Found::Wanted => self.counters.not_sent(label.counters, SendFailure::SourcePending),
+            Found::Refused(why) => self.counters.not_sent(label.counters, why),
         }
     }
 }
@@ -86,11 +86,11 @@ impl Egress {
         let lane = self.lanes.open(Lane::new(&Rc::clone(to), Arc::new(socket)));
         let copies = self.senders.answer(key, Ok(lane));
         let mut batch = self.begin(counters);
-        for Kept { counters, header, payload } in &copies {
+        for Kept { label, payload } in &copies {
             if batch.waiting.is_full() {
                 batch.send(ring)?;
             }
-            batch.enqueue(lane, payload, *counters, *header);
+            batch.enqueue(lane, payload, *label);
         }
         batch.send(ring)
     }
@@ -142,7 +142,7 @@ impl Egress {
 
 fn count(copies: &[Kept], why: SendFailure, counters: &Counters) {
     for copy in copies {
-        counters.not_sent(copy.counters, why);
+        counters.not_sent(copy.label.counters, why);
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
     fn queue(egress: &mut Egress, counters: &Counters, ring: &mut Uring, sources: &[[u8; 4]]) {
         let mut batch = egress.begin(counters);
         for source in sources {
-            let arrived = Arrived { ttl: 64, traffic_class: 0, source: (*source, 4_000).into() };
+            let arrived = Arrived { source: (*source, 4_000).into(), ..Arrived::nowhere() };
             batch.queue(ring, RULE, b"payload", arrived).unwrap();
         }
         batch.send(ring).unwrap();

@@ -1,12 +1,14 @@
-//! A lane: a socket, the copies that wait to leave through it, one behind the other, and which trains of them it can take.
+//! A lane: a socket, and which trains of copies it can take.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::mapping::Mapping;
 use super::segmentation::Segmentation;
 use crate::sys::udp_socket::EgressAddress;
 use crate::sys::uring::{IpHeader, Send};
@@ -21,23 +23,18 @@ pub(super) struct Destination {
     is_answered: bool,
     /// What one lane learns of the device and the way holds for the others.
     segmentation: Cell<Segmentation>,
+    /// Where copies go, if they bring their destination.
+    pub(super) mapping: Option<Mapping>,
 }
 
 /// A way that keeps its order.
 #[derive(Debug)]
 pub(super) struct Lane {
     to: Rc<Destination>,
-    /// A connected UDP socket.
+    /// A UDP socket, connected unless there is a mapping.
     socket: Arc<OwnedFd>,
-    /// Copies that wait for it.
-    pub(super) queue: Option<Queue>,
-}
-
-/// A chain through the waiting copies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Queue {
-    pub(super) first: usize,
-    pub(super) last: usize,
+    /// Place of the queue of copies that wait for it, unless they bring their destination.
+    pub(super) queue: Option<usize>,
 }
 
 /// All lanes, each at a place of its own.
@@ -55,6 +52,7 @@ impl Destination {
             // An answer goes to the source, and where that is kept it is another host.
             is_answered: address.is_answered() && !address.preserve,
             segmentation: Cell::new(Segmentation::new(segment)),
+            mapping: Mapping::new(address),
         })
     }
 }
@@ -62,6 +60,11 @@ impl Destination {
 impl Lane {
     pub(super) fn new(to: &Rc<Destination>, socket: Arc<OwnedFd>) -> Self {
         Self { to: Rc::clone(to), socket, queue: None }
+    }
+
+    /// Where copies go, if they bring their destination.
+    pub(super) fn mapping(&self) -> Option<Mapping> {
+        self.to.mapping
     }
 
     /// The trains that it can take.
@@ -72,6 +75,11 @@ impl Lane {
     /// Whether a train of datagrams of `size` bytes may be refused.
     pub(super) fn may_refuse(&self, size: usize) -> bool {
         self.to.is_answered || !self.segmentation().is_proven(size)
+    }
+
+    /// Whether a send may meet the answer to a datagram that went somewhere else.
+    pub(super) fn meets_answers_of_others(&self) -> bool {
+        self.to.is_answered && self.to.mapping.is_some()
     }
 
     /// A train of datagrams of this size has left.
@@ -102,10 +110,11 @@ impl Lane {
         copies: &'a [IoSlice<'a>],
         size: usize,
         header: IpHeader,
+        destination: Option<SocketAddr>,
     ) -> Send<'a> {
         let segment_size = if copies.len() > 1 { NonZeroU16::new(size as u16) } else { None };
         let (socket, is_ipv4) = (self.socket.as_fd(), self.to.is_ipv4);
-        Send { socket, is_ipv4, header, payloads: copies, segment_size }
+        Send { socket, is_ipv4, header, payloads: copies, segment_size, destination }
     }
 }
 

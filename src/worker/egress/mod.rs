@@ -1,19 +1,22 @@
-//! Egress: copies of a batch's payloads leave through connected UDP sockets, still borrowed from the batch.
+//! Egress: copies of a batch's payloads leave through UDP sockets, still borrowed from the batch. A socket is connected, unless its
+//! output is for a range: then each copy brings its destination.
 //!
-//! An output has a lane that its copies leave by, or, where they keep their source, one for each source. Copies on one lane that
-//! follow each other and are of one size, and a shorter one behind them, leave as a train: one send, which the kernel or the device
-//! cuts into datagrams again (`UDP_SEGMENT`, udp(7)). Each lane keeps the order in which its copies came: while a train may still
-//! be refused, what is behind it waits. Only where a device begins to refuse what it took before, because its MTU shrank, copies of
-//! one batch change places.
+//! An output has a lane that its copies leave by, or, where they keep their source, one for each source. Copies on one lane and to
+//! one destination that follow each other and are of one size, and a shorter one behind them, leave as a train: one send, which the
+//! kernel or the device cuts into datagrams again (`UDP_SEGMENT`, udp(7)). They keep the order in which they came: while a train may
+//! still be refused, what is behind it waits. Only where a device begins to refuse what it took before, because its MTU shrank,
+//! copies of one batch change places.
 
 mod by_source;
 mod lane;
+mod mapping;
+mod queues;
 mod segmentation;
 mod senders;
 mod train;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -22,7 +25,8 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
-use self::lane::{Destination, Lane, Lanes, Queue};
+use self::lane::{Destination, Lane, Lanes};
+use self::queues::{Queue, Queues};
 use self::senders::Senders;
 pub use self::senders::{Key, MAX_SENDERS, PATIENCE};
 use self::train::Trains;
@@ -45,6 +49,9 @@ pub struct Hop {
     pub ttl: TimeToLive,
     /// Their differentiated services code point. The output's socket gives a fixed one.
     pub dscp: Dscp,
+    /// Where copies bring their destination: what is added to a datagram's port to make that of its copies, modulo 2 to the power
+    /// of 16; without it they have the output's first one.
+    pub port_shift: Option<u16>,
 }
 
 /// What a datagram had in its headers when it came in.
@@ -56,12 +63,16 @@ pub struct Arrived {
     pub traffic_class: u8,
     /// Source address and port.
     pub source: SocketAddr,
+    /// Where it was sent to.
+    pub destination: IpAddr,
+    /// UDP port that it was sent to.
+    pub destination_port: u16,
 }
 
 impl Hop {
     /// One whose copies are as the output's socket says.
     pub fn new(output: Option<u32>, counters: u32) -> Self {
-        Self { output, counters, ttl: TimeToLive::DEFAULT, dscp: Dscp::DEFAULT }
+        Self { output, counters, ttl: TimeToLive::DEFAULT, dscp: Dscp::DEFAULT, port_shift: None }
     }
 
     /// What a copy says of its own; none when its time to live is spent.
@@ -85,6 +96,8 @@ impl Hop {
 pub struct Egress {
     outputs: Vec<Option<Output>>,
     lanes: Lanes,
+    /// What copies wait in.
+    queues: Queues,
     /// Of outputs whose copies keep their source, and how many such outputs there are.
     senders: Senders,
     outputs_by_source: usize,
@@ -108,13 +121,21 @@ enum Through {
     BySource(Rc<Destination>),
 }
 
-/// A copy that waits to be sent.
-struct Waiting<'b> {
-    payload: &'b [u8],
+/// What is said of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Label {
     /// Place of what is counted for it.
     counters: u32,
     header: IpHeader,
-    /// The next one for the same lane.
+    /// Where it goes; else where its lane leads.
+    destination: Option<SocketAddr>,
+}
+
+/// A copy that waits to be sent.
+struct Waiting<'b> {
+    payload: &'b [u8],
+    label: Label,
+    /// The next one in the same queue.
     next: Option<usize>,
 }
 
@@ -124,12 +145,10 @@ pub struct EgressBatch<'a, 'b> {
     counters: &'a Counters,
     /// In the order they came.
     waiting: ArrayVec<Waiting<'b>, COPIES>,
-    /// Lanes that they wait for.
-    touched: ArrayVec<usize, COPIES>,
 }
 
 impl Egress {
-    /// Puts an output that sends through `socket`, a UDP socket connected to `address`, at `place`, where there is none. Without
+    /// Puts an output that sends through `socket`, which was opened for `address`, at `place`, where there is none. Without
     /// `segment` each datagram is sent by itself. Where `address` says that sources are kept, each has a socket of its own:
     /// see [`Egress::ask`].
     ///
@@ -144,6 +163,9 @@ impl Egress {
     ) -> io::Result<()> {
         let (socket, to) = (Arc::new(socket), Destination::new(address, segment));
         let slot = slot(&mut self.outputs, place, MAX_OUTPUTS)?;
+        if to.mapping.is_some() {
+            self.queues.reserve();
+        }
         let through = if address.preserve {
             self.outputs_by_source += 1;
             Through::BySource(to)
@@ -182,7 +204,7 @@ impl Egress {
 
     /// Begins a batch of copies.
     pub fn begin<'a, 'b>(&'a mut self, counters: &'a Counters) -> EgressBatch<'a, 'b> {
-        EgressBatch { egress: self, counters, waiting: ArrayVec::new(), touched: ArrayVec::new() }
+        EgressBatch { egress: self, counters, waiting: ArrayVec::new() }
     }
 }
 
@@ -230,45 +252,65 @@ impl<'b> EgressBatch<'_, 'b> {
         let Some(header) = hop.header(arrived) else {
             return self.counters.not_sent(hop.counters, SendFailure::TtlSpent);
         };
-        match output.through {
-            Through::One(lane) => self.enqueue(lane, payload, hop.counters, header),
-            Through::BySource(_) => {
+        match &output.through {
+            Through::One(lane) => {
+                let lane = *lane;
+                let mapping = self.egress.lanes.get(lane).and_then(Lane::mapping);
+                let destination = mapping.map(|mapping| mapping.destination(arrived, hop.port_shift));
+                self.enqueue(lane, payload, Label { counters: hop.counters, header, destination });
+            }
+            Through::BySource(to) => {
+                let destination = to.mapping.map(|mapping| mapping.destination(arrived, hop.port_shift));
                 let key = Key { output: place, source: arrived.source };
-                self.wait_by_source(key, payload, hop.counters, header);
+                self.wait_by_source(key, payload, Label { counters: hop.counters, header, destination });
             }
         }
     }
 
-    /// Puts a copy behind those that wait for the lane at this place. There must be room.
-    fn enqueue(&mut self, place: usize, payload: &'b [u8], counters: u32, header: IpHeader) {
-        let Some(lane) = self.egress.lanes.get_mut(place) else { return };
+    /// Puts a copy behind those that wait for the lane at this place and go to the same destination. There must be room.
+    fn enqueue(&mut self, place: usize, payload: &'b [u8], label: Label) {
+        let Egress { lanes, queues: Queues { all, by_destination }, .. } = &mut *self.egress;
+        let Some(lane) = lanes.get_mut(place) else { return };
         let at = self.waiting.len();
-        self.waiting.push(Waiting { payload, counters, header, next: None });
-        match &mut lane.queue {
-            Some(queue) => {
-                self.waiting[queue.last].next = Some(at);
-                queue.last = at;
-            }
-            queue => {
-                *queue = Some(Queue { first: at, last: at });
-                self.touched.push(place);
-            }
+        self.waiting.push(Waiting { payload, label, next: None });
+        let Label { destination, .. } = label;
+        let queue = match destination {
+            None => lane.queue,
+            Some(destination) => by_destination.get(&(place, destination)).copied(),
+        };
+        if let Some(queue) = queue.and_then(|queue| all.get_mut(queue)) {
+            self.waiting[queue.last].next = Some(at);
+            queue.last = at;
+            return;
         }
+        match destination {
+            None => lane.queue = Some(all.len()),
+            Some(destination) => _ = by_destination.insert((place, destination), all.len()),
+        }
+        all.push(Queue { lane: place, destination, first: at, last: at });
     }
 
-    /// Sends what is queued, lane by lane, and counts what becomes of each copy.
+    /// Sends what is queued, queue by queue, and counts what becomes of each copy.
     pub fn send(&mut self, ring: &mut Uring) -> io::Result<()> {
         // A turn with many copies takes long, and is no hang.
         self.counters.turns().add(1);
-        let mut trains = Trains::new(&mut self.egress.lanes, self.counters);
-        for place in self.touched.drain(..) {
-            let mut next = trains.take_queue(place);
+        let Egress { lanes, queues: Queues { all, by_destination }, .. } = &mut *self.egress;
+        by_destination.clear();
+        for queue in &*all {
+            if let Some(lane) = lanes.get_mut(queue.lane) {
+                lane.queue = None;
+            }
+        }
+        let mut trains = Trains::new(lanes, all, self.counters);
+        for (place, queue) in all.iter().enumerate() {
+            let mut next = Some(queue.first);
             while let Some(waiting) = next.and_then(|at| self.waiting.get(at)) {
                 trains.load(ring, place, waiting)?;
                 next = waiting.next;
             }
         }
         trains.send(ring)?;
+        all.clear();
         self.waiting.clear();
         Ok(())
     }
@@ -276,13 +318,23 @@ impl<'b> EgressBatch<'_, 'b> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    impl Arrived {
+        /// What came from nobody for nobody.
+        pub(super) fn nowhere() -> Self {
+            let destination = Ipv4Addr::UNSPECIFIED.into();
+            let source = SocketAddr::new(destination, 0);
+            Self { ttl: 64, traffic_class: 0, source, destination, destination_port: 0 }
+        }
+    }
 
     #[test]
     fn a_copy_has_of_its_own_what_its_socket_cannot_say() {
         let header = |ttl, dscp, arrived| Hop { ttl, dscp, ..Hop::new(None, 0) }.header(&arrived);
-        let source = ([10, 0, 0, 9], 4_000).into();
-        let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb, source };
+        let arrived = |ttl| Arrived { ttl, traffic_class: 0xbb, ..Arrived::nowhere() };
         let ttl = |ttl| IpHeader { ttl: NonZeroU8::new(ttl), traffic_class: None };
         let (fixed, best_effort) = (TimeToLive::Fixed(9), Dscp::Fixed(0));
         assert_eq!(header(fixed, Dscp::Fixed(46), arrived(1)), Some(IpHeader::OF_SOCKET));

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::Label;
 use crate::stats::SendFailure;
-use crate::sys::uring::IpHeader;
 
 /// Most pairs of an output and a source, unless the worker can open fewer sockets.
 pub const MAX_SENDERS: usize = 1_024;
@@ -40,9 +40,7 @@ pub struct Key {
 /// A copy that waits for a socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Kept {
-    /// Place of what is counted for it.
-    pub(super) counters: u32,
-    pub(super) header: IpHeader,
+    pub(super) label: Label,
     pub(super) payload: Box<[u8]>,
 }
 
@@ -175,14 +173,14 @@ impl Senders {
     }
 
     /// Has a copy wait for what `key` needs, if there is room.
-    pub(super) fn keep(&mut self, key: &Key, payload: &[u8], counters: u32, header: IpHeader) -> bool {
+    pub(super) fn keep(&mut self, key: &Key, payload: &[u8], label: Label) -> bool {
         let cost = payload.len() + COST;
         let Some(Sender { state: State::Wanted { copies, .. }, .. }) = self.all.get_mut(key) else {
             return false;
         };
         let has_room = self.kept + cost <= ROOM;
         if has_room {
-            copies.push(Kept { counters, header, payload: payload.into() });
+            copies.push(Kept { label, payload: payload.into() });
             self.kept += cost;
         }
         has_room
@@ -263,7 +261,7 @@ impl Senders {
         let mut taken = Vec::new();
         for sender in self.all.values_mut() {
             if let State::Wanted { copies, .. } = &mut sender.state {
-                taken.extend(copies.extract_if(.., |copy| is_meant(copy.counters)));
+                taken.extend(copies.extract_if(.., |copy| is_meant(copy.label.counters)));
             }
         }
         self.kept -= cost(&taken);

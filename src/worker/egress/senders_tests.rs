@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::uring::IpHeader;
 
 fn key(number: usize) -> Key {
     let [.., a, b] = (number as u32).to_be_bytes();
@@ -24,8 +25,12 @@ fn open(senders: &mut Senders, number: usize) {
     assert_eq!(senders.answer(key(number), Ok(number)), []);
 }
 
+fn label(counters: u32) -> Label {
+    Label { counters, header: IpHeader::OF_SOCKET, destination: None }
+}
+
 fn keep(senders: &mut Senders, key: Key, len: usize) -> bool {
-    senders.keep(&key, &vec![7; len], 0, IpHeader::OF_SOCKET)
+    senders.keep(&key, &vec![7; len], label(0))
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn with_an_output_go_its_senders_and_with_a_rule_its_copies() {
     let other = Key { output: 7, ..key(1) };
     for (key, counters) in [(key(2), 20), (key(2), 21), (other, 20)] {
         find(&mut senders, key);
-        assert!(senders.keep(&key, b"x", counters, IpHeader::OF_SOCKET));
+        assert!(senders.keep(&key, b"x", label(counters)));
     }
     assert_eq!(senders.take_copies(|counters| counters == 21).len(), 1);
     let gone = senders.end_output(0);

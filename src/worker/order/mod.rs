@@ -19,7 +19,7 @@ use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,8 @@ pub enum Order {
         /// Its place.
         place: u16,
     },
-    /// Have an output. With a connected UDP socket; where sources are kept, each has another one, and this one sends nothing.
+    /// Have an output. With a UDP socket, which is connected unless the address is a range; where sources are kept, each has another one,
+    /// and this one sends nothing.
     Output {
         /// What rules know it by.
         place: u32,
