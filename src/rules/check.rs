@@ -75,6 +75,13 @@ impl Rule {
             fault(".source", self.family_fault(output));
         }
         faults.extend(self.dedupe.iter().flat_map(Dedupe::faults));
+        if self.dedupe.is_some() && !self.input.destinations().is_single() {
+            // Of two groups datagrams alike are no copies of each other.
+            faults.push(Fault::new(
+                "dedupe",
+                "is for one group and port: give each a rule and a stream of its own",
+            ));
+        }
         faults
     }
 

@@ -166,5 +166,8 @@ mod tests {
         change(&mut rule, |dedupe| (dedupe.stream, dedupe.window_ms) = (String::new(), 4_001));
         let keys: Vec<_> = rule.faults().into_iter().map(|fault| fault.key).collect();
         assert_eq!(keys, ["dedupe.stream", "dedupe.window-ms"]);
+        let mut range = leg("a", "eth0");
+        range.input.port = "5000-5001".parse().unwrap();
+        assert_eq!(range.faults()[0].key, "dedupe");
     }
 }
