@@ -9,12 +9,13 @@ mod frames;
 mod support;
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, IoSlice};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use frames::{datagram, extended, fragments_v6, seal, spoiled, with_options};
+use frames::{Destination, datagram, extended, fragments_v6, seal, spoiled, with_options};
 use lab::sys::mmsg::ReceiveBatch;
 use lab::topology::{Family, Topology};
 use multicast_relay::sys::poll;
@@ -23,6 +24,7 @@ use support::{
     DEADLINE, GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, fragments, frame, good, network, sink,
     tagged,
 };
+use tempfile::NamedTempFile;
 
 /// How many frames are sent before what is to come of them is awaited, of the last but one lot: the relay has something to do
 /// while the next is made.
@@ -32,6 +34,10 @@ const GOOD: u64 = 8;
 /// Bytes of the shortest frame that can be sent, and of the longest.
 const SHORTEST: usize = 14;
 const LONGEST: usize = 1_514;
+
+/// The VLAN that has a rule, and the ports that the rule for a range has.
+const VLAN: u16 = 5;
+const PORTS: RangeInclusive<u16> = PORT - 8..=PORT + 7;
 
 /// `SplitMix64` (Steele, Lea and Flood 2014).
 struct Random(u64);
@@ -82,8 +88,9 @@ impl Mutator {
             spoiled(v4.clone(), |frame| frame.extend([0xa5; 20])),
             spoiled(v4.clone(), |frame| frame[40..42].fill(0)),
             tagged(&v4, 0xe000),
-            tagged(&v4, 5),
-            tagged(&tagged(&v4, 5), 6),
+            tagged(&v4, VLAN),
+            tagged(&v6, VLAN),
+            tagged(&tagged(&v4, VLAN), 6),
             service,
             tagged(&v6, 0),
             good(b""),
@@ -91,6 +98,8 @@ impl Mutator {
             extended(&v6, &[(0, options), (60, options)]),
             extended(&v6, &[(44, &[0, 0, 0, 0, 0, 0, 7])]),
             frame((GROUP, PORT + 1).into(), payload),
+            frame((GROUP, *PORTS.end() + 1).into(), payload),
+            frame((Ipv4Addr::new(239, 81, 255, 0), *PORTS.start()).into(), payload),
             frame(group_v6(), &large),
             fragments_v6(&v6, 24, 9).swap_remove(0),
             fragments_v6(&v6, 24, 9).swap_remove(1),
@@ -273,6 +282,35 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
+/// Rules for a group of each family, for one in a VLAN, and for a range that the first group is in.
+fn rules() -> String {
+    let rule = |more: &str, input: String| {
+        format!(
+            "[[rule]]\n{more}\ninput = {{ interface = 'ingress', {input} }}\n\
+             outputs = [{{ group = '{OUT_GROUP}', port = {OUT_PORT}, interface = 'egress0' }}]\n"
+        )
+    };
+    [
+        rule("", format!("group = '{GROUP}', port = {PORT}")),
+        rule("", format!("group = '{}', port = {PORT}", group_v6().ip())),
+        rule("", format!("group = '{GROUP}', port = {PORT}, vlan = {VLAN}")),
+        rule("join = false", format!("group = '239.81.0.0/16', port = '{}-{}'", PORTS.start(), PORTS.end())),
+    ]
+    .concat()
+}
+
+/// Whether a rule is for what goes there.
+fn is_taken((vlan, group, port): Destination) -> bool {
+    let is_in_range =
+        matches!(group, IpAddr::V4(group) if group.octets()[..2] == [239, 81]) && PORTS.contains(&port);
+    let is_exact = |group: IpAddr, to: IpAddr| group == to && port == PORT;
+    match vlan {
+        0 => is_in_range || is_exact(group_v6().ip(), group),
+        VLAN => is_exact(GROUP.into(), group),
+        _ => false,
+    }
+}
+
 over_every_path!(what_is_right_is_relayed_and_nothing_else);
 
 fn what_is_right_is_relayed_and_nothing_else(path: Path) {
@@ -283,13 +321,12 @@ fn what_is_right_is_relayed_and_nothing_else(path: Path) {
     namespace.set_sysctl("net/ipv6/conf/all/disable_ipv6", "0").unwrap();
     namespace.set_sysctl("net/ipv4/ipfrag_time", "1").unwrap();
     namespace.set_sysctl("net/ipv4/ipfrag_high_thresh", "268435456").unwrap();
-    let rules = [GROUP.to_string(), format!("[{}]", group_v6().ip())]
-        .map(|group| format!("ingress:{group}:{PORT}={OUT_GROUP}:{OUT_PORT}:egress0"));
-    let relay = Relay::start(topology, path, &["--rule", &rules[0], "--rule", &rules[1]]);
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(rules().as_bytes()).unwrap();
+    let relay = Relay::start(topology, path, &["--config", file.path().to_str().unwrap()]);
     let (workers, injector) = (relay.workers(), Injector::new(&topology.generator));
 
     let (frames, seed) = (number("MUTATED_FRAMES", 200_000), number("MUTATED_SEED", 1));
-    let takes = [(IpAddr::from(GROUP), PORT), (group_v6().ip(), PORT)];
     let (mut mutator, mut expected) = (Mutator::new(seed), Expected::new(topology));
     let (mut sent, mut good, begin) = (0, 0, Instant::now());
     while sent < frames {
@@ -298,7 +335,7 @@ fn what_is_right_is_relayed_and_nothing_else(path: Path) {
         for _ in 0..LOT {
             sent += 1;
             let frame = mutator.next();
-            if let Some((_, payload)) = datagram(&frame, host).filter(|(to, _)| takes.contains(to)) {
+            if let Some((_, payload)) = datagram(&frame, host).filter(|(to, _)| is_taken(*to)) {
                 expected.add(payload, &frame);
             }
             lot.push(frame);

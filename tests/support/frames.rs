@@ -19,10 +19,13 @@ struct Packet {
     body: Range<usize>,
 }
 
+/// What a rule of a relay goes by: the VLAN, 0 for none, group and port.
+pub type Destination = (u16, IpAddr, u16);
+
 /// The payload of the datagram in `frame`, and where it goes, if a host with that Ethernet address should take it.
-pub fn datagram(frame: &[u8], host: [u8; 6]) -> Option<((IpAddr, u16), &[u8])> {
+pub fn datagram(frame: &[u8], host: [u8; 6]) -> Option<(Destination, &[u8])> {
     let is_for_host = frame.first()? & 1 == 1 || frame.starts_with(&host);
-    let (at, ethertype) = network(frame).filter(|_| is_for_host)?;
+    let (vlan, at, ethertype) = network(frame).filter(|_| is_for_host)?;
     if ethertype == IPV4 && checksum(&[&frame[ipv4_header(frame, at)?]]) != 0 {
         return None;
     }
@@ -32,12 +35,12 @@ pub fn datagram(frame: &[u8], host: [u8; 6]) -> Option<((IpAddr, u16), &[u8])> {
         0 => packet.destination.is_ipv4(),
         _ => udp_checksum(&packet, udp) == 0,
     };
-    is_right.then_some(((packet.destination, be16(udp, 2)?), &udp[8..]))
+    is_right.then_some(((vlan, packet.destination, be16(udp, 2)?), &udp[8..]))
 }
 
 /// Makes the checksums of the IPv4 header and of UDP right, as far as there are any.
 pub fn seal(frame: &mut [u8]) {
-    let Some((at, ethertype)) = network(frame) else { return };
+    let Some((_, at, ethertype)) = network(frame) else { return };
     if let Some(header) = ipv4_header(frame, at).filter(|_| ethertype == IPV4) {
         frame[at + 10..at + 12].fill(0);
         let sum = checksum(&[&frame[header]]);
@@ -106,13 +109,13 @@ pub fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Where the network header is and what it is, in a frame that is of no VLAN: the receiver takes out one tag.
-fn network(frame: &[u8]) -> Option<(usize, u16)> {
+/// The VLAN of a frame, 0 for none, where its network header is and what that is: the receiver takes out one tag.
+fn network(frame: &[u8]) -> Option<(u16, usize, u16)> {
     let ethertype = be16(frame, 12)?;
     if !TAGS.contains(&ethertype) {
-        return Some((14, ethertype));
+        return Some((0, 14, ethertype));
     }
-    (be16(frame, 14)? & VLAN_ID == 0).then_some((18, be16(frame, 16)?))
+    Some((be16(frame, 14)? & VLAN_ID, 18, be16(frame, 16)?))
 }
 
 fn ipv4_header(frame: &[u8], at: usize) -> Option<Range<usize>> {
