@@ -58,6 +58,8 @@ named! {
         NoRule = "no_rule",
         /// Carries an 802.1Q or 802.1ad tag of a VLAN in which no rule takes it, or one behind another.
         Tagged = "tagged",
+        /// A rule would take it, but this relay has sent it itself: it came back over a wire.
+        Own = "own",
         /// A train of datagrams in one frame that cannot be split: the kernel cannot say how.
         Coalesced = "coalesced",
         /// One fragment of an IP datagram.

@@ -167,7 +167,7 @@ fn trains_come_through(topology: &Topology, path: Path, name: &str) {
     let open = || {
         ip(&format!("address add 10.84.0.1/24 dev {name}"));
         let address = EgressAddress::new((GROUP, PORT).into(), name, Interface::find(name).unwrap().index);
-        open_egress(&address, None, 1 << 20).unwrap().0
+        open_egress(&address, None, 1 << 20).unwrap().socket
     };
     let socket = topology.generator.namespace().run(open).unwrap();
     let bytes: Vec<_> = (0..6_350).map(|at| (at * 7 / 5) as u8).collect();

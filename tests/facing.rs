@@ -18,7 +18,8 @@ use host::ip;
 use lab::topology::{Family, Port};
 use multicast_relay::stats::Stats;
 use support::{
-    GROUP, Injector, Network, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, good, network, wait_until,
+    GROUP, Injector, Network, OUT_GROUP, OUT_PORT, PORT, Path, Relay, Tap, frame, good, kill, network,
+    wait_until,
 };
 
 /// Two hosts, each with a device on either wire: the near wire is at `ingress` of the first and at `egress0` of the second, the far
@@ -136,22 +137,57 @@ fn what_loses_a_hop_each_time_comes_to_an_end(path: Path) {
     assert_eq!((second.relayed, spent(&second)), (4, 0));
 }
 
-over_every_path!(a_wire_that_leads_back_to_the_same_relay_is_no_end_of_it_either);
+over_every_path!(what_a_wire_brings_back_to_the_relay_that_sent_it_is_not_taken);
 
-/// Two devices of one host on one wire: their names do not tell.
-fn a_wire_that_leads_back_to_the_same_relay_is_no_end_of_it_either(path: Path) {
-    const TTL: u8 = 9;
+/// Two devices of one host on one wire, which their names do not tell: by a rule that leads to itself, and by two that lead to each
+/// other.
+fn what_a_wire_brings_back_to_the_relay_that_sent_it_is_not_taken(path: Path) {
+    const COUNT: u64 = 5;
+    let there = Ipv4Addr::new(239, 84, 1, 9);
     let host = network(Family::Ipv4, 1);
     wire(&host.topology.generator, &host.topology.sinks[0]);
+    let to_itself = rule("", (GROUP, PORT, "ingress"), (GROUP, PORT, "egress0"), "");
+    let range = |from: &str, to: &str| {
+        format!("ingress:239.{from}.1.0/28:{PORT}-{}=239.{to}.1.0/28:{PORT}-{}:egress0", PORT + 3, PORT + 3)
+    };
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let rule = rule("", (GROUP, PORT, "ingress"), (GROUP, PORT, "egress0"), ", ttl = 'decrement'");
-    file.write_all(rule.as_bytes()).unwrap();
-    let relay = Relay::start(&host.topology, path, &["--config", file.path().to_str().unwrap()]);
+    file.write_all(to_itself.as_bytes()).unwrap();
+    let config = file.path().to_str().unwrap();
+    let (out, back) = (range("84", "85"), range("85", "84"));
+    let relay = Relay::start(&host.topology, path, &["--config", config, "--rule", &out, "--rule", &back]);
     let mut near = host.topology.generator.namespace().run(|| Injector::on("wire")).unwrap();
-    near.send(&with_ttl(b"round", TTL));
-    let stats = relay.stats_when(|stats| spent(stats) == 1);
-    assert_eq!((stats.relayed, stats.received), (u64::from(TTL) - 1, TTL.into()));
-    relay.stop();
+    for i in 0..COUNT {
+        near.send(&good(&i.to_be_bytes()));
+        near.send(&frame((there, PORT + 2).into(), &i.to_be_bytes()));
+    }
+    let own = |stats: &Stats| stats.dropped.get("own").copied().unwrap_or(0);
+    relay.stats_when(|stats| own(stats) == 2 * COUNT);
+    // A worker in place of another one knows, too.
+    let before = relay.workers();
+    before.iter().for_each(|worker| kill(*worker, libc::SIGKILL));
+    let others = |now: &[u32]| now.len() == before.len() && now.iter().all(|worker| !before.contains(worker));
+    wait_until("other workers", || others(&relay.workers()));
+    near.send(&good(b"after a crash"));
+    near.send(&frame((there, PORT + 2).into(), b"after a crash"));
+    relay.stats_when(|stats| own(stats) == 2 * COUNT + 2);
+    let stats = relay.stop();
+    assert_eq!((stats.relayed, stats.received), (2 * COUNT + 2, 2 * (2 * COUNT + 2)));
+    assert_eq!(own(&stats), 2 * COUNT + 2, "each comes back once, and no more");
+}
+
+#[test]
+#[ignore = "needs root: builds network namespaces"]
+fn what_a_wire_brings_back_is_known_by_its_ipv6_address() {
+    let to = std::net::SocketAddr::from(([0xff15, 0, 0, 0, 0, 0x81, 0, 1], PORT));
+    let host = network(Family::Ipv6, 1);
+    wire(&host.topology.generator, &host.topology.sinks[0]);
+    let spec = format!("ingress:{to}={to}:egress0");
+    let relay = Relay::start(&host.topology, Path::MmapV3, &["--rule", &spec]);
+    let mut near = host.topology.generator.namespace().run(|| Injector::on("wire")).unwrap();
+    near.send(&frame(to, b"round"));
+    relay.stats_when(|stats| stats.dropped.get("own") == Some(&1));
+    let stats = relay.stop();
+    assert_eq!((stats.relayed, stats.received), (1, 2));
 }
 
 over_every_path!(what_goes_round_for_ever_does_not_become_more);

@@ -45,7 +45,7 @@ fn outputs(topology: &Topology, blocked: UnixDatagram, sinks: &[UdpSocket]) -> V
     for sink in sinks {
         let address = to(sink.local_addr().unwrap());
         let socket =
-            topology.relay_namespace().run(|| open_egress(&address, None, 4 << 20)).unwrap().unwrap().0;
+            topology.relay_namespace().run(|| open_egress(&address, None, 4 << 20)).unwrap().unwrap().socket;
         outputs.push((address, socket));
     }
     outputs

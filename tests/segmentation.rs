@@ -152,7 +152,8 @@ fn unreachable_answers(topology: &Topology) -> u64 {
 fn send_trains(topology: &Topology, port: u16, trains: &[(u16, Vec<u8>)]) {
     let generator = &topology.generator;
     let address = EgressAddress::new((GROUP, port).into(), generator.device(), generator.index());
-    let (socket, _) = generator.namespace().run(|| open_egress(&address, None, 1 << 20)).unwrap().unwrap();
+    let open = || open_egress(&address, None, 1 << 20).unwrap().socket;
+    let socket = generator.namespace().run(open).unwrap();
     let mut ring = Uring::new(8).unwrap();
     for (size, bytes) in trains {
         let payloads = [IoSlice::new(bytes)];

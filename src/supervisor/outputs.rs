@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::places::Places;
 use crate::stats::MAX_OUTPUTS;
-use crate::sys::udp_socket::{EgressAddress, can_be_kept, is_own, open_egress, source};
+use crate::sys::udp_socket::{EgressAddress, Opened, can_be_kept, is_own, open_egress};
 use crate::worker::egress::Key;
 use crate::worker::order::{Descriptor, Order};
 
@@ -31,6 +32,8 @@ pub(super) struct Outputs {
 struct Output {
     place: u32,
     socket: Descriptor,
+    /// What it sends from.
+    own: Option<SocketAddr>,
     /// How many rules send through it.
     users: usize,
 }
@@ -48,19 +51,25 @@ impl Outputs {
             output.users += 1;
             return Ok((output.place, None));
         }
-        let (socket, obtained) = open_egress(address, None, SEND_BUFFER)?;
-        self.warn(obtained);
+        let Opened { socket, send_buffer, own } = open_egress(address, None, SEND_BUFFER)?;
+        self.warn(send_buffer);
         let place = self.places.take().ok_or_else(|| io::Error::other("there are too many outputs"))?;
-        let output = Output { place, socket: Arc::new(socket), users: 1 };
-        let order = self.order(address, &output);
+        let output = Output { place, socket: Arc::new(socket), own, users: 1 };
+        let order = order(address, &output, self.segment);
         self.insert(address.clone(), output);
         Ok((place, Some(order)))
     }
 
     /// Has an output that another supervisor has opened; no rule uses it yet.
-    pub(super) fn adopt(&mut self, place: u32, address: EgressAddress, socket: Descriptor) {
+    pub(super) fn adopt(
+        &mut self,
+        place: u32,
+        address: EgressAddress,
+        own: Option<SocketAddr>,
+        socket: Descriptor,
+    ) {
         self.places.occupy(place);
-        self.insert(address, Output { place, socket, users: 0 });
+        self.insert(address, Output { place, socket, own, users: 0 });
     }
 
     fn insert(&mut self, address: EgressAddress, output: Output) {
@@ -90,8 +99,8 @@ impl Outputs {
         if is_own(source.ip(), &address.interface)? {
             return Err(io::Error::other("it is an address of this host"));
         }
-        let (socket, obtained) = open_egress(address, Some(source), SEND_BUFFER)?;
-        self.warn(obtained);
+        let Opened { socket, send_buffer, .. } = open_egress(address, Some(source), SEND_BUFFER)?;
+        self.warn(send_buffer);
         Ok(Arc::new(socket))
     }
 
@@ -100,20 +109,16 @@ impl Outputs {
     pub(super) fn refresh(&mut self, name: &str) -> Vec<(Order, Descriptor)> {
         let mut orders = Vec::new();
         let segment = self.segment;
-        // One that is not connected gets an address with every send, and of those that keep sources it is all the same which address the
-        // host has.
-        let is_concerned = |address: &EgressAddress| {
-            address.interface == name && address.last.is_none() && !address.preserve
-        };
+        // Of those that keep sources it is all the same which address the host has.
+        let is_concerned = |address: &EgressAddress| address.interface == name && !address.preserve;
         for (address, output) in self.by_address.iter_mut().filter(|(address, _)| is_concerned(address)) {
             // Where it cannot be opened now, what it has may still do.
-            let Ok((socket, _)) = open_egress(address, None, SEND_BUFFER) else { continue };
-            if source(&socket) == source(&output.socket) {
+            let Ok(Opened { socket, own, .. }) = open_egress(address, None, SEND_BUFFER) else { continue };
+            if own.map(|own| own.ip()) == output.own.map(|own| own.ip()) {
                 continue;
             }
-            output.socket = Arc::new(socket);
-            let order = Order::Output { place: output.place, address: address.clone(), segment };
-            orders.push((order, Arc::clone(&output.socket)));
+            (output.socket, output.own) = (Arc::new(socket), own);
+            orders.push(order(address, output, segment));
         }
         orders
     }
@@ -133,13 +138,7 @@ impl Outputs {
 
     /// The orders that make a new worker have all outputs.
     pub(super) fn orders(&self) -> impl Iterator<Item = (Order, Descriptor)> {
-        self.by_address.iter().map(|(address, output)| self.order(address, output))
-    }
-
-    fn order(&self, address: &EgressAddress, output: &Output) -> (Order, Descriptor) {
-        let Output { place, socket, .. } = output;
-        let (address, segment) = (address.clone(), self.segment);
-        (Order::Output { place: *place, address, segment }, Arc::clone(socket))
+        self.by_address.iter().map(|(address, output)| order(address, output, self.segment))
     }
 
     /// Says, once for each reason, why a source cannot be kept.
@@ -164,4 +163,10 @@ impl Outputs {
             );
         }
     }
+}
+
+fn order(address: &EgressAddress, output: &Output, segment: bool) -> (Order, Descriptor) {
+    let Output { place, socket, own, .. } = output;
+    let order = Order::Output { place: *place, address: address.clone(), own: *own, segment };
+    (order, Arc::clone(socket))
 }

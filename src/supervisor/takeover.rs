@@ -1,6 +1,7 @@
 //! Going on where another supervisor has ended: its workers relay still, and tell what they were told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ type ToldRule = (Rule, Option<u16>, Vec<Hop>, Option<Leg>);
 /// What the workers were told, sorted.
 #[derive(Default)]
 struct State {
-    outputs: BTreeMap<u32, (EgressAddress, OwnedFd)>,
+    outputs: BTreeMap<u32, (EgressAddress, Option<SocketAddr>, OwnedFd)>,
     streams: BTreeMap<u32, (Dedupe, OwnedFd)>,
     rules: BTreeMap<u32, ToldRule>,
     inputs: Inputs,
@@ -56,8 +57,8 @@ impl State {
         state.differs = all_told.windows(2).any(|pair| kinds(&pair[0]) != kinds(&pair[1]));
         for (order, descriptor) in all_told.into_iter().flatten() {
             match (order, descriptor) {
-                (Order::Output { place, address, .. }, Some(socket)) => {
-                    state.outputs.insert(place, (address, socket));
+                (Order::Output { place, address, own, .. }, Some(socket)) => {
+                    state.outputs.insert(place, (address, own, socket));
                 }
                 (Order::Stream { place, dedupe }, Some(memory)) => {
                     state.streams.insert(place, (dedupe, memory));
@@ -94,9 +95,9 @@ impl Relay {
     pub(super) async fn take_over(&mut self, all_told: Vec<Told>) -> Result<(), SupervisorError> {
         let State { outputs, streams, rules, inputs, partial, differs } = State::new(all_told);
         let addresses: HashMap<_, _> =
-            outputs.iter().map(|(place, (address, _))| (*place, address.clone())).collect();
-        for (place, (address, socket)) in outputs {
-            self.outputs.adopt(place, address, Arc::new(socket));
+            outputs.iter().map(|(place, (address, ..))| (*place, address.clone())).collect();
+        for (place, (address, own, socket)) in outputs {
+            self.outputs.adopt(place, address, own, Arc::new(socket));
         }
         for (place, (dedupe, memory)) in streams {
             let operation = "take over the window of a stream";
@@ -276,7 +277,7 @@ mod tests {
 
     fn output(place: u32) -> (Order, Option<OwnedFd>) {
         let address = EgressAddress::new(([239, 2, 2, 2], 6000).into(), "eth1", 2);
-        (Order::Output { place, address, segment: true }, Some(socket()))
+        (Order::Output { place, address, own: None, segment: true }, Some(socket()))
     }
 
     fn input(place: u16) -> (Order, Option<OwnedFd>) {

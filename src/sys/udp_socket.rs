@@ -65,8 +65,19 @@ impl EgressAddress {
     }
 }
 
-/// Opens a UDP socket that is connected to `address`, and says how large a send buffer it obtained: `CAP_NET_ADMIN`
-/// overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7. Where `address` says that
+/// A socket to send through.
+#[derive(Debug)]
+pub struct Opened {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Bytes of its send buffer.
+    pub send_buffer: usize,
+    /// What it sends from, without a scope; `None` where that is somebody else's.
+    pub own: Option<SocketAddr>,
+}
+
+/// Opens a UDP socket that is connected to `address`, with a send buffer of at least `send_buffer` bytes if it can have that:
+/// `CAP_NET_ADMIN` overrides the limit `net.core.wmem_max`. Binding to an interface needs `CAP_NET_RAW` before Linux 5.7. Where `address` says that
 /// sources are kept, one of the two capabilities is needed, and datagrams have the source `source`, whosever that is.
 ///
 /// Where datagrams bring their own destination, the socket is connected to none, and receives nothing.
@@ -78,26 +89,32 @@ pub fn open_egress(
     address: &EgressAddress,
     source: Option<SocketAddr>,
     send_buffer: usize,
-) -> io::Result<(OwnedFd, usize)> {
+) -> io::Result<Opened> {
     let socket = configured(address, source)?;
     let wanted = libc::c_int::try_from(send_buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
     if sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
         socket.set_send_buffer_size(send_buffer)?;
     }
-    match (address.last, source) {
-        (None, _) => connect(&socket, address)?,
-        // It is bound.
-        (Some(_), Some(_)) => {}
-        (Some(_), None) => {
-            // Whether there is a way at all is asked as for any other output, by one that can tell.
-            connect(&configured(address, None)?, address)?;
-            bind_anywhere(&socket, address.destination.is_ipv4())?;
+    let own = match (address.last, source) {
+        (None, _) => {
+            connect(&socket, address)?;
+            local_address(&socket)?
         }
-    }
+        // It is bound.
+        (Some(_), Some(source)) => source,
+        (Some(_), None) => {
+            // Whether there is a way at all, and from which address, is asked as for any other output, by one that can tell.
+            let probe = configured(address, None)?;
+            connect(&probe, address)?;
+            bind_anywhere(&socket, address.destination.is_ipv4())?;
+            SocketAddr::new(local_address(&probe)?.ip(), local_address(&socket)?.port())
+        }
+    };
     mark_what_comes_back(&socket, address)?;
     // The kernel doubles the value for its own bookkeeping and reports the double (socket(7)).
-    let obtained = socket.send_buffer_size()? / 2;
-    Ok((socket.into(), obtained))
+    let send_buffer = socket.send_buffer_size()? / 2;
+    let own = (!address.preserve).then(|| SocketAddr::new(own.ip(), own.port()));
+    Ok(Opened { socket: socket.into(), send_buffer, own })
 }
 
 fn connect(socket: &Socket, address: &EgressAddress) -> io::Result<()> {
@@ -225,10 +242,8 @@ fn mark_what_comes_back(socket: &Socket, address: &EgressAddress) -> io::Result<
     }
 }
 
-/// The address that `socket`, a connected one, sends from.
-pub fn source(socket: &OwnedFd) -> Option<IpAddr> {
-    let address = socket2::SockRef::from(socket).local_addr().ok()?;
-    address.as_socket().map(|address| address.ip())
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn set_multicast_interface_v4(socket: &Socket, interface: u32) -> io::Result<()> {

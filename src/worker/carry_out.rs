@@ -75,11 +75,14 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
                 }
                 Ok(())
             }
-            Order::Output { place, address, segment } => {
+            Order::Output { place, address, own, segment } => {
                 self.egress.remove_output(*place, self.counters);
-                self.egress.set_output(*place, address, descriptor()?, *segment)
+                self.egress.set_output(*place, address, descriptor()?, *segment)?;
+                self.own.set(*place, *own);
+                Ok(())
             }
             Order::EndOutput { place } => {
+                self.own.remove(*place);
                 self.egress.remove_output(*place, self.counters);
                 Ok(())
             }

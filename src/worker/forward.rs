@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::egress::Arrived;
+use super::own::Own;
 use super::receiver::Frame;
 use crate::rules::{RuleIndex, RuleTable};
 use crate::stats::Cause;
@@ -38,8 +39,8 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// The rule that takes `frame`, and what it brings.
-pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<'a>, Cause> {
+/// The rule that takes `frame`, unless `own` says who sent it, and what it brings.
+pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable, own: &Own) -> Result<Taken<'a>, Cause> {
     if let Some(defect) = frame.defect {
         return Err(defect);
     }
@@ -52,6 +53,10 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
     let vlan = vlan(frame.vlan_tag);
     let none = if vlan.is_some() { Cause::Tagged } else { Cause::NoRule };
     let rule = rules.find(frame.input, vlan, &datagram).ok_or(none)?;
+    let source = SocketAddr::new(datagram.source, datagram.source_port);
+    if own.has(source) {
+        return Err(Cause::Own);
+    }
     // Egress gives the payload a new, valid checksum, so damage that is not caught here would look like the truth.
     if !frame.checksum_verified && !datagram.has_valid_checksum() {
         return Err(Cause::BadChecksum);
@@ -66,7 +71,6 @@ pub(super) fn forward<'a>(frame: &Frame<'a>, rules: &RuleTable) -> Result<Taken<
         Some(train) => train.datagram_len.get().into(),
     };
     let Datagram { ttl, traffic_class, destination, destination_port, .. } = datagram;
-    let source = SocketAddr::new(datagram.source, datagram.source_port);
     let arrived = Arrived { ttl, traffic_class, source, destination, destination_port };
     Ok(Taken { rule, payload, arrived, datagram_len })
 }
@@ -110,7 +114,7 @@ mod tests {
     fn fate(frame: Frame<'_>) -> Result<(u32, Vec<u8>), Cause> {
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
         let table = RuleTable::new(&rules, &["eth0"]);
-        forward(&frame, &table).map(|taken| (taken.rule.0, taken.payload.to_vec()))
+        forward(&frame, &table, &Own::default()).map(|taken| (taken.rule.0, taken.payload.to_vec()))
     }
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
@@ -160,13 +164,29 @@ mod tests {
         let table = RuleTable::new(&[rule], &["eth0"]);
         let (plain, double) = (datagram(&[], b"x"), datagram(&[0x81, 0, 0, 5], b"x"));
         let priority = datagram(&[0x81, 0, 0xe0, 0], b"x");
-        let taken =
-            |vlan_tag, bytes| forward(&Frame { vlan_tag, ..frame(bytes) }, &table).map(|taken| taken.rule.0);
+        let taken = |vlan_tag, bytes| {
+            forward(&Frame { vlan_tag, ..frame(bytes) }, &table, &Own::default()).map(|taken| taken.rule.0)
+        };
         assert_eq!([taken(Some(5), &plain), taken(Some(0xe005), &plain)], [Ok(0), Ok(0)]);
         assert_eq!([taken(Some(6), &plain), taken(Some(0xfff), &plain)], [Err(Cause::Tagged); 2]);
         assert_eq!([taken(None, &plain), taken(Some(0xa000), &plain)], [Err(Cause::NoRule); 2]);
         assert_eq!([taken(Some(5), &double), taken(None, &double)], [Err(Cause::Tagged); 2]);
         assert_eq!(taken(Some(5), &priority), Ok(0));
+    }
+
+    #[test]
+    fn what_an_output_sends_is_not_taken_again() {
+        let mut own = Own::default();
+        let table = RuleTable::new(&["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()], &["eth0"]);
+        let bytes = datagram(&[], b"x");
+        let mut fate = |source: &str| {
+            own.set(7, Some(source.parse().unwrap()));
+            forward(&frame(&bytes), &table, &own).map(|taken| taken.rule.0)
+        };
+        assert_eq!([fate("10.0.0.9:4001"), fate("10.0.0.8:4000")], [Ok(0), Ok(0)]);
+        assert_eq!(fate("10.0.0.9:4000"), Err(Cause::Own));
+        let other = Frame { input: InputIndex(1), ..frame(&bytes) };
+        assert_eq!(forward(&other, &table, &own).unwrap_err(), Cause::NoRule, "no rule would take it anyway");
     }
 
     #[test]
@@ -195,7 +215,7 @@ mod tests {
         let rules: [Rule; 1] = ["eth0:239.1.1.1:5000=239.2.2.2:6000:eth1".parse().unwrap()];
         let bytes = datagram(&[], payload);
         let frame = received(&vnet_header, &bytes, false);
-        let taken = forward(&frame, &RuleTable::new(&rules, &["eth0"]))?;
+        let taken = forward(&frame, &RuleTable::new(&rules, &["eth0"]), &Own::default())?;
         let datagrams: Vec<_> = taken.datagrams().map(<[u8]>::to_vec).collect();
         assert_eq!(taken.count(), datagrams.len() as u64);
         Ok(datagrams)

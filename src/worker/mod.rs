@@ -8,6 +8,7 @@ mod forward;
 mod link;
 mod mmap;
 pub mod order;
+mod own;
 #[allow(unsafe_code)]
 pub mod packet_ring;
 mod places;
@@ -25,6 +26,7 @@ use egress::{Egress, MAX_SENDERS};
 pub use link::Link;
 use mmap::Mmap;
 use order::{Answer, Order, PROTOCOL, Path, Task};
+use own::Own;
 use packet_ring::{BlockRing, SlotRing};
 pub use receiver::ReceiveError;
 use receiver::Receiver;
@@ -118,12 +120,23 @@ fn work(
 ) -> Result<(), WorkerError> {
     // Nothing is left to be registered with it.
     ring.restrict().map_err(WorkerError::Setup)?;
-    let (rules, streams, told) = (RuleTable::default(), Streams::default(), Told::default());
+    let (rules, own, streams, told) = <(RuleTable, Own, Streams, Told)>::default();
     let mut egress = Egress::default();
     egress.limit_senders(most_senders());
     confine(&task)?;
-    let mut work =
-        UnifiedLoop { ring, receiver, rules, streams, egress, counters, task, link, told, is_called: false };
+    let mut work = UnifiedLoop {
+        ring,
+        receiver,
+        rules,
+        own,
+        streams,
+        egress,
+        counters,
+        task,
+        link,
+        told,
+        is_called: false,
+    };
     let result = work.run();
     if let Err(error) = &result {
         // If nobody hears it, the exit status tells that there was something.

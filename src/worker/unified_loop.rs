@@ -10,6 +10,7 @@ use super::egress::{Egress, PATIENCE};
 use super::forward::forward;
 use super::link::Link;
 use super::order::{Answer, Task};
+use super::own::Own;
 use super::receiver::{Batch, ReceiveError, Receiver};
 use super::told::Told;
 use crate::rules::{InputIndex, RuleTable};
@@ -33,6 +34,8 @@ pub(super) struct UnifiedLoop<'a, R> {
     pub receiver: R,
     /// Which rule takes what.
     pub rules: RuleTable,
+    /// Whom nothing is taken from.
+    pub own: Own,
     /// What came in before.
     pub streams: Streams,
     /// Where copies leave.
@@ -188,13 +191,13 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
 
     /// Relays what has arrived and releases it; says whether anything had.
     fn relay(&mut self) -> io::Result<bool> {
-        let Self { rules, streams, egress, counters, .. } = self;
+        let Self { rules, own, streams, egress, counters, .. } = self;
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
         streams.begin();
         for frame in batch.frames() {
             let input = frame.input.0.into();
-            match forward(&frame, rules) {
+            match forward(&frame, rules, own) {
                 Ok(taken) => {
                     let count = taken.count();
                     counters.received(input, count);

@@ -54,7 +54,7 @@ impl InProcess {
             let to = rule.outputs[0].destinations();
             let address = EgressAddress::new(to.first(), port.device(), port.index());
             let address = EgressAddress { last: (!to.is_single()).then(|| to.last()), ..address };
-            let socket = open_egress(&address, None, send_buffer).unwrap().0;
+            let socket = open_egress(&address, None, send_buffer).unwrap().socket;
             vec![(address, socket)]
         };
         let open_all = || rules.iter().zip(&topology.egress).map(open).collect();
@@ -75,7 +75,7 @@ impl InProcess {
         for (i, (rule, outputs)) in rules.iter().zip(outputs).enumerate() {
             let mut hops = Vec::new();
             for (address, socket) in outputs {
-                this.tell(&Order::Output { place, address, segment: true }, Some(socket));
+                this.tell(&Order::Output { place, address, own: None, segment: true }, Some(socket));
                 let port_shift = rule.outputs.first().and_then(|output| output.port_shift(&rule.input));
                 hops.push(Hop { port_shift, ..Hop::new(Some(place), place) });
                 place += 1;
@@ -124,7 +124,7 @@ impl InProcess {
                 Err(error) => panic!("{error}"),
             }
         };
-        let open = || open_egress(address, Some(key.source), 1 << 20).unwrap().0;
+        let open = || open_egress(address, Some(key.source), 1 << 20).unwrap().socket;
         let socket = topology.relay_namespace().run(open).unwrap();
         self.tell(&Order::Sender(key), Some(socket));
         self.outbox.flush(&self.channel).unwrap();
@@ -155,7 +155,7 @@ pub fn preserving(topology: &Topology, path: Path) -> (InProcess, EgressAddress)
     let mut address =
         EgressAddress::new(rules[0].outputs[0].destinations().first(), port.device(), port.index());
     address.preserve = true;
-    let open = || open_egress(&address, None, 1 << 20).unwrap().0;
+    let open = || open_egress(&address, None, 1 << 20).unwrap().socket;
     let socket = topology.relay_namespace().run(open).unwrap();
     (InProcess::through(topology, &rules, vec![vec![(address.clone(), socket)]], path), address)
 }

@@ -5,6 +5,7 @@
 
 mod mail;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use mail::{Descriptor, Inbox, Outbox, Travels};
@@ -19,7 +20,7 @@ use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
 /// Version of these shapes. Supervisor and worker must have the same.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// How a worker receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,8 @@ pub enum Order {
         place: u32,
         /// Where it sends.
         address: EgressAddress,
+        /// What it sends from, unless it keeps sources.
+        own: Option<SocketAddr>,
         /// Whether datagrams may leave in trains.
         segment: bool,
     },
