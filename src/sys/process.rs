@@ -37,10 +37,13 @@ mod tests {
         let (mut busy, mut asleep) = (start("sh", &["-c", "while :; do :; done"]), start("sleep", &["60"]));
         let until = |is_so: &dyn Fn() -> bool| {
             let start = std::time::Instant::now();
-            while !is_so() && start.elapsed() < Duration::from_secs(20) {
+            while start.elapsed() < Duration::from_secs(20) {
+                if is_so() {
+                    return true;
+                }
                 std::thread::yield_now();
             }
-            is_so()
+            false
         };
         let found = (until(&|| is_runnable(busy.id())), until(&|| !is_runnable(asleep.id())));
         for child in [&mut busy, &mut asleep] {
