@@ -7,15 +7,22 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use lab::topology::{Family, Topology};
 use multicast_relay::stats::{LegStats, OutputStats, Stats};
+use multicast_relay::sys::process::is_runnable;
+use support::flow;
 use support::{GROUP, Injector, OUT_GROUP, OUT_PORT, PORT, Path, Relay, kill, network, sink, wait_until};
 
 /// Datagrams of a stream; on a machine that is busy a socket holds no more.
 const COUNT: u32 = 600;
 /// By how many datagrams the second leg is behind the first.
 const SKEW: u32 = 40;
+/// How many workers die in a flow. From the sixth on they are started again later and later.
+const DEATHS: u32 = 5;
+/// Datagrams that come at once.
+const BURST: u32 = 200;
 /// As long as can be, since the machine may be busy.
 const WINDOW_MS: u16 = 4_000;
 
@@ -50,11 +57,10 @@ impl Legs {
     }
 }
 
-/// An RTP packet with a number for its payload.
+/// An RTP packet with a number for its timestamp and payload.
 fn rtp(number: u32) -> Vec<u8> {
-    let [_, _, high, low] = number.to_be_bytes();
-    let header = [0x80, 33, high, low, 0, 0, 0, 9, 1, 2, 3, 4];
-    [&header[..], &number.to_be_bytes()].concat()
+    let bytes = number.to_be_bytes();
+    [&[0x80, 33, bytes[2], bytes[3]], &bytes[..], &[1, 2, 3, 4], &bytes].concat()
 }
 
 /// How often each number has arrived of so many datagrams.
@@ -137,6 +143,8 @@ fn what_came_before_a_worker_or_a_supervisor_died_is_not_relayed_again(path: Pat
     (0..50).for_each(|i| legs.send(0, &rtp(i)));
     assert_eq!(arrived(&sink, 50), once(0..50));
     for worker in relay.workers() {
+        // What it has not given back yet would be relayed again.
+        wait_until("the worker sleeps", || !is_runnable(worker));
         kill(worker, libc::SIGKILL);
         wait_until("another worker is started", || {
             let now = relay.workers();
@@ -151,6 +159,42 @@ fn what_came_before_a_worker_or_a_supervisor_died_is_not_relayed_again(path: Pat
     assert_eq!(arrived(&sink, 50), once(100..150));
     relay.stats_when(|stats| missing(stats) == [0, 50]);
     relay.stop();
+}
+
+over_every_path!(what_a_worker_died_over_is_not_taken_for_what_came_before);
+
+/// One leg brings nothing, so that all must come from the other.
+fn what_a_worker_died_over_is_not_taken_for_what_came_before(path: Path) {
+    let network = network(Family::Ipv4, 2);
+    let topology = &network.topology;
+    let sink = sink(&topology.sinks[0]);
+    let file = configuration(topology, "rtp", WINDOW_MS);
+    let relay = Relay::start(topology, path, &["--config", file.path().to_str().unwrap()]);
+    let make = |number| support::frame(SocketAddr::from((GROUP, PORT)), &rtp(number));
+    let (sent, arrived) = flow::bursts(BURST, flow::PACE, topology, &sink, make, |flow| {
+        for death in 0..DEATHS {
+            let before = relay.workers();
+            // When the next burst comes; some die while they look through it.
+            flow.brings(10 * BURST as usize);
+            std::thread::sleep(Duration::from_micros(6_500 + 700 * u64::from(death)));
+            kill(before[0], libc::SIGKILL);
+            wait_until("another worker is started", || {
+                let now = relay.workers();
+                now.len() == before.len() && !now.contains(&before[0])
+            });
+        }
+        flow.goes_on(1_000);
+    });
+    let stats = relay.stop();
+    let lost = u64::from(sent) - arrived.len() as u64;
+    let abandoned: u64 = stats.inputs.iter().map(|input| input.abandoned).sum();
+    let interrupted = leg(&stats, "a").1.dropped.get("interrupted").copied().unwrap_or(0);
+    println!("{path:?}: of {sent} datagrams {lost} lost, {abandoned} abandoned, {interrupted} interrupted");
+    if path.is_by_ring() {
+        assert_eq!((lost, abandoned), (0, 0));
+    } else {
+        assert!(lost <= abandoned + interrupted, "{lost} lost");
+    }
 }
 
 #[test]

@@ -164,7 +164,9 @@ fn what_a_wire_brings_back_to_the_relay_that_sent_it_is_not_taken(path: Path) {
     relay.stats_when(|stats| own(stats) == 2 * COUNT);
     // A worker in place of another one knows, too.
     let before = relay.workers();
-    before.iter().for_each(|worker| kill(*worker, libc::SIGKILL));
+    for worker in &before {
+        kill(*worker, libc::SIGKILL);
+    }
     let others = |now: &[u32]| now.len() == before.len() && now.iter().all(|worker| !before.contains(worker));
     wait_until("other workers", || others(&relay.workers()));
     near.send(&good(b"after a crash"));

@@ -34,6 +34,8 @@ struct RingInput<R> {
     ring: R,
     /// Whether a poll is in flight.
     armed: bool,
+    /// Whether what is lent next is lent again, in place of a worker that died over it.
+    again: bool,
 }
 
 impl<'a, R: Ring> Mmap<'a, R> {
@@ -52,16 +54,17 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
         let Source { name, link_layer, shape } = source;
         let mut ring = R::map(socket, shape.ok_or(io::ErrorKind::InvalidInput)?)?;
         let counters = self.counters.input(place.0.into()).ok_or(io::ErrorKind::InvalidInput)?;
-        let again = ring.resume(Position::from_word(counters.position().get())) as u64;
+        let lent = ring.resume(Position::from_word(counters.position().get())) as u64;
         // Of what is lent again, the frames that had been counted already. Of a block that may be all of them.
         let counted = counters.frames().get().saturating_sub(counters.frames_before().get());
-        if again > 0 {
-            counters.taken_again().add(if R::LENDS_FRAMES { counted.min(again) } else { counted });
+        let mut again = lent > 0;
+        if again {
+            counters.taken_again().add(if R::LENDS_FRAMES { counted.min(lent) } else { counted });
             // A worker that dies before it lends them leaves nothing to be counted once more.
             counters.frames_before().set(counters.frames().get());
-            give_up_what_kills(&mut ring, counters, &name);
+            again = !give_up_what_kills(&mut ring, counters, &name);
         }
-        self.inputs.set(place.0, RingInput { name, link_layer, ring, armed: false });
+        self.inputs.set(place.0, RingInput { name, link_layer, ring, armed: false, again });
         Ok(())
     }
 
@@ -109,7 +112,7 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
     fn lend(&mut self) -> Option<RingBatch<'_, R::Lent<'_>>> {
         let place = self.inputs.find_from(self.turn, |input| input.ring.is_ready())?;
         self.turn = usize::from(place) + 1;
-        let RingInput { ring, link_layer, .. } = self.inputs.get_mut(place)?;
+        let RingInput { ring, link_layer, again, .. } = self.inputs.get_mut(place)?;
         let lent = ring.lend()?;
         let counters = self.counters.input(place.into())?;
         if lent.follows_loss() {
@@ -118,8 +121,8 @@ impl<R: Ring> Receiver for Mmap<'_, R> {
         let (now, after) = lent.positions();
         counters.frames_before().set(counters.frames().get());
         counters.position().set(now.to_word());
-        let (input, link_layer) = (InputIndex(place), *link_layer);
-        Some(RingBatch { input, link_layer, lent: Some(lent), after, counters })
+        let (input, link_layer, again) = (InputIndex(place), *link_layer, std::mem::take(again));
+        Some(RingBatch { input, link_layer, lent: Some(lent), after, again, counters })
     }
 
     fn places(&self) -> Vec<InputIndex> {
@@ -139,12 +142,17 @@ pub(super) struct RingBatch<'a, L> {
     lent: Option<L>,
     /// Where the ring is then.
     after: Position,
+    again: bool,
     counters: InputCounters<'a>,
 }
 
 impl<L: Lent> Batch for RingBatch<'_, L> {
     fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.lent.iter().flat_map(Lent::frames).map(|frame| described(self.input, self.link_layer, frame))
+    }
+
+    fn is_taken_again(&self) -> bool {
+        self.again
     }
 }
 
@@ -158,12 +166,13 @@ impl<L> Drop for RingBatch<'_, L> {
 }
 
 /// Gives back untouched what the ring lends again, when too many workers in a row have died over it: the next one would, too.
-fn give_up_what_kills<R: Ring>(ring: &mut R, counters: InputCounters<'_>, name: &str) {
+/// Says whether it did.
+fn give_up_what_kills<R: Ring>(ring: &mut R, counters: InputCounters<'_>, name: &str) -> bool {
     counters.deaths().add(1);
     if counters.deaths().get() < MOST_DEATHS {
-        return;
+        return false;
     }
-    let Some(lent) = ring.lend() else { return };
+    let Some(lent) = ring.lend() else { return false };
     let (count, after) = (lent.frames().count() as u64, lent.positions().1);
     drop(lent);
     counters.position().set(after.to_word());
@@ -172,6 +181,7 @@ fn give_up_what_kills<R: Ring>(ring: &mut R, counters: InputCounters<'_>, name: 
     tracing::error!(
         "{name}: {count} frames are given up, as `abandoned`: {MOST_DEATHS} workers in a row have died over them"
     );
+    true
 }
 
 fn described(input: InputIndex, link_layer: LinkLayer, frame: Result<RingFrame<'_>, Broken>) -> Frame<'_> {
@@ -247,10 +257,10 @@ mod tests {
         let input = counters.input(0).unwrap();
         let mut ring = FakeRing(5);
         for deaths in 1..MOST_DEATHS {
-            give_up_what_kills(&mut ring, input, "eth0");
+            assert!(!give_up_what_kills(&mut ring, input, "eth0"));
             assert_eq!((ring.0, input.deaths().get(), input.abandoned().get()), (5, deaths, 0));
         }
-        give_up_what_kills(&mut ring, input, "eth0");
+        assert!(give_up_what_kills(&mut ring, input, "eth0"));
         assert_eq!((ring.0, input.deaths().get(), input.abandoned().get()), (0, 0, 5));
         assert_eq!(Position::from_word(input.position().get()), Position { first: 8, lent: 0 });
     }
@@ -264,7 +274,7 @@ mod tests {
         let lent = ring.lend();
         let after = Position { first: 8, lent: 0 };
         let (place, link_layer) = (InputIndex(0), LinkLayer::Ethernet);
-        drop(RingBatch { input: place, link_layer, lent, after, counters: input });
+        drop(RingBatch { input: place, link_layer, lent, after, again: false, counters: input });
         assert_eq!((input.deaths().get(), input.abandoned().get()), (0, 0));
     }
 }

@@ -67,6 +67,11 @@ impl<'a> Frame<'a> {
 pub(super) trait Batch {
     /// The frames, in order of arrival for each input.
     fn frames(&self) -> impl Iterator<Item = Frame<'_>>;
+
+    /// Whether another worker died over them.
+    fn is_taken_again(&self) -> bool {
+        false
+    }
 }
 
 /// What a socket captures.

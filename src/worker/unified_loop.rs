@@ -194,7 +194,7 @@ impl<R: Receiver> UnifiedLoop<'_, R> {
         let Self { rules, own, streams, egress, counters, .. } = self;
         let Some(batch) = self.receiver.lend() else { return Ok(false) };
         let mut egress = egress.begin(counters);
-        streams.begin();
+        streams.begin(batch.is_taken_again());
         for frame in batch.frames() {
             let input = frame.input.0.into();
             match forward(&frame, rules, own) {

@@ -36,6 +36,8 @@ pub(super) struct Streams {
     legs: Vec<Option<Leg>>,
     /// When the batch at hand came, if anybody had to know.
     now: Option<u64>,
+    /// Whether the batch is one that another worker died over.
+    is_again: bool,
 }
 
 #[derive(Debug)]
@@ -79,10 +81,10 @@ impl Streams {
         Ok(())
     }
 
-    /// Begins a batch.
+    /// Begins a batch, which may be one that another worker died over.
     #[inline]
-    pub(super) fn begin(&mut self) {
-        self.now = None;
+    pub(super) fn begin(&mut self, is_again: bool) {
+        (self.now, self.is_again) = (None, is_again);
     }
 
     /// Whether the rule's stream has brought this datagram before, so that it is not to be relayed.
@@ -100,7 +102,12 @@ impl Streams {
     fn has_brought(&mut self, leg: Leg, payload: &[u8]) -> bool {
         let Some(Some(stream)) = self.known.get(leg.stream as usize) else { return false };
         let now = *self.now.get_or_insert_with(monotonic_ms);
-        !stream.window.is_first(now, leg.side, Key::of(stream.key, payload))
+        let key = Key::of(stream.key, payload);
+        !if self.is_again {
+            stream.window.is_first_again(now, leg.side, key)
+        } else {
+            stream.window.is_first(now, leg.side, key)
+        }
     }
 }
 

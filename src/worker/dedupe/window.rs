@@ -58,6 +58,16 @@ impl Side {
     }
 }
 
+/// A datagram that has come in.
+#[derive(Clone, Copy)]
+struct Arrival {
+    side: Side,
+    tag: u64,
+    is_counted: bool,
+    /// Whether it may have been entered by a worker that died before it sent it.
+    is_again: bool,
+}
+
 /// An entry: what its datagrams have in common, above the lead, above when the last one was relayed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Entry(u64);
@@ -164,13 +174,24 @@ impl Window {
     /// A datagram has come in on that leg: whether it is to be relayed, for it is not one that the other leg has brought before.
     /// `now` are milliseconds of the monotonic clock.
     pub fn is_first(&self, now: u64, side: Side, key: Key<'_>) -> bool {
+        self.admits(now, side, key, false)
+    }
+
+    /// The same for a datagram that is taken once more, in place of a worker that died over it. That may have entered it and not sent
+    /// it, so it is relayed unless it cannot have been the first.
+    pub fn is_first_again(&self, now: u64, side: Side, key: Key<'_>) -> bool {
+        self.admits(now, side, key, true)
+    }
+
+    fn admits(&self, now: u64, side: Side, key: Key<'_>, is_again: bool) -> bool {
         if now.saturating_sub(self.number(SWEPT).load(Ordering::Relaxed)) >= SWEEP_MS {
             self.sweep(now);
         }
         let hash = key.hash(&self.hash);
         let bucket = &self.memory.records()[HEADER + (hash as usize & (BUCKETS - 1))];
+        let arrival = Arrival { side, tag: Entry::tag(hash), is_counted: key.is_counted(), is_again };
         for _ in 0..ATTEMPTS {
-            if let Some(is_first) = self.enter(bucket, now, side, Entry::tag(hash), key.is_counted()) {
+            if let Some(is_first) = self.enter(bucket, now, arrival) {
                 return is_first;
             }
         }
@@ -178,14 +199,14 @@ impl Window {
     }
 
     /// Enters a datagram, unless another process has changed what it needs meanwhile. Says whether it is to be relayed.
-    fn enter(&self, bucket: &Record, now: u64, side: Side, tag: u64, is_counted: bool) -> Option<bool> {
+    fn enter(&self, bucket: &Record, now: u64, arrival: Arrival) -> Option<bool> {
         let mut oldest = (0, u64::MAX, 0);
         for (place, number) in bucket.iter().enumerate() {
             let found = number.load(Ordering::Relaxed);
             let entry = Entry(found);
             let age = if entry == Entry::NONE { u64::MAX } else { entry.age(now) };
-            if age < self.length_ms && entry.has_tag(tag) {
-                let (is_first, next) = meet(entry, now, side, tag, is_counted);
+            if age < self.length_ms && entry.has_tag(arrival.tag) {
+                let (is_first, next) = meet(entry, now, arrival);
                 return exchange(number, found, next).then_some(is_first);
             }
             // The first of all that are over, so that another process chooses the same.
@@ -195,7 +216,7 @@ impl Window {
             }
         }
         let (place, age, found) = oldest;
-        if !exchange(&bucket[place], found, Entry::new(tag, side.step(), now)) {
+        if !exchange(&bucket[place], found, Entry::new(arrival.tag, arrival.side.step(), now)) {
             return None;
         }
         self.end(Entry(found), now);
@@ -233,12 +254,15 @@ impl Window {
     }
 }
 
-/// What becomes of `entry` with another one on the leg `side`, and whether that is to be relayed.
-fn meet(entry: Entry, now: u64, side: Side, tag: u64, is_counted: bool) -> (bool, Entry) {
+/// What becomes of `entry` with another one like it, and whether that is to be relayed.
+fn meet(entry: Entry, now: u64, arrival: Arrival) -> (bool, Entry) {
+    let Arrival { side, tag, is_counted, is_again } = arrival;
     let lead = entry.lead();
     let is_behind = lead * side.step() < 0;
     if is_behind {
         (false, entry.with_lead(lead + side.step()))
+    } else if is_again {
+        (true, entry)
     } else if is_counted {
         (true, Entry::new(tag, lead + side.step(), now))
     } else {

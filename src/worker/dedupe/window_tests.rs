@@ -45,6 +45,26 @@ fn datagrams_alike_are_relayed_as_often_as_the_leg_that_brings_most_of_them() {
 }
 
 #[test]
+fn what_a_worker_died_over_is_relayed_again_unless_the_other_leg_was_first() {
+    let window = window();
+    for key in [Key::Unique(b"x"), Key::Counted(b"y")] {
+        // Entered, and perhaps not sent. Entering it once more changes nothing.
+        assert!(window.is_first(1, Side::A, key));
+        assert!(window.is_first_again(2, Side::A, key));
+        assert!(!window.is_first(3, Side::B, key));
+        assert!(window.is_first_again(4, Side::A, key), "which of the two was first nobody knows");
+    }
+    for key in [Key::Unique(b"other leg's"), Key::Counted(b"the other leg's")] {
+        assert!(window.is_first(1, Side::B, key));
+        assert!(!window.is_first_again(2, Side::A, key));
+    }
+    assert!(window.is_first_again(1, Side::A, Key::Unique(b"not entered")));
+    assert!(!window.is_first(2, Side::B, Key::Unique(b"not entered")));
+    window.sweep(1_000);
+    assert_eq!(Side::ALL.map(|side| window.missing(side)), [0, 0]);
+}
+
+#[test]
 fn after_the_window_a_copy_is_a_datagram_of_its_own() {
     for (now, is_first) in [(99, false), (100, true), (5_000, true), (16_384, true), (16_390, true)] {
         let window = window();
