@@ -25,6 +25,9 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error(transparent)]
     RunTime(#[from] SupervisorError),
+    /// With this configuration the relay would not start.
+    #[error("{0}")]
+    Cannot(String),
     #[error("worker: {0}")]
     Worker(#[from] WorkerError),
     #[error(transparent)]
@@ -60,7 +63,9 @@ fn main() -> ExitCode {
     let Err(failure) = result else { return ExitCode::SUCCESS };
     eprintln!("{failure}");
     ExitCode::from(match failure {
-        Failure::Configuration(_) | Failure::Manual(ManualError::Unknown(_)) => BAD_CONFIGURATION,
+        Failure::Configuration(_) | Failure::Cannot(_) | Failure::Manual(ManualError::Unknown(_)) => {
+            BAD_CONFIGURATION
+        }
         Failure::Client(ref error) if error.is_usage() => BAD_CONFIGURATION,
         _ => RUN_TIME_FAILURE,
     })
@@ -81,8 +86,15 @@ fn supervise(cli: &Cli, arguments: &Supervisor) -> Result<(), Failure> {
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load_file(file)?;
+    let file = file.display();
+    let warnings =
+        supervisor::warnings(&config).map_err(|error| Failure::Cannot(format!("{file}: {error}")))?;
+    let mut out = io::stdout().lock();
+    for warning in warnings {
+        writeln!(out, "{file}: warning: {warning}").map_err(Failure::Output)?;
+    }
     let rules = supervisor::counted(config.rules.len(), "rule");
-    writeln!(io::stdout(), "{}: {rules}, no mistake", file.display()).map_err(Failure::Output)
+    writeln!(out, "{file}: {rules}, no mistake").map_err(Failure::Output)
 }
 
 fn diagnose(arguments: &Doctor) -> Result<(), Failure> {

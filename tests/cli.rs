@@ -193,6 +193,47 @@ fn a_bad_environment_is_one_error_that_names_the_variable() {
 }
 
 #[test]
+fn quotes_that_are_missing_are_told() {
+    let rule = |input: &str| format!("[[rule]]\ninput = {{ interface = \"eth0\", {input} }}\n");
+    for input in [
+        "group = \"239.1.1.1\", port = 5000-5009",
+        "group = 239.1.0.0/16, port = 1",
+        "group = 239.1.1.1, port = 1",
+    ] {
+        let (error, path) = check(&rule(input));
+        assert!(error.contains(&format!("{path}:2: ")) && error.contains("stand in quotes"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_mistake_and_hardly_what_is_wanted_is_a_warning() {
+    let rule = |more: &str, input: &str| {
+        format!(
+            "[[rule]]\n{more}\ninput = {{ interface = \"eth0\", {input} }}\n\
+             outputs = [{{ group = \"239.2.2.2\", port = 6000, interface = \"eth1\" }}]\n"
+        )
+    };
+    let told = |text: &str| {
+        let file = file(text);
+        let output = relay(&["check", file.path().to_str().unwrap()]).success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    let leg =
+        |last: u8| rule("dedupe = { stream = \"b\" }", &format!("group = \"239.1.1.{last}\", port = 5000"));
+    assert!(told(&leg(1)).contains("warning: stream \"b\" has one leg, rule \"eth0:239.1.1.1:5000\""));
+    assert!(!told(&[leg(1), leg(2)].concat()).contains("warning"));
+    // Sixteen sizes of blocks of ports for each length of a prefix.
+    let shapes = [16, 17, 18].map(|prefix| {
+        rule("join = false", &format!("group = \"239.{prefix}.0.0/{prefix}\", port = \"1-65535\""))
+    });
+    assert!(!told(&shapes[..2].concat()).contains("warning"));
+    let three = shapes.concat();
+    assert!(told(&three).contains("warning: filter by the rules on eth0: "));
+    let (error, _) = check(&format!("[relay]\nconsume = true\n{three}"));
+    assert!(error.contains("consume on eth0: ") && error.contains("prefixes of one length"), "{error}");
+}
+
+#[test]
 fn the_environment_is_no_part_of_what_check_checks() {
     let file = file(&format!("[relay]\nring-block-size = \"64KiB\"\n{RULE_IN_FILE}"));
     let environment = [("MCR_RING_BLOCK_SIZE", OsStr::new("nonsense"))];

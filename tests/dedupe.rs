@@ -106,6 +106,9 @@ fn what_one_leg_loses_the_other_brings_and_no_more(path: Path) {
     assert_eq!(duplicates("a") + duplicates("b"), 4 * sixth);
     let relayed: u64 = ["a", "b"].iter().map(|name| leg(&stats, name).1.relayed).sum();
     assert_eq!(relayed, u64::from(COUNT), "nothing left twice");
+    let told = relay.run(&["stats"]);
+    assert!(told.contains(&format!("b, a leg of studio: missing {sixth}, crowded 0\n")), "{told}");
+    assert!(relay.run(&["list"]).contains(" leg of studio"));
     relay.stop();
 }
 

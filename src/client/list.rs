@@ -87,7 +87,7 @@ pub(super) fn rules(rules: &[RuleStatus]) -> Table {
             let reasons: Vec<_> = reasons.map(String::as_str).collect();
             table.add_row([
                 printable(&rule.name()),
-                rule.input.to_string(),
+                with_options(rule),
                 with_settings(output),
                 name(state).to_owned(),
                 printable(&reasons.join("; ")),
@@ -95,6 +95,13 @@ pub(super) fn rules(rules: &[RuleStatus]) -> Table {
         }
     }
     table
+}
+
+/// A rule's input, and what becomes of it beside being relayed.
+fn with_options(RuleSpec { input, join, dedupe, .. }: &RuleSpec) -> String {
+    let join = (*join == Some(false)).then(|| " join false".to_owned());
+    let leg = dedupe.as_ref().map(|dedupe| format!(" leg of {}", printable(&dedupe.stream)));
+    std::iter::once(input.to_string()).chain(join).chain(leg).collect()
 }
 
 fn with_settings(output: &OutputSpec) -> String {

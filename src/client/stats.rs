@@ -14,6 +14,7 @@ pub(super) fn page(report: &StatsReport, all: bool) -> String {
     page.push('\n');
     page.push_str(&outputs(report, all || stats.outputs().count() < MANY));
     page.push('\n');
+    page.extend(stats.legs().map(|leg| printable(&leg) + "\n"));
     page.push_str(&sums(report));
     page
 }

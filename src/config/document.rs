@@ -48,6 +48,14 @@ pub struct Document<'i> {
     mistakes: RefCell<Vec<Mistake>>,
 }
 
+/// What a value that begins like a number is mostly meant to be.
+fn quotes(message: &str) -> &'static str {
+    let is_so = ["invalid date", "invalid time", "invalid float", "invalid integer"]
+        .iter()
+        .any(|begin| message.starts_with(begin));
+    if is_so { "; addresses, prefixes and ranges stand in quotes, such as \"5000-5009\"" } else { "" }
+}
+
 impl<'i> Document<'i> {
     /// Parses `text`; what is not TOML becomes a mistake like any other.
     pub fn parse(text: &'i str) -> Self {
@@ -57,7 +65,7 @@ impl<'i> Document<'i> {
         let mistake = |error: &toml::de::Error| Mistake {
             line: line_of(&lines, error.span().map_or(0, |span| span.start)),
             key: String::new(),
-            message: error.message().to_owned(),
+            message: format!("{}{}", error.message(), quotes(error.message())),
         };
         let mistakes: Vec<_> = errors.iter().map(mistake).collect();
         Self { lines, root, syntax: mistakes.len(), mistakes: RefCell::new(mistakes) }

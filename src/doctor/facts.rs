@@ -192,6 +192,8 @@ pub struct Role {
     pub input: bool,
     /// Rules send through it.
     pub output: bool,
+    /// Some of them to groups.
+    pub to_groups: bool,
     /// Some of them with the sources that datagrams came with.
     pub keeps_sources: bool,
     /// Some of those that take from it are for a VLAN.
@@ -201,7 +203,7 @@ pub struct Role {
 impl Default for Role {
     /// Nobody said.
     fn default() -> Self {
-        Self { input: true, output: true, keeps_sources: false, vlan: false }
+        Self { input: true, output: true, to_groups: true, keeps_sources: false, vlan: false }
     }
 }
 

@@ -113,7 +113,8 @@ pub(super) fn foreign_source(host: &Host, interface: &str) -> Vec<Finding> {
             found(Level::Note, "copies leave through it with the source that they came with".to_owned())
                 .because(
                     "receivers with strict reverse-path filtering (rp_filter = 1) drop what comes from where they would not send \
-                     to; what they answer goes to the source, not to the relay",
+                     to; what they answer goes to the source, not to the relay; and what a wire brings back looks new, unless its \
+                     time to live ends it (ttl = \"decrement\")",
                 )
                 .mended_by("at receivers: ip route add SOURCE/PREFIX dev INTERFACE, or sysctl -w net.ipv4.conf.all.rp_filter=2")
         }

@@ -38,7 +38,9 @@ pub(super) fn findings(link: &Link, host: &Host) -> Vec<Finding> {
     }
     if link.role.output {
         findings.push(found.addresses());
-        findings.extend([found.groups(), found.group_route()].into_iter().flatten());
+        if link.role.to_groups {
+            findings.extend([found.groups(), found.group_route()].into_iter().flatten());
+        }
         findings.extend([found.segmentation(), found.mtu()].into_iter().flatten());
     }
     if link.role.keeps_sources {

@@ -121,7 +121,8 @@ impl Scope {
     /// The interfaces that `rules` name, for what they are named.
     pub fn of_rules(rules: &[Rule]) -> Self {
         let mut roles: BTreeMap<&str, Role> = BTreeMap::new();
-        let unused = Role { input: false, output: false, keeps_sources: false, vlan: false };
+        let unused =
+            Role { input: false, output: false, to_groups: false, keeps_sources: false, vlan: false };
         for rule in rules {
             let role = roles.entry(&rule.input.interface).or_insert(unused);
             role.input = true;
@@ -129,6 +130,7 @@ impl Scope {
             for output in &rule.outputs {
                 let role = roles.entry(&output.interface).or_insert(unused);
                 role.output = true;
+                role.to_groups |= output.group.first().is_multicast();
                 role.keeps_sources |= output.source == SourceAddress::Preserve;
             }
         }

@@ -197,7 +197,7 @@ fn an_interface_that_is_not_there_is_a_problem() {
 #[test]
 fn what_an_interface_is_not_used_for_does_not_matter() {
     let input = Link {
-        role: Role { input: true, output: false, keeps_sources: false, vlan: false },
+        role: Role { input: true, output: false, to_groups: false, keeps_sources: false, vlan: false },
         addresses_v4: 0,
         group_route: false,
         mtu: 1_200,
@@ -205,14 +205,14 @@ fn what_an_interface_is_not_used_for_does_not_matter() {
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(input))), []);
     let output = Link {
-        role: Role { input: false, output: true, keeps_sources: false, vlan: false },
+        role: Role { input: false, output: true, to_groups: true, keeps_sources: false, vlan: false },
         receive_queues: 1,
         rp_filter: 1,
         ring: Some(RingSize { now: 1, most: 2 }),
         ..good()
     };
     assert_eq!(bad(&diagnosis(&sound(), Some(output))), []);
-    let listening = Role { input: true, output: false, keeps_sources: false, vlan: false };
+    let listening = Role { input: true, output: false, to_groups: false, keeps_sources: false, vlan: false };
     let tunnel = |link_layer| Link { role: listening, link_layer, ..good() };
     assert!(diagnosis(&sound(), Some(tunnel(LinkLayer::RawIp))).works());
     let strange = diagnosis(&sound(), Some(tunnel(LinkLayer::Other)));
@@ -234,17 +234,23 @@ fn what_this_user_may_not_says_nothing_of_a_relay_that_runs() {
 fn rules_say_what_interfaces_are_for() {
     let rule = |text: &str| text.parse::<Rule>().unwrap();
     let mut rules = [
-        rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1,239.3.3.3:1:eth2"),
+        rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1,10.3.3.3:1:eth2"),
         rule("eth0:239.1.1.1:1=239.2.2.2:1:eth1"),
-        rule("eth1:239.1.1.1:1=239.2.2.2:1:eth2"),
+        rule("eth1:239.1.1.1:1=10.2.2.2:1:eth2"),
     ];
     rules[0].outputs[1].source = SourceAddress::Preserve;
     rules[1].input.vlan = "5".parse().ok();
-    let role = |input, output, keeps_sources, vlan| Role { input, output, keeps_sources, vlan };
+    let role = |input, [output, to_groups, keeps_sources]: [bool; 3], vlan| Role {
+        input,
+        output,
+        to_groups,
+        keeps_sources,
+        vlan,
+    };
     let expected = [
-        ("eth0", role(true, false, false, true)),
-        ("eth1", role(true, true, false, false)),
-        ("eth2", role(false, true, true, false)),
+        ("eth0", role(true, [false; 3], true)),
+        ("eth1", role(true, [true, true, false], false)),
+        ("eth2", role(false, [true, false, true], false)),
     ];
     let expected = expected.map(|(name, role)| (name.to_owned(), role)).to_vec();
     assert_eq!(Scope::of_rules(&rules), Scope::Named(expected));
@@ -295,8 +301,10 @@ fn both_forms_tell_everything() {
 
 #[test]
 fn who_keeps_sources_is_told_what_that_takes() {
-    let link =
-        || Link { role: Role { input: false, output: true, keeps_sources: true, vlan: false }, ..good() };
+    let link = || Link {
+        role: Role { input: false, output: true, to_groups: true, keeps_sources: true, vlan: false },
+        ..good()
+    };
     let levels = |host: &Host| {
         let diagnosis = diagnosis(host, Some(link()));
         let bad = bad(&diagnosis).into_iter().map(|(level, what)| (level, what.to_owned()));

@@ -1,6 +1,6 @@
 //! Two rules that bring the same stream over different ways: the first copy of each datagram is relayed, the second one is not.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -104,6 +104,24 @@ pub fn leg_fault(legs: &[&Rule]) -> Option<String> {
         return differs("outputs");
     }
     None
+}
+
+/// The streams of which only one of `rules` is a leg, and what to make of it.
+pub fn lone_legs(rules: &[Rule]) -> Vec<String> {
+    let mut by_stream: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
+    for rule in rules {
+        if let Some(dedupe) = &rule.dedupe {
+            by_stream.entry(&dedupe.stream).or_default().push(rule);
+        }
+    }
+    let lone = |(stream, legs): (&str, Vec<&Rule>)| match legs[..] {
+        [rule] => Some(format!(
+            "stream \"{stream}\" has one leg, rule \"{}\": the other one names it alike, here or when it is added",
+            rule.name
+        )),
+        _ => None,
+    };
+    by_stream.into_iter().filter_map(lone).collect()
 }
 
 /// What is wrong with legs among `rules`, as the index of the later rule and what to say.

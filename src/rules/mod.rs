@@ -12,7 +12,7 @@ mod takers;
 
 pub use check::{Fault, endpoint_faults, faults_between, overlap};
 pub use cycles::{circles, describe};
-pub use dedupe::{Dedupe, DedupeKey, LEGS, leg_fault};
+pub use dedupe::{Dedupe, DedupeKey, LEGS, leg_fault, lone_legs};
 pub use header::{Dscp, NumberOrWord, SourceAddress, TimeToLive};
 pub use range::{Destinations, GroupRange, PortBlock, PortRange, RangeError};
 pub use rule::{Input, Output, Rule, interfaces};

@@ -16,7 +16,7 @@ pub enum RangeError {
     #[error("\"{0}\" is not {expected}", expected = GroupRange::EXPECTED)]
     Address(String),
     /// A prefix longer than the address, or none that is a number.
-    #[error("\"{text}\" has no prefix length: give a number from 0 to {most} behind the `/`")]
+    #[error("\"{text}\" has no such prefix length: give a number from 0 to {most} behind the `/`")]
     Prefix {
         /// What was read.
         text: String,

@@ -42,10 +42,10 @@ fn what_is_no_range_says_why() {
     for (error, expected) in [
         (of_group("239.1.1.0/16"), "239.1.1.0/16 has bits set behind its prefix: write 239.1.0.0/16"),
         (of_group("ff15::1/112"), "write ff15::/112 for all of it, or ff15::1 for that one alone"),
-        (of_group("239.1.0.0/33"), "has no prefix length: give a number from 0 to 32"),
+        (of_group("239.1.0.0/33"), "has no such prefix length: give a number from 0 to 32"),
         (of_group("ff15::/129"), "from 0 to 128"),
-        (of_group("239.1.0.0/"), "has no prefix length"),
-        (of_group("239.1.0.0/x"), "has no prefix length"),
+        (of_group("239.1.0.0/"), "has no such prefix length"),
+        (of_group("239.1.0.0/x"), "has no such prefix length"),
         (of_group("239.1/16"), "\"239.1/16\" is not an IP address"),
         (of_group(""), "is not an IP address"),
         (of_ports("0"), "\"0\" is not a port"),

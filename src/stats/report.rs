@@ -171,6 +171,14 @@ pub struct Imbalance {
 }
 
 impl Stats {
+    /// What the legs of streams have missed, a line for each.
+    pub fn legs(&self) -> impl Iterator<Item = String> {
+        self.rules.iter().filter_map(|RuleStats { name, leg, .. }| {
+            let LegStats { stream, missing, crowded } = leg.as_ref()?;
+            Some(format!("{name}, a leg of {stream}: missing {missing}, crowded {crowded}"))
+        })
+    }
+
     /// Frames the kernel dropped before the relay could take them.
     pub fn kernel_dropped(&self) -> u64 {
         self.inputs.iter().map(|input| input.dropped).sum()

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::control::ControlError;
+use super::filter::FEWER_SHAPES;
 use crate::sys::rule_programs::RuleProgramError;
 use crate::worker::packet_ring::Layout;
 
@@ -46,9 +47,7 @@ pub enum SupervisorError {
         error: RuleProgramError,
     },
     /// What rules take cannot end at an interface.
-    #[error(
-        "consume on {interface}: {error} (needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN; relay without --consume)"
-    )]
+    #[error("consume on {interface}: {error}: {remedy}, or relay without --consume", remedy = consume_remedy(error))]
     Consume {
         /// The interface.
         interface: String,
@@ -170,4 +169,8 @@ fn ring_remedy(error: &io::Error) -> &'static str {
         }
         _ => remedy(error),
     }
+}
+
+fn consume_remedy(error: &RuleProgramError) -> &'static str {
+    if error.is_for_shapes() { FEWER_SHAPES } else { "it needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN" }
 }

@@ -1,10 +1,10 @@
 //! What is captured on an interface: by programs that know the rules, or all UDP.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::SupervisorError;
 use crate::config::Config;
-use crate::rules::{Input, PortBlock};
+use crate::rules::{Input, PortBlock, lone_legs};
 use crate::stats::InputStats;
 use crate::sys::filter::{self, Vlans};
 use crate::sys::interface::Interface;
@@ -14,6 +14,44 @@ use crate::wire::LinkLayer;
 
 /// Fewest rules that programs are loaded for.
 const LEAST_ROOM: usize = 256;
+
+/// What to do where rules have more shapes than programs tell apart.
+pub(super) const FEWER_SHAPES: &str =
+    "give ranges prefixes of one length, and ports from a multiple of their number on";
+
+/// What of `config` cannot be as it is wanted, whatever the host can.
+///
+/// # Errors
+/// The relay would not start with it.
+pub fn warnings(config: &Config) -> Result<Vec<String>, SupervisorError> {
+    let mut by_interface: BTreeMap<&str, HashSet<Endpoint>> = BTreeMap::new();
+    for rule in &config.rules {
+        by_interface.entry(&rule.input.interface).or_default().extend(endpoints(&rule.input));
+    }
+    by_interface.retain(|_, _| config.rule_filter);
+    let mut warnings = lone_legs(&config.rules);
+    for (interface, endpoints) in by_interface {
+        let endpoints: Vec<_> = endpoints.into_iter().collect();
+        match RulePrograms::can_tell_apart(&endpoints) {
+            Ok(()) => {}
+            Err(error) if config.consume => {
+                return Err(SupervisorError::Consume { interface: interface.to_owned(), error });
+            }
+            Err(error) => warnings.push(warning(interface, &error)),
+        }
+    }
+    Ok(warnings)
+}
+
+/// That all UDP is captured, and why.
+fn warning(interface: &str, error: &RuleProgramError) -> String {
+    let remedy =
+        if error.is_for_shapes() { FEWER_SHAPES } else { "grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN)" };
+    format!(
+        "filter by the rules on {interface}: {error}; so other UDP is captured too, and dropped as `no_rule`: {remedy}, or give \
+         --no-rule-filter"
+    )
+}
 
 /// Decides what the sockets of one interface capture.
 #[derive(Debug)]
@@ -55,23 +93,9 @@ impl Filter {
         match filter.load_programs() {
             Ok(programs) => filter.programs = Some(programs),
             Err(error) if config.consume => return Err(filter.failed(error)),
-            Err(error) => filter.warn(&error),
+            Err(error) => tracing::warn!("{}", warning(&interface.name, &error)),
         }
         Ok(filter)
-    }
-
-    /// Says that all UDP is captured, and why.
-    fn warn(&self, error: &RuleProgramError) {
-        let remedy = if error.is_for_shapes() {
-            "give ranges prefixes of one length, and ports from a multiple of their number on"
-        } else {
-            "grant CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN)"
-        };
-        tracing::warn!(
-            "filter by the rules on {}: {error}; so other UDP is captured too, and dropped as `no_rule`: \
-             {remedy}, or give --no-rule-filter",
-            self.interface
-        );
     }
 
     fn failed(&self, error: RuleProgramError) -> SupervisorError {
@@ -165,7 +189,7 @@ impl Filter {
         let loaded = match self.load_programs() {
             Ok(programs) => Some(programs),
             Err(error) if error.is_for_shapes() && !self.consume => {
-                self.warn(&error);
+                tracing::warn!("{}", warning(&self.interface, &error));
                 None
             }
             Err(error) => return Err(self.failed(error)),

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 pub use control::ControlError;
 use control::{Call, ControlServer};
 pub use error::SupervisorError;
+pub use filter::warnings;
 use links::{Change, Kind, Links};
 pub use metrics::listen_address;
 use metrics::{MetricsServer, Scrape};

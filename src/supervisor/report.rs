@@ -146,6 +146,7 @@ fn write_table(stats: &Stats, to: &mut impl Write) -> io::Result<()> {
     let Stats { received, matched, relayed, .. } = stats;
     let (dropped, under_way) = (by_name(&stats.dropped), stats.under_way());
     writeln!(to, "{inputs}\n\n{rules}\n")?;
+    stats.legs().try_for_each(|leg| writeln!(to, "{leg}"))?;
     let workers: Vec<_> = stats.workers.iter().map(|worker| worker.received.to_string()).collect();
     writeln!(to, "received by {}, by worker: {}", stats.rx, workers.join(" + "))?;
     writeln!(
@@ -231,7 +232,22 @@ pub(super) fn losses(before: &Stats, after: &Stats) -> Vec<String> {
             ));
         }
     }
+    losses.extend(after.rules.iter().filter_map(|rule| missing(before, rule)));
     losses
+}
+
+/// What the leg of a stream that `rule` is has missed since.
+fn missing(before: &Stats, rule: &RuleStats) -> Option<String> {
+    let leg = rule.leg.as_ref()?;
+    let earlier = before.rules.iter().find(|earlier| earlier.name == rule.name);
+    let earlier = earlier.and_then(|earlier| earlier.leg.as_ref()).map_or(0, |leg| leg.missing);
+    let missing = leg.missing.saturating_sub(earlier);
+    (missing > 0).then(|| {
+        format!(
+            "rule \"{}\": {missing} datagrams of stream \"{}\" came by the other leg only",
+            rule.name, leg.stream
+        )
+    })
 }
 
 /// By how much each count has grown, if it has.
@@ -247,7 +263,7 @@ fn since<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::InputStats;
+    use crate::stats::{InputStats, LegStats};
 
     fn stats(refused: u64, kernel_dropped: u64) -> Stats {
         let mut book = Book::new();
@@ -284,6 +300,19 @@ mod tests {
             rules,
             removed: RemovedStats::default(),
         }
+    }
+
+    #[test]
+    fn what_only_the_other_leg_has_brought_is_a_loss() {
+        let with = |missing| {
+            let leg = Some(LegStats { stream: "studio".to_owned(), missing, crowded: 0 });
+            let rule = RuleStats { name: "a".to_owned(), leg, ..RuleStats::default() };
+            Stats { rules: vec![rule], ..Stats::default() }
+        };
+        assert_eq!(losses(&with(7), &with(7)), Vec::<String>::new());
+        let expected = "rule \"a\": 3 datagrams of stream \"studio\" came by the other leg only";
+        assert_eq!(losses(&with(4), &with(7)), [expected]);
+        assert_eq!(losses(&Stats::default(), &with(3)), [expected]);
     }
 
     #[test]

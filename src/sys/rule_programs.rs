@@ -82,6 +82,11 @@ impl RuleProgramError {
 }
 
 impl RulePrograms {
+    /// Whether there can be programs for rules that take `endpoints` of an interface, whatever the kernel can.
+    pub fn can_tell_apart(endpoints: &[Endpoint]) -> Result<(), RuleProgramError> {
+        Shapes::of(endpoints).map(drop).map_err(failed("tell ranges apart"))
+    }
+
     /// Loads programs for rules that take `endpoints` of an interface with that link layer, with room for so many of each
     /// family, and at least for these. Needs `CAP_BPF`, or `CAP_SYS_ADMIN` before Linux 5.8.
     pub fn load(
@@ -92,7 +97,7 @@ impl RulePrograms {
         let mut loader = EbpfLoader::new();
         // Nothing of the kernel's own types is used.
         loader.btf(None);
-        let shapes = Shapes::of(endpoints).map_err(failed("look at the rules"))?;
+        let shapes = Shapes::of(endpoints).map_err(failed("tell ranges apart"))?;
         let keys_v4: Vec<_> = endpoints.iter().filter_map(|endpoint| shapes.key_v4(endpoint)).collect();
         let keys_v6: Vec<_> = endpoints.iter().filter_map(|endpoint| shapes.key_v6(endpoint)).collect();
         let room = |keys: usize| room.max(keys).max(1) as u32;
