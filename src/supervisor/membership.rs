@@ -95,6 +95,10 @@ impl Memberships {
     /// for workers to let them go.
     pub(super) fn leave(&mut self, rule: &Rule, interface: u32) -> Vec<Order> {
         if !rule.input.group.is_multicast() {
+            // As nothing was occupied for it, though it may be for a rule beside it.
+            if rule.input.vlan.is_some() {
+                return Vec::new();
+            }
             return addresses(&rule.input).filter_map(|address| self.give_up(address)).collect();
         }
         if !rule.join {
@@ -355,6 +359,12 @@ mod tests {
             memberships.leave(rule, 1);
             assert_eq!(memberships.orders().count(), 0, "{}", rule.input);
         }
+        let tagged = in_vlan(address.clone());
+        for rule in [&address, &tagged] {
+            memberships.enter(rule, 1).unwrap();
+        }
+        assert_eq!(memberships.leave(&tagged, 1), []);
+        assert_eq!(memberships.orders().count(), 1, "a rule beside it still needs the address");
     }
 
     #[test]

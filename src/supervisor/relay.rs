@@ -20,8 +20,8 @@ use crate::sys::interface::Interface;
 use crate::sys::udp_socket::EgressAddress;
 use crate::wire::LinkLayer;
 
-/// How long workers may relay what they had received when they are told to stop, and a little more.
-const DRAIN_TIME: Duration = Duration::from_secs(6);
+/// How long workers may relay what they had received when they are told to stop, and wait for sockets of sources, and a little more.
+const DRAIN_TIME: Duration = Duration::from_secs(7);
 
 /// Everything that runs while the relay runs.
 #[derive(Debug)]

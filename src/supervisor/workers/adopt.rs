@@ -14,8 +14,8 @@ use crate::stats::Counters;
 use crate::supervisor::counted;
 use crate::worker::order::{Order, Task};
 
-/// How long workers of another supervisor may take to drain.
-const RETIRE_TIME: Duration = Duration::from_secs(6);
+/// How long workers of another supervisor may take to drain, as long as those of this one.
+const RETIRE_TIME: Duration = Duration::from_secs(7);
 
 impl Workers {
     /// Connects to workers that another supervisor, which is gone, has started at the same control socket. If they are as these

@@ -1,6 +1,7 @@
 //! What copies of one datagram have in common.
 
 use std::hash::BuildHasher;
+use std::ops::RangeInclusive;
 
 use crate::rules::DedupeKey;
 
@@ -10,6 +11,8 @@ const RTP_HEADER: usize = 12;
 const SEQUENCE: usize = 2;
 /// The version stands in the first two bits.
 const RTP_VERSION: u8 = 2;
+/// What stands in the second byte of RTCP on a port that it shares with RTP, which has no sequence number (RFC 5761 section 4).
+const RTCP_TYPES: RangeInclusive<u8> = 192..=223;
 
 /// What copies of one datagram have in common, and others have not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +27,7 @@ impl<'a> Key<'a> {
     /// That of a datagram with this payload.
     pub fn of(kind: DedupeKey, payload: &'a [u8]) -> Self {
         match (kind, payload.first_chunk::<RTP_HEADER>()) {
-            (DedupeKey::Rtp, Some(header)) if header[0] >> 6 == RTP_VERSION => {
-                Self::Unique(&header[SEQUENCE..])
-            }
+            (DedupeKey::Rtp, Some(header)) if is_rtp(header) => Self::Unique(&header[SEQUENCE..]),
             _ => Self::Counted(payload),
         }
     }
@@ -43,6 +44,10 @@ impl<'a> Key<'a> {
     }
 }
 
+fn is_rtp(header: &[u8; RTP_HEADER]) -> bool {
+    header[0] >> 6 == RTP_VERSION && !RTCP_TYPES.contains(&header[1])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +62,11 @@ mod tests {
         assert_eq!(Key::of(DedupeKey::Rtp, &marked), key);
         for (other, what) in [(&packet[..11], "short"), (&packet[1..], "another version")] {
             assert_eq!(Key::of(DedupeKey::Rtp, other), Key::Counted(other), "{what}");
+        }
+        for kind in [192, 200, 223] {
+            let mut report = packet.clone();
+            report[1] = kind;
+            assert_eq!(Key::of(DedupeKey::Rtp, &report), Key::Counted(&report), "RTCP of type {kind}");
         }
         assert_eq!(Key::of(DedupeKey::Content, &packet), Key::Counted(&packet));
         assert_eq!(Key::of(DedupeKey::Rtp, &[]), Key::Counted(&[]));

@@ -135,15 +135,19 @@ impl Senders {
 
     /// Where a copy for `key` is to go. The lane that a new one has displaced is `closed`.
     pub(super) fn find(&mut self, key: Key, closed: &mut Option<usize>) -> Found {
+        let now = self.now;
         if let Some(sender) = self.all.get_mut(&key) {
-            return match sender.state {
+            match sender.state {
                 State::Open(lane) => {
-                    sender.used = self.now;
-                    Found::Lane(lane)
+                    sender.used = now;
+                    return Found::Lane(lane);
                 }
-                State::Wanted { .. } => Found::Wanted,
-                State::Refused(why) => Found::Refused(why),
-            };
+                State::Wanted { .. } => return Found::Wanted,
+                State::Refused(why) if now < sender.used + IDLE => return Found::Refused(why),
+                // What was in its way may be gone.
+                State::Refused(_) => {}
+            }
+            self.remove(&key);
         }
         if self.all.len() >= self.most && !self.make_room(closed) {
             return Found::Refused(SendFailure::TooManySources);

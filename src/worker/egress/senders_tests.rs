@@ -52,6 +52,18 @@ fn copies_wait_in_order_until_there_is_a_lane() {
 }
 
 #[test]
+fn what_was_refused_is_asked_for_again_after_a_while_whenever_the_others_are_looked_at() {
+    let (mut senders, start) = senders(10);
+    assert_eq!((find(&mut senders, key(1)), senders.ask()), (Found::Wanted, Some(key(1))));
+    senders.answer(key(1), Err(SendFailure::Unreachable));
+    senders.tick(start + IDLE / 2);
+    assert_eq!(find(&mut senders, key(1)), Found::Refused(SendFailure::Unreachable));
+    senders.tick(start + IDLE);
+    assert_eq!((find(&mut senders, key(1)), senders.ask()), (Found::Wanted, Some(key(1))));
+    assert!(senders.is_waiting());
+}
+
+#[test]
 fn the_one_that_is_idle_longest_makes_room_and_no_other() {
     let (mut senders, start) = senders(3);
     for number in 0..3 {
